@@ -1,0 +1,1 @@
+"""The HTTP surface: an app factory and a file per endpoint family."""

@@ -1,0 +1,1 @@
+"""Picture towers: what an mmproj file holds, what libmtmd gets wrong, how to put it right."""
