@@ -43,7 +43,9 @@ class LlavaError(Exception):
         return _rebuild, (type(self), self.message, self.param, self.code)
 
 
-def _rebuild(cls: type[LlavaError], message: str, param: str | None, code: str | None) -> LlavaError:
+def _rebuild(
+    cls: type[LlavaError], message: str, param: str | None, code: str | None
+) -> LlavaError:
     return cls(message, param=param, code=code)
 
 

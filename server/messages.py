@@ -256,4 +256,4 @@ class StepOutputs:
     """All that one step brought forth."""
 
     outputs: tuple[Admitted | Rejected | TokenOutput, ...] = field(default=())
-    stats: SchedulerStats = SchedulerStats()
+    stats: SchedulerStats | None = None

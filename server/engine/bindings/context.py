@@ -1,0 +1,123 @@
+"""A llama.cpp context: the KV cache of all sequences, and the decode call."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.bindings.model import Model
+from server.errors import StartupError
+
+_NO_CELLS = 1
+
+
+class Batch:
+    """A ``llama_batch`` over NumPy arrays of ours, so that filling it costs slices, not loops.
+
+    A batch carries token ids or embeddings, never both (llama.h): ``n_embd`` 0 makes it one of
+    token ids.
+    """
+
+    def __init__(self, capacity: int, n_embd: int = 0) -> None:
+        self.capacity = capacity
+        self.size = 0
+        self._token = np.zeros(capacity, np.int32)
+        self._embd = np.zeros((capacity, n_embd), np.float32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq = np.zeros(capacity, np.int32)
+        self._n_seq = np.ones(capacity, np.int32)
+        self._logits = np.zeros(capacity, np.int8)
+        addresses = self._seq.ctypes.data + self._seq.itemsize * np.arange(capacity)
+        self._seq_rows = addresses.astype(np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=None if n_embd else _pointer(self._token, llama_cpp.llama_token),
+            embd=_pointer(self._embd, ctypes.c_float) if n_embd else None,
+            pos=_pointer(self._pos, llama_cpp.llama_pos),
+            n_seq_id=_pointer(self._n_seq, ctypes.c_int32),
+            seq_id=_pointer(self._seq_rows, ctypes.POINTER(llama_cpp.llama_seq_id)),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+    def clear(self) -> None:
+        """Empties the batch."""
+        self.size = 0
+
+    def add(self, rows: NDArray[Any], position: int, seq_id: int, *, want_last: bool) -> int:
+        """Appends token ids [n] or embeddings [n, n_embd] of one sequence.
+
+        ``want_last`` asks for the logits of the last row. Returns that row's index.
+        """
+        first, end = self.size, self.size + len(rows)
+        (self._token if rows.ndim == 1 else self._embd)[first:end] = rows
+        self._pos[first:end] = np.arange(position, position + len(rows))
+        self._seq[first:end] = seq_id
+        self._logits[first:end] = 0
+        self._logits[end - 1] = want_last
+        self.size = end
+        return end - 1
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+class Context:
+    """Owns a ``llama_context`` with one unified KV cache for ``n_seq_max`` sequences."""
+
+    def __init__(
+        self, model: Model, *, n_ctx: int, n_seq_max: int, n_batch: int, n_ubatch: int, threads: int
+    ) -> None:
+        """Allocates cache and compute buffers.
+
+        Raises:
+            StartupError: there is not enough memory, or the parameters do not fit the model.
+        """
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = min(n_ubatch, n_batch)
+        params.n_seq_max = n_seq_max
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True
+        params.no_perf = True
+        self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise StartupError(
+                f"llama.cpp cannot make a context of {n_ctx} cells for {model.path.name}"
+                " (out of memory? try a smaller --ctx-size)"
+            )
+        self.n_ctx = int(llama_cpp.llama_n_ctx(self.handle))
+        self._memory: Any = llama_cpp.llama_get_memory(self.handle)
+
+    def close(self) -> None:
+        """Frees the cache and the buffers."""
+        if self.handle:
+            llama_cpp.llama_free(self.handle)
+            self.handle = None
+
+    def decode(self, batch: Batch) -> bool:
+        """Runs the batch. False where the cache has no cells left and nothing was changed.
+
+        Raises:
+            RuntimeError: llama.cpp failed; the context's state is unknown.
+        """
+        batch.struct.n_tokens = batch.size
+        result = llama_cpp.llama_decode(self.handle, batch.struct)
+        if result == _NO_CELLS:
+            return False
+        if result != 0:
+            raise RuntimeError(f"llama_decode returned {result}")
+        return True
+
+    def forget(self, seq_id: int, start: int = 0) -> None:
+        """Frees the cells of a sequence from position ``start`` on."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, -1)
+
+    def clear(self) -> None:
+        """Frees all cells."""
+        llama_cpp.llama_memory_clear(self._memory, True)

@@ -1,0 +1,66 @@
+"""llama.cpp's log: forwarded to Python's logging, and kept while a model loads."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from typing import Any
+
+import llama_cpp
+from llama_cpp import mtmd_cpp
+
+# ggml's level to ours. Its information (2) is our debug; its debug (1) prints every tensor.
+_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_TENSORS, _CONTINUED = 1, 5
+
+logger = logging.getLogger(__name__)
+
+# llama.cpp calls back until the process ends, and ctypes does not keep a callback alive.
+_callbacks: list[Any] = []
+
+
+class LlamaLog:
+    """Takes every line of llama.cpp, ggml and libmtmd for the life of the process.
+
+    While ``keeping`` is on, lines are kept until ``take()``: buffer sizes are known from there
+    alone, since llama.cpp has no C call that returns them.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.keeping = True
+        self._partial = ""
+        self._level = logging.DEBUG
+        callback = llama_cpp.llama_log_callback(self._take)
+        llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+        mtmd_cpp.mtmd_helper_log_set(callback, ctypes.c_void_p(0))
+        _callbacks.append(callback)
+
+    def _take(self, level: int, text: bytes, _user_data: object) -> None:
+        if level == _TENSORS:
+            return
+        if level != _CONTINUED:
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        self._partial += text.decode("utf-8", "replace")
+        *whole, self._partial = self._partial.split("\n")
+        for line in filter(None, whole):
+            if self.keeping:
+                self.lines.append(line)
+            logger.log(self._level, "%s", line)
+
+    def take(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self.lines = self.lines, []
+        return lines
+
+    def stop_keeping(self) -> None:
+        """Loading is over: lines are only forwarded from now on."""
+        self.keeping = False
+        self.lines.clear()
+
+    def last_error(self) -> str:
+        """The last line that speaks of an error or a failure, for a message to the operator."""
+        for line in reversed(self.lines):
+            if "error" in line.lower() or "fail" in line.lower():
+                return line.strip()
+        return ""

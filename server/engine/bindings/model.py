@@ -1,0 +1,123 @@
+"""A loaded language model: weights, vocabulary and metadata."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from server.errors import StartupError
+from server.messages import ModelFacts
+
+
+class Model:
+    """Owns a ``llama_model``. Weights are memory-mapped where llama.cpp can."""
+
+    def __init__(
+        self, path: Path, n_gpu_layers: int, progress: Callable[[float], None] | None = None
+    ) -> None:
+        """Loads the file.
+
+        Raises:
+            StartupError: llama.cpp cannot load it; its log says why.
+        """
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        if progress is not None:
+
+            def report(fraction: float, _user_data: object) -> bool:
+                progress(fraction)
+                return True
+
+            self._progress = llama_cpp.llama_progress_callback(report)
+            params.progress_callback = self._progress
+        self.path = path
+        self.handle: Any = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise StartupError(f"llama.cpp cannot load the model {path}")
+        self.vocab: Any = llama_cpp.llama_model_get_vocab(self.handle)
+        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self.n_embd = int(llama_cpp.llama_model_n_embd_inp(self.handle))
+        self.n_layer = int(llama_cpp.llama_model_n_layer(self.handle))
+        self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self.handle))
+        self.writes_first_space = (
+            llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
+            and self.meta("tokenizer.ggml.add_space_prefix") != "false"
+        )
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Frees the weights."""
+        if self.handle:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = None
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``; ``add_special`` puts BOS/EOS where the vocabulary wants them."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 2
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(
+            self.vocab, raw, len(raw), buffer, room, add_special, parse_special
+        )
+        if count < 0:
+            buffer = (llama_cpp.llama_token * -count)()
+            count = llama_cpp.llama_tokenize(
+                self.vocab, raw, len(raw), buffer, -count, add_special, parse_special
+            )
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that ``token`` stands for; control tokens are empty."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token, special=False)
+        return known
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(64)
+        size = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, -size, 0, special)
+        return buffer.raw[:size]
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its turn with this token (EOS, EOT and their like)."""
+        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+
+    def meta(self, key: str) -> str | None:
+        """A metadata value of the GGUF as text, None where the file has no such key."""
+        buffer = ctypes.create_string_buffer(512)
+        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, 512)
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else None
+
+    def facts(self, n_ctx: int, n_ctx_seq: int) -> ModelFacts:
+        """What the file says of itself, with the context that was made for it."""
+        description = ctypes.create_string_buffer(256)
+        llama_cpp.llama_model_desc(self.handle, description, 256)
+        template = llama_cpp.llama_model_chat_template(self.handle, None)
+        return ModelFacts(
+            name=self.meta("general.name") or self.path.stem,
+            architecture=self.meta("general.architecture") or "unknown",
+            description=description.value.decode("utf-8", "replace"),
+            n_params=int(llama_cpp.llama_model_n_params(self.handle)),
+            size=int(llama_cpp.llama_model_size(self.handle)),
+            n_ctx=n_ctx,
+            n_ctx_seq=n_ctx_seq,
+            n_ctx_train=self.n_ctx_train,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_vocab=self.n_vocab,
+            chat_template=template.decode("utf-8", "replace") if template else None,
+            bos_token=self._special(llama_cpp.llama_vocab_bos(self.vocab)),
+            eos_token=self._special(llama_cpp.llama_vocab_eos(self.vocab)),
+        )
+
+    def _special(self, token: int) -> str:
+        if token < 0:
+            return ""
+        return self._read_piece(token, special=True).decode("utf-8", "replace")

@@ -1,0 +1,61 @@
+"""Tokens to text as they come: never half a character, never a part of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class Detokenizer:
+    """Turns the bytes of sampled tokens into text that may be sent.
+
+    Text that could still become a stop string is held back until it is clear whether it does.
+    SentencePiece writes a space before the first word; like its own decoder we drop it where
+    ``strip_first_space`` says that the vocabulary is of that kind.
+    """
+
+    def __init__(self, stop: tuple[str, ...], *, strip_first_space: bool) -> None:
+        self._stop = stop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self._strip = strip_first_space
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Takes the bytes of one token, returns the text that is now safe to send.
+
+        Once a stop string is complete, ``stopped`` is set, and what came before it is returned.
+        """
+        return self._release(self._decoder.decode(piece))
+
+    def flush(self) -> str:
+        """The end: returns whatever was held back, a cut character as U+FFFD."""
+        if self.stopped:
+            return ""
+        text = self._release(self._decoder.decode(b"", final=True))
+        text, self._held = text + self._held, ""
+        return text
+
+    def _release(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        if self._strip and text:
+            text, self._strip = text.removeprefix(" "), False
+        self._held += text
+        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            safe, self._held = self._held[: min(found)], ""
+            return safe
+        keep = self._unsure()
+        split = len(self._held) - keep
+        safe, self._held = self._held[:split], self._held[split:]
+        return safe
+
+    def _unsure(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max(map(len, self._stop), default=0) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            tail = self._held[-size:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return size
+        return 0

@@ -1,0 +1,164 @@
+"""Runs the scheduler's plans on llama.cpp."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.bindings.context import Batch, Context
+from server.engine.bindings.model import Model
+from server.engine.bindings.sampler import Sampler
+from server.engine.bindings.vision import ImageSpan
+from server.engine.request import ImageRun, Request, Run, TokenRun
+from server.engine.scheduler import Chunk
+from server.errors import RequestError
+from server.messages import ImageInput
+
+
+class Encoder(Protocol):
+    """A vision tower that is ready to serve (server.engine.vision)."""
+
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[list[int] | ImageSpan]:
+        """Counts a prompt."""
+        ...
+
+    def encode(self, image: ImageInput) -> NDArray[np.float32]:
+        """Encodes a picture to the rows that the language model was trained on."""
+        ...
+
+
+class Runner(Protocol):
+    """What the engine's core needs of whatever computes; tests hand in one without llama.cpp."""
+
+    n_ctx_seq: int
+
+    def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
+        """Tokenizes a prompt. Raises RequestError where it cannot be served."""
+        ...
+
+    def encode(self, run: ImageRun) -> None:
+        """Fills ``run.rows``. Raises RuntimeError where the picture alone failed."""
+        ...
+
+    def forget(self, seq_ids: Sequence[int]) -> None:
+        """Frees the cells of sequences."""
+        ...
+
+    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
+        """Computes chunks of one kind; returns the tokens sampled after those that ask."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the model's turn."""
+        ...
+
+    def release(self, request: Request) -> None:
+        """The request is over; frees what was kept for it."""
+        ...
+
+    @property
+    def strips_first_space(self) -> bool:
+        """Whether the vocabulary writes a space before the first word of a text."""
+        ...
+
+
+class LlamaRunner:
+    """The runner on llama.cpp. Owns the batches and a sampler for each request."""
+
+    def __init__(
+        self, model: Model, context: Context, encoder: Encoder | None, *, n_batch: int
+    ) -> None:
+        self.n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
+        self._model = model
+        self._context = context
+        self._encoder = encoder
+        self._tokens = Batch(n_batch)
+        self._pictures = Batch(n_batch, model.n_embd) if encoder else None
+        self._samplers: dict[Request, Sampler] = {}
+        self.strips_first_space = model.writes_first_space
+
+    def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
+        """Tokenizes text and counts pictures; nothing is encoded yet."""
+        images = [part for part in parts if isinstance(part, ImageInput)]
+        if not images:
+            text = "".join(part for part in parts if isinstance(part, str))
+            tokens = self._model.tokenize(text, add_special=True)
+            return (TokenRun(np.array(tokens, np.int32)),) if tokens else ()
+        if self._encoder is None:
+            raise RequestError("this model cannot see pictures: no mmproj is loaded")
+        spans, waiting = self._encoder.tokenize(parts), iter(images)
+        runs: list[Run] = []
+        for span in spans:
+            if isinstance(span, ImageSpan):
+                image = next(waiting)
+                runs.append(ImageRun(image, span.n_tokens, span.grid_width, span.grid_height))
+            else:
+                runs.append(TokenRun(np.array(span, np.int32)))
+        return tuple(runs)
+
+    def encode(self, run: ImageRun) -> None:
+        """Encodes a picture and notes how long it took."""
+        assert self._encoder is not None
+        start = time.perf_counter()
+        rows = self._encoder.encode(run.image)
+        if len(rows) != run.n_tokens:
+            raise RuntimeError(f"counted {run.n_tokens} picture tokens, encoded {len(rows)}")
+        run.rows = rows
+        run.encode_seconds = time.perf_counter() - start
+
+    def forget(self, seq_ids: Sequence[int]) -> None:
+        """Frees the cells of sequences in llama.cpp's cache."""
+        for seq_id in seq_ids:
+            self._context.forget(seq_id)
+
+    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
+        """One ``llama_decode``, then a sample for every chunk that asks for one."""
+        if not chunks:
+            return {}
+        first = chunks[0].request.rows(chunks[0].start, chunks[0].count)
+        batch = self._batch_for(first)
+        batch.clear()
+        asked: dict[Request, int] = {}
+        for chunk in chunks:
+            request = chunk.request
+            rows = request.rows(chunk.start, chunk.count)
+            row = batch.add(rows, chunk.start, request.seq_id, want_last=chunk.sample)
+            if chunk.sample:
+                asked[request] = row
+        if not self._context.decode(batch):
+            raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
+        return {request: self._sample(request, row) for request, row in asked.items()}
+
+    def _batch_for(self, rows: NDArray[Any]) -> Batch:
+        if rows.ndim == 1:
+            return self._tokens
+        assert self._pictures is not None
+        return self._pictures
+
+    def _sample(self, request: Request, row: int) -> int:
+        sampler = self._samplers.get(request)
+        if sampler is None:
+            sampler = self._samplers[request] = Sampler(request.sampling, self._model.n_vocab)
+        return sampler.sample(self._context, row)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token."""
+        return self._model.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the model's turn."""
+        return self._model.is_end(token)
+
+    def release(self, request: Request) -> None:
+        """Frees the request's sampler."""
+        sampler = self._samplers.pop(request, None)
+        if sampler is not None:
+            sampler.close()

@@ -1,0 +1,126 @@
+"""The vision tower as the engine uses it: libmtmd on a repaired file, its rows put right."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.bindings.model import Model
+from server.engine.bindings.vision import ImageSpan, Vision
+from server.errors import StartupError
+from server.messages import EngineConfig, ImageInput, VisionFacts
+from server.towers.facts import TowerFacts, read_facts
+from server.towers.faults import Faults
+from server.towers.prepare import PreparedTower, prepare
+from server.towers.repair import repair_rows
+from server.towers.selftest import find_faults
+
+logger = logging.getLogger(__name__)
+
+
+class VisionEncoder:
+    """Counts and encodes pictures; the rows it returns are those that LLaVA was trained on."""
+
+    def __init__(self, vision: Vision, tower: PreparedTower) -> None:
+        self._vision = vision
+        self._tower = tower
+
+    def close(self) -> None:
+        """Frees tower and projector."""
+        self._vision.close()
+
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[list[int] | ImageSpan]:
+        """The prompt as runs of token ids and picture spans; nothing is encoded."""
+        return [
+            self._with_grid(span) if isinstance(span, ImageSpan) else span
+            for span in self._vision.tokenize(parts)
+        ]
+
+    def _with_grid(self, span: ImageSpan) -> ImageSpan:
+        """libmtmd calls every LLaVA picture one row high; this is the grid of its patches."""
+        if not self._tower.facts.is_llava:
+            return span
+        side = math.isqrt(self._tower.n_patches)
+        return ImageSpan(span.n_tokens, side, span.n_tokens // side)
+
+    def encode(self, image: ImageInput) -> NDArray[np.float32]:
+        """Float32 [n_tokens, n_embd], repaired where this libmtmd computes them wrongly."""
+        rows = self._vision.encode(image)
+        return repair_rows(rows, self._tower.n_patches) if self._tower.repair else rows
+
+    def facts(self, backend: str) -> VisionFacts:
+        """What was loaded, what was found wrong with it and what was undone."""
+        facts, tower = self._tower.facts, self._tower
+        return VisionFacts(
+            projector=facts.projector_type,
+            fixed=facts.fixed,
+            image_size=tower.image_size,
+            native_image_size=facts.image_size,
+            patch_size=facts.patch_size,
+            tokens_per_image=tower.n_patches,
+            image_mean=facts.image_mean,
+            has_class_token=facts.has_class_token,
+            faults=tower.faults,
+            undone=tower.undone,
+            backend=backend,
+            n_params=facts.n_params,
+            size=facts.n_bytes,
+        )
+
+
+def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
+    """Tests this libmtmd, repairs the mmproj where needed, and loads it.
+
+    Raises:
+        StartupError: the file does not fit the language model, or cannot be loaded.
+    """
+    if config.mmproj is None:
+        return None
+    facts = read_facts(config.mmproj)
+    if facts.n_out and facts.n_out != model.n_embd:
+        raise StartupError(
+            f"{config.mmproj.name} does not belong to {model.path.name}: it projects pictures to"
+            f" {facts.n_out} dimensions, the language model has {model.n_embd}"
+        )
+    tower = prepare(
+        config.mmproj,
+        faults=_find_faults(config, model, facts),
+        fix=config.llava_fix,
+        image_size=config.image_size,
+        cache_dir=config.cache_dir,
+    )
+    for reason in tower.reasons:
+        logger.info("%s", reason)
+    vision = Vision(
+        tower.path, model, threads=config.threads, offload=config.mmproj_offload, warmup=True
+    )
+    if vision.needs_whole_image or vision.uses_mrope:
+        vision.close()
+        raise StartupError(
+            f"{config.mmproj.name}: models with projector {facts.projector_type!r} are not served"
+            " yet; this version serves LLaVA and other models with causal image attention"
+        )
+    return VisionEncoder(vision, tower)
+
+
+def _find_faults(config: EngineConfig, model: Model, facts: TowerFacts) -> Faults:
+    if not facts.is_llava:
+        return Faults()
+
+    def encode(path: Path, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        tiny = Vision(path, model, threads=1, offload=config.mmproj_offload, warmup=False)
+        try:
+            height, width, _ = rgb.shape
+            image = ImageInput("self-test", width, height, rgb.tobytes(), width, height)
+            return tiny.encode(image)
+        finally:
+            tiny.close()
+
+    with tempfile.TemporaryDirectory(prefix="llava-self-test-") as folder:
+        return find_faults(encode, model.n_embd, Path(folder))

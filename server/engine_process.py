@@ -1,0 +1,81 @@
+"""One engine process and the line to it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from server.messages import EngineConfig, Shutdown
+
+
+class EngineProcess:
+    """Starts, feeds and ends one engine process; reading and writing have their own threads."""
+
+    def __init__(self, config: EngineConfig, receive: Callable[[EngineProcess, Any], None]) -> None:
+        """Starts the process; ``receive(process, message)`` is called in the reader thread.
+
+        A message of None says that the line has closed: the process is gone.
+        """
+        line, theirs = Pipe()
+        self._line: Connection[Any, Any] = line
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._receive = receive
+        descriptor = theirs.fileno()
+        self.popen = subprocess.Popen(  # noqa: S603 (our own module, no shell)
+            [sys.executable, "-m", "server.engine", str(descriptor)],
+            pass_fds=[descriptor],
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is the web process's to handle
+        )
+        theirs.close()
+        self.send(config)
+        for target in (self._read, self._write):
+            threading.Thread(target=target, name="engine-line", daemon=True).start()
+
+    def send(self, message: object) -> None:
+        """Queues a message; returns at once."""
+        self._outbox.put(message)
+
+    def _write(self) -> None:
+        with suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._line.send(message)
+
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self._receive(self, self._line.recv())
+        self._receive(self, None)
+
+    def stop(self, patience: float) -> int:
+        """Asks the process to end, kills it after ``patience`` seconds; returns its exit code."""
+        self.send(Shutdown())
+        try:
+            code = self.popen.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            code = self.popen.wait()
+        self.send(None)
+        return code
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        # OpenMP threads that spin at every barrier slow a step down twentyfold as soon as
+        # another process wants one of the cores; threads that sleep cost next to nothing.
+        "OMP_WAIT_POLICY": "passive",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONSAFEPATH": "1",  # a folder named "server" where we were started is not ours
+    }
