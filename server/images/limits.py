@@ -1,0 +1,74 @@
+"""What a picture may weigh and measure before anything is spent on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from server.errors import ConfigError, ImageError
+
+# Pillow itself refuses more (twice its MAX_IMAGE_PIXELS), so a higher limit would be a lie.
+MAX_PIXELS_CEILING: Final = 178_956_970
+
+
+@dataclass(slots=True, frozen=True)
+class ImageLimits:
+    """Limits of one picture, and of the number of pictures in a request.
+
+    ``max_bytes`` counts the file as decoded from base64, ``max_pixels`` is width times height as
+    the header declares them, ``max_side`` is in pixels. The defaults take a 50-megapixel phone
+    picture; a decoded pixel takes 4 bytes, and a transparent picture is held twice.
+
+    Raises ConfigError for a limit that is not positive or that Pillow cannot honour.
+    """
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 64_000_000
+    max_side: int = 32_768
+    max_images: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "max_side", "max_images"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"image limit {name} must be at least 1", param=name)
+        if self.max_pixels > MAX_PIXELS_CEILING:
+            raise ConfigError(
+                f"image limit max_pixels can be at most {MAX_PIXELS_CEILING:,}", param="max_pixels"
+            )
+
+
+def check_bytes(count: int, limits: ImageLimits, param: str | None) -> None:
+    """Raise ImageError if a file of ``count`` bytes is empty or too large."""
+    if count == 0:
+        raise ImageError("The picture is empty.", param=param)
+    if count > limits.max_bytes:
+        raise ImageError(
+            f"The picture has about {count:,} bytes; the limit is {limits.max_bytes:,}.",
+            param=param,
+            code="image_too_large",
+        )
+
+
+def check_size(width: int, height: int, limits: ImageLimits, param: str | None) -> None:
+    """Raise ImageError if a picture of ``width`` x ``height`` pixels is empty or too large."""
+    if width < 1 or height < 1:
+        raise ImageError(f"The picture has no pixels ({width}x{height}).", param=param)
+    if max(width, height) > limits.max_side:
+        what = f"the limit of a side is {limits.max_side:,} pixels"
+    elif width * height > limits.max_pixels:
+        what = f"the limit is {limits.max_pixels:,} pixels"
+    else:
+        return
+    raise ImageError(
+        f"The picture is {width}x{height} pixels; {what}.", param=param, code="image_too_large"
+    )
+
+
+def check_count(count: int, limits: ImageLimits, param: str | None) -> None:
+    """Raise ImageError if a request carries ``count`` pictures and that is too many."""
+    if count > limits.max_images:
+        raise ImageError(
+            f"The request has {count} pictures; the limit is {limits.max_images}.",
+            param=param,
+            code="too_many_images",
+        )

@@ -1,0 +1,114 @@
+"""Sizes that the vision tower takes, made as the model's reference makes them."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from PIL import Image
+
+_BICUBIC: Final = Image.Resampling.BICUBIC
+_BAND: Final = 256
+# Left, top, right and bottom in pixels, whole or not.
+Box = tuple[float, float, float, float]
+
+
+def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Return the tower's mean (0 to 1 a channel) in levels, cut off as LLaVA's reference does."""
+    red, green, blue = (int(value * 255) for value in mean)
+    return red, green, blue
+
+
+def to_square(
+    image: Image.Image,
+    size: int,
+    mean: tuple[float, float, float],
+    *,
+    shrink: int = 1,
+    box: Box | None = None,
+) -> Image.Image:
+    """Pad an RGB picture to a square with the mean colour and resize it to ``size`` pixels.
+
+    Source: LLaVA-1.5, ``expand2square`` in ``llava/mm_utils.py`` (picture centred, odd pixel
+    below or right), then CLIPImageProcessor's bicubic resize, which Pillow antialiases.
+
+    The result is the reference's bit for bit, without its square canvas, which for 32,768 x 1
+    pixels would take 4 GiB: Pillow resizes rows first and columns after, and a row of one colour
+    stays as it is, so only the picture's own rows are padded and resized, a band at a time.
+
+    Of a picture decoded at 1/``shrink``, ``box`` is what the original covers; it lands where the
+    original would, to a fraction of a pixel (half a drafted pixel off costs up to 23 levels).
+    """
+    x0, y0, x1, y1 = box or (0, 0, *image.size)
+    width, height = round((x1 - x0) * shrink), round((y1 - y0) * shrink)
+    if width == height:
+        return image.resize((size, size), _BICUBIC, box=(x0, y0, x1, y1))
+    side = max(width, height)
+    # Where the square begins and its side, in pixels of the image.
+    left, top = x0 - (side - width) // 2 / shrink, y0 - (side - height) // 2 / shrink
+    span = side / shrink
+    colour = mean_colour(mean)
+    image = _faded(
+        image, (0, y0, image.width, y1) if width == side else (x0, 0, x1, image.height), colour
+    )
+    above = max(0, math.ceil(-top))
+    narrow = Image.new("RGB", (size, math.ceil(above + top + span)), colour)
+    for y in range(0, image.height, _BAND):
+        rows = image.crop((0, y, image.width, min(y + _BAND, image.height)))
+        narrow.paste(_squeezed(rows, size, left, span, colour), (0, above + y))
+    return narrow.resize((size, size), _BICUBIC, box=(0, above + top, size, above + top + span))
+
+
+def _faded(image: Image.Image, box: Box, colour: tuple[int, int, int]) -> Image.Image:
+    """Mix ``colour`` into edge pixels that lie partly outside ``box``, as far as they do."""
+    width, height = image.size
+    x0, y0, x1, y1 = box
+    for edge, outside in (
+        ((0, 0, 1, height), x0),
+        ((0, 0, width, 1), y0),
+        ((width - 1, 0, width, height), width - x1),
+        ((0, height - 1, width, height), height - y1),
+    ):
+        if outside > 0:
+            strip = image.crop(edge)
+            image = image.copy()
+            image.paste(Image.blend(strip, Image.new("RGB", strip.size, colour), outside), edge)
+    return image
+
+
+def _squeezed(
+    rows: Image.Image, size: int, left: float, span: float, colour: tuple[int, int, int]
+) -> Image.Image:
+    """Resize the ``span`` pixels from ``left`` on to ``size``, padded where there are none."""
+    before = max(0, math.ceil(-left))
+    width = math.ceil(before + left + span)
+    if width > rows.width:
+        padded = Image.new("RGB", (width, rows.height), colour)
+        padded.paste(rows, (before, 0))
+        rows = padded
+    box = (before + left, 0, before + left + span, rows.height)
+    return rows.resize((size, rows.height), _BICUBIC, box=box)
+
+
+def cap_edge(image: Image.Image, max_edge: int, *, box: Box | None = None) -> Image.Image:
+    """Shrink a picture, or its part ``box``, to at most ``max_edge`` pixels at the longest edge.
+
+    The aspect ratio is kept to the pixel, with at least one; nothing is ever enlarged.
+    """
+    box = box or (0, 0, *image.size)
+    longest = max(box[2] - box[0], box[3] - box[1])
+    return image if longest <= max_edge else _scaled(image, max_edge / longest, box)
+
+
+def at_least(image: Image.Image, min_edge: int) -> Image.Image:
+    """Enlarge a picture so that its shortest edge has at least ``min_edge`` pixels."""
+    shortest = min(image.size)
+    return image if shortest >= min_edge else _scaled(image, min_edge / shortest)
+
+
+def _scaled(image: Image.Image, factor: float, box: Box | None = None) -> Image.Image:
+    box = box or (0, 0, *image.size)
+    size = (max(1, round((box[2] - box[0]) * factor)), max(1, round((box[3] - box[1]) * factor)))
+    # reducing_gap averages whole pixels first down to three times the size: much faster, and not
+    # to be told from the exact result.
+    return image.resize(size, _BICUBIC, box=box, reducing_gap=3.0)
