@@ -1,0 +1,45 @@
+"""create_app: the HTTP surface around an engine."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from server import __version__
+from server.api import errors
+from server.api.chat import chat_router
+from server.api.engine import Engine
+from server.api.middleware import ApiKey, RequestLog
+from server.api.models import models_router
+from server.api.ops import ops_router
+from server.api.options import ApiOptions
+from server.api.pictures import PictureReader
+from server.api.services import Services, TemplateCache
+from server.metrics import Metrics
+
+
+def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
+    """The app. It starts nothing and stops nothing: the engine belongs to the caller."""
+    # No OpenAPI document until it is a true one: bodies are validated by our own hands.
+    app = FastAPI(
+        title="llava-server",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    metrics = Metrics(engine)
+    services = Services(
+        engine=engine,
+        options=options,
+        metrics=metrics,
+        pictures=PictureReader(options, metrics),
+        templates=TemplateCache(options.chat_template),
+    )
+    app.include_router(chat_router(services))
+    app.include_router(models_router(services))
+    app.include_router(ops_router(services))
+    errors.install(app, metrics)
+    # The last one added is the outermost.
+    if options.api_keys:
+        app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics)
+    return app

@@ -1,0 +1,79 @@
+"""Reading a JSON body: bounded, off the event loop when large, and strict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from anyio import to_thread
+from starlette.requests import ClientDisconnect, Request
+
+from server.api.connection import ClientGone
+from server.errors import PayloadTooLarge, RequestError
+
+T = TypeVar("T")
+# Parsing and validating this much takes a few milliseconds at worst.
+_LARGE = 64 * 1024
+
+
+async def read_body(request: Request, limit: int, validate: Callable[[dict[str, Any]], T]) -> T:
+    """The body, a JSON object of at most ``limit`` bytes, as ``validate`` returns it.
+
+    Raises PayloadTooLarge or RequestError.
+    """
+    raw = await _read(request, limit)
+
+    def parse() -> T:
+        return validate(_parse_object(raw))
+
+    return await to_thread.run_sync(parse) if len(raw) > _LARGE else parse()
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        _too_large(limit)
+    raw = bytearray()
+    try:
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > limit:
+                _too_large(limit)
+    except ClientDisconnect as exc:
+        raise ClientGone from exc
+    return bytes(raw)
+
+
+def _too_large(limit: int) -> NoReturn:
+    raise PayloadTooLarge(f"the body is larger than {limit} bytes")
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as exc:
+        raise RequestError("the body is not valid UTF-8", code="invalid_json") from exc
+    except RecursionError as exc:
+        raise RequestError("the body is nested too deeply", code="invalid_json") from exc
+    except ValueError as exc:  # JSONDecodeError, and numbers of thousands of digits
+        raise RequestError(f"the body is not valid JSON: {exc}", code="invalid_json") from exc
+    if not isinstance(value, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the field {key[:100]!r} is given twice")
+            seen.add(key)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,120 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+from anyio import fail_after, to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from server.api.body import read_body
+from server.api.chat_reply import DONE, ChatReply, event, images
+from server.api.chat_schema import ChatRequest, parse_chat
+from server.api.connection import EventStream, while_connected
+from server.api.engine import require_ready
+from server.api.errors import error_body, internal_error
+from server.api.generation import Generation
+from server.api.pictures import read_turns
+from server.api.services import Services
+from server.errors import LlavaError
+from server.messages import EngineReady, ImageInput
+from server.prompt import ChatTemplate, Part, Picture, Turn
+
+log = logging.getLogger(__name__)
+
+# A template checks its own time now and then; this is for one that never gets that far.
+_TEMPLATE_SECONDS = 5.0
+
+
+def chat_router(services: Services) -> APIRouter:
+    """The chat endpoint."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        arrival = time.monotonic()
+        ready = require_ready(services.engine)
+        body = await read_body(request, services.options.max_body_bytes, parse_chat)
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", services.served_name(ready.model))
+        generation = await while_connected(
+            request.receive, _begin(services, ready, body, reply.id, arrival)
+        )
+        if body.stream:
+            events = _events(services, reply, generation, body.include_usage, request)
+            return EventStream(events, generation.aclose)
+        return await while_connected(request.receive, _whole(reply, generation))
+
+    return router
+
+
+async def _begin(
+    services: Services, ready: EngineReady, body: ChatRequest, request_id: str, arrival: float
+) -> Generation:
+    turns, sources = read_turns(body.messages)
+    pictures = await services.pictures.read(sources, ready.vision)
+    template = await services.templates.get(ready.model)
+    parts = _fill(await _render(template, turns), pictures)
+    outputs = services.engine.generate(parts, body.sampling(), request_id)
+    generation = Generation(outputs, services.metrics, arrival)
+    await generation.admit()
+    return generation
+
+
+async def _render(template: ChatTemplate, turns: list[Turn]) -> tuple[Part, ...]:
+    try:
+        with fail_after(_TEMPLATE_SECONDS):
+            return await to_thread.run_sync(template.parts, turns, abandon_on_cancel=True)
+    except TimeoutError as exc:
+        raise LlavaError("the model's chat template takes too long") from exc
+
+
+def _fill(
+    parts: tuple[Part, ...], pictures: tuple[ImageInput, ...]
+) -> tuple[str | ImageInput, ...]:
+    return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+
+
+async def _whole(reply: ChatReply, generation: Generation) -> Response:
+    texts: list[str] = []
+    reason = ""
+    try:
+        async for output in generation:
+            texts.append(output.text)
+            reason = output.finish_reason.value if output.finish_reason else ""
+    finally:
+        await generation.aclose()
+    return JSONResponse(reply.whole("".join(texts), reason, generation))
+
+
+async def _events(
+    services: Services,
+    reply: ChatReply,
+    generation: Generation,
+    include_usage: bool,
+    request: Request,
+) -> AsyncIterator[bytes]:
+    try:
+        yield reply.delta({"role": "assistant", "content": ""})
+        async for output in generation:
+            if output.text:
+                yield reply.delta({"content": output.text})
+            if output.finish_reason:
+                yield reply.delta({}, output.finish_reason.value, **images(generation))
+        if include_usage:
+            yield reply.usage_chunk(generation)
+    except LlavaError as exc:
+        yield _broken(services, exc)
+    except Exception:
+        request_id = request.state.request_id
+        log.exception("request %s failed in its stream", request_id)
+        yield _broken(services, internal_error(request_id))
+    yield DONE
+
+
+def _broken(services: Services, error: LlavaError) -> bytes:
+    services.metrics.failed(error.status, error.code)
+    return event(error_body(error))

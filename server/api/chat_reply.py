@@ -1,0 +1,83 @@
+"""ChatReply: a chat completion on the wire, whole or in chunks."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.api.generation import Generation
+from server.messages import EncodedImage
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(payload: dict[str, Any]) -> bytes:
+    """A server-sent event. ASCII alone: some clients end lines at U+2028."""
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode("ascii") + b"\n\n"
+
+
+@dataclass(slots=True, frozen=True)
+class ChatReply:
+    """Writes the answers to one request."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, text: str, finish_reason: str, generation: Generation) -> dict[str, Any]:
+        """The answer in one piece."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        return {
+            **self._head("chat.completion"),
+            "choices": [choice],
+            "usage": usage(generation),
+            **images(generation),
+        }
+
+    def delta(self, delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> bytes:
+        """A chunk of a stream."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+
+    def usage_chunk(self, generation: Generation) -> bytes:
+        """The chunk after the last choice, asked for by ``include_usage``."""
+        head = self._head("chat.completion.chunk")
+        return event({**head, "choices": [], "usage": usage(generation)})
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """Tokens, with the pictures' share of the prompt."""
+    return {
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.completion_tokens,
+        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": generation.image_tokens},
+    }
+
+
+def images(generation: Generation) -> dict[str, Any]:
+    """What became of the request's pictures, in order; nothing when there were none."""
+    if not generation.images:
+        return {}
+    return {"images": [_image(image) for image in generation.images]}
+
+
+def _image(image: EncodedImage) -> dict[str, Any]:
+    return {
+        "source": {"width": image.source_width, "height": image.source_height},
+        "encoded": {"width": image.width, "height": image.height},
+        "grid": {"width": image.grid_width, "height": image.grid_height},
+        "tokens": image.tokens,
+        "encode_ms": round(image.encode_seconds * 1000, 3),
+    }

@@ -1,0 +1,68 @@
+"""Working only as long as the client waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):  # noqa: N818 - nothing is wrong, there is just nobody to answer
+    """The client closed the connection."""
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled as soon as the client goes away.
+
+    To be called after the request's body was read: the next message is the goodbye.
+    """
+    task = asyncio.ensure_future(work)
+    goodbye = asyncio.ensure_future(_goodbye(receive))
+    try:
+        await asyncio.wait((task, goodbye), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+        goodbye.cancel()
+        await asyncio.gather(task, goodbye, return_exceptions=True)
+
+
+async def _goodbye(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events. ``close`` is always awaited: at the end, or when the client left."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
+        self.status_code = 200
+        self.background = None
+        # Proxies such as nginx would collect the events otherwise.
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
+        self._events = events
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until they end or nobody reads them."""
+        try:
+            await while_connected(receive, self._send_all(send))
+        except ClientGone:
+            pass
+        finally:
+            await self._close()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

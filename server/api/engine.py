@@ -1,0 +1,76 @@
+"""The seam to the engine: what the API needs of it, so that tests can hand in another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, runtime_checkable
+
+from server.engine_state import EngineState
+from server.errors import EngineUnavailable
+from server.messages import (
+    Admitted,
+    EngineProgress,
+    EngineReady,
+    ImageInput,
+    SchedulerStats,
+    TokenOutput,
+)
+from server.sampling import SamplingParams
+
+_WHY_NOT = {
+    EngineState.STARTING: "the model is still loading; try again in a moment",
+    EngineState.RESTARTING: "the engine is being restarted; try again in a moment",
+    EngineState.FAILED: "the engine could not be started again; the server's log says why",
+}
+
+
+class Engine(Protocol):
+    """The web process's side of the engine process."""
+
+    @property
+    def state(self) -> EngineState:
+        """Whether requests can come."""
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """Facts of the loaded model; None until it was loaded once."""
+
+    @property
+    def progress(self) -> EngineProgress | None:
+        """How far loading is."""
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """The last step's statistics."""
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine was started again."""
+
+    def generate(
+        self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str
+    ) -> AsyncIterator[Admitted | TokenOutput]:
+        """Yield Admitted, then outputs until one has a finish reason.
+
+        Raises RequestError or EngineError; closing the iterator aborts the request.
+        """
+
+
+def require_ready(engine: Engine) -> EngineReady:
+    """The model's facts, or EngineUnavailable with the reason."""
+    ready = engine.ready
+    if engine.state is not EngineState.READY or ready is None:
+        raise EngineUnavailable(_WHY_NOT.get(engine.state, "the engine is not ready"))
+    return ready
+
+
+async def close(outputs: AsyncIterator[Admitted | TokenOutput]) -> None:
+    """Tell the engine that nobody waits for these outputs any more."""
+    if isinstance(outputs, _Closable):
+        await outputs.aclose()
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    async def aclose(self) -> None:
+        """As async generators have it."""

@@ -1,0 +1,95 @@
+"""Generation: one running request, measured on its way from admission to its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from server.api.engine import close
+from server.errors import EngineError, EngineUnavailable
+from server.messages import Admitted, EncodedImage, FinishReason, TokenOutput
+from server.metrics import ABORTED, Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Generation:
+    """Outputs of one request. ``aclose`` must be awaited however it ends."""
+
+    def __init__(
+        self, outputs: AsyncIterator[Admitted | TokenOutput], metrics: Metrics, arrival: float
+    ) -> None:
+        self._outputs = outputs
+        self._metrics = metrics
+        self._arrival = arrival
+        self._open = True
+        self._begun = False
+        self.prompt_tokens = 0
+        self.image_tokens = 0
+        self.completion_tokens = 0
+        self.images: tuple[EncodedImage, ...] = ()
+
+    async def admit(self) -> None:
+        """Wait until the prompt was counted. Raises RequestError when it does not fit."""
+        try:
+            first = await anext(self._outputs)
+            if not isinstance(first, Admitted):
+                raise EngineError("the engine began without admitting the request")
+        except BaseException:
+            await close(self._outputs)
+            raise
+        self.prompt_tokens = first.prompt_tokens
+        self.image_tokens = first.image_tokens
+        self._metrics.admitted(first.prompt_tokens, first.image_tokens)
+
+    async def __aiter__(self) -> AsyncIterator[TokenOutput]:
+        try:
+            async for output in self._outputs:
+                if isinstance(output, TokenOutput):
+                    self._record(output)
+                    yield output
+                    if output.finish_reason is not None:
+                        return
+            raise EngineError("the engine's outputs ended without a finish reason")
+        except Exception:
+            self._open = False
+            raise
+
+    async def aclose(self) -> None:
+        """Abort what still runs."""
+        await close(self._outputs)
+        self._end(ABORTED)
+
+    def _record(self, output: TokenOutput) -> None:
+        self.completion_tokens = output.completion_tokens
+        if not self._begun:
+            self._begun = True
+            self._metrics.first_token(time.monotonic() - self._arrival)
+        if output.images:
+            self._record_images(output.images)
+        if output.finish_reason is FinishReason.ABORT:
+            raise EngineUnavailable("the server ended this request early")
+        if output.finish_reason is not None:
+            self._end(output.finish_reason.value)
+
+    def _record_images(self, images: tuple[EncodedImage, ...]) -> None:
+        self.images = images
+        for image in images:
+            self._metrics.encoded(image)
+            log.info(
+                "encoded image to %d tokens (%dx%d -> %dx%d, %dx%d grid) in %.0f ms",
+                image.tokens,
+                image.source_width,
+                image.source_height,
+                image.width,
+                image.height,
+                image.grid_width,
+                image.grid_height,
+                image.encode_seconds * 1000,
+            )
+
+    def _end(self, reason: str) -> None:
+        if self._open:
+            self._open = False
+            self._metrics.finished(reason, self.completion_tokens, time.monotonic() - self._arrival)

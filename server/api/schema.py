@@ -1,0 +1,152 @@
+"""Chat messages as clients write them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+_PARTS_TO_COME = ("input_audio", "file", "video_url", "refusal")
+_ROLES_TO_COME = ("tool", "function")
+
+
+def _writable(text: str) -> str:
+    # llama.cpp takes C strings: it would cut a text at its first NUL without a word.
+    if "\0" in text:
+        raise PydanticCustomError("nul_character", "Input should hold no NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("surrogate", "Input should hold no lone surrogates") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+
+
+class Strict(BaseModel):
+    """No coercion ("1" is no number); fields that nobody knows are ignored, as elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def unsupported(what: str) -> PydanticCustomError:
+    """An error that becomes UnsupportedParameter."""
+    return PydanticCustomError("unsupported_parameter", "{what} not supported", {"what": what})
+
+
+class ImageUrl(Strict):
+    """Where a picture is: a data: URL, or an http(s) URL where that is allowed."""
+
+    url: str
+    detail: Literal["auto", "high"] | None = None
+
+    @field_validator("detail", mode="before")
+    @classmethod
+    def _no_low_detail(cls, value: object) -> object:
+        if value == "low":
+            raise unsupported('"low" is')
+        return value
+
+
+class TextPart(Strict):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImagePart(Strict):
+    """A picture, where it stands in the conversation."""
+
+    type: Literal["image_url"]
+    image_url: Annotated[
+        Annotated[str, Tag("@string")] | Annotated[ImageUrl, Tag("@object")],
+        Discriminator(lambda value: "@string" if isinstance(value, str) else "@object"),
+    ]
+
+    @property
+    def source(self) -> str:
+        """The URL as the client wrote it."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+    @property
+    def field(self) -> str:
+        """The field that holds the URL."""
+        return "image_url" if isinstance(self.image_url, str) else "image_url.url"
+
+
+class OtherPart(Strict):
+    """A part of any other type: refused."""
+
+    type: Literal["text", "image_url"]
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _not_yet(cls, value: object) -> object:
+        if value in _PARTS_TO_COME:
+            raise unsupported(f'parts of type "{value}" are')
+        return value
+
+
+def _kind_of_part(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return {"text": "@text", "image_url": "@image"}.get(
+        kind if isinstance(kind, str) else "", "@other"
+    )
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("@text")]
+    | Annotated[ImagePart, Tag("@image")]
+    | Annotated[OtherPart, Tag("@other")],
+    Discriminator(_kind_of_part),
+]
+
+
+def _kind_of_content(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@string"
+    return "@parts" if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[Text, Tag("@string")]
+    | Annotated[list[ContentPart], Field(min_length=1), Tag("@parts")],
+    Discriminator(
+        _kind_of_content,
+        custom_error_type="content_type",
+        custom_error_message="Input should be a string or a list of parts",
+    ),
+]
+
+
+class ChatMessage(Strict):
+    """One message of a conversation."""
+
+    role: Literal["developer", "system", "user", "assistant"]
+    content: Content
+    name: str | None = None
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _role_not_yet(cls, value: object) -> object:
+        if value in _ROLES_TO_COME:
+            raise unsupported(f'the role "{value}" is')
+        return value
+
+    @property
+    def pieces(self) -> list[TextPart | ImagePart | OtherPart]:
+        """The content as parts, whichever way it was written."""
+        if isinstance(self.content, str):
+            return [TextPart.model_construct(type="text", text=self.content)]
+        return self.content

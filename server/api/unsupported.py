@@ -1,0 +1,94 @@
+"""Parameters that are known but not served: refused by name, unless they ask for nothing.
+
+The tables grow shorter as the server grows. Unknown fields are ignored, as elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.errors import UnsupportedParameter
+
+# Field -> values that change nothing. None, null on the wire, never does.
+_OPENAI: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "web_search_options": (),
+    "moderation": (),
+}
+_LLAMA_CPP: dict[str, tuple[object, ...]] = {
+    "repeat_penalty": (1,),
+    "repetition_penalty": (1,),
+    "typical_p": (1,),
+    "top_n_sigma": (-1,),
+    "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "dynatemp_range": (0,),
+    "grammar": ("",),
+    "json_schema": (),
+    "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "n_probs": (0,),
+    "id_slot": (-1,),
+    "samplers": (),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+}
+_STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
+_MESSAGE: dict[str, tuple[object, ...]] = {
+    "tool_calls": ([],),
+    "tool_call_id": (),
+    "function_call": (),
+    "audio": (),
+    "refusal": ("",),
+    "prefix": (False,),
+}
+
+
+def refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """Raise UnsupportedParameter for the first field that would have to be ignored."""
+    _check(body, {**_OPENAI, **_LLAMA_CPP}, "")
+    _check(body.get("stream_options"), _STREAM, "stream_options.")
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        for number, message in enumerate(messages):
+            _check(message, _MESSAGE, f"messages[{number}].")
+
+
+def _check(value: object, table: Mapping[str, tuple[object, ...]], path: str) -> None:
+    if not isinstance(value, dict):
+        return
+    for field in table.keys() & value.keys():
+        if value[field] is not None and not _neutral(value[field], table[field]):
+            raise UnsupportedParameter(
+                f"{path}{field} is not supported with this value", param=f"{path}{field}"
+            )
+
+
+def _neutral(value: object, neutral: tuple[object, ...]) -> bool:
+    # True == 1 in Python, but not on the wire.
+    return any(
+        value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral
+    )

@@ -1,0 +1,106 @@
+"""Bodies that are malformed, odd, large or random: nothing a client sends is an error of ours."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fakes import FakeEngine, call, chat, post_chat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+
+RAW = {
+    "empty": b"",
+    "no JSON": b"{",
+    "a list": b"[]",
+    "NaN": b'{"messages": [], "temperature": NaN}',
+    "infinity": b'{"messages": [], "temperature": -Infinity}',
+    "twice": b'{"messages": [], "n": 1, "n": 1}',
+    "not UTF-8": b'{"messages": "\xff"}',
+    "deep": b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "many digits": b'{"messages": [], "seed": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_bad_json_is_the_client_s_fault(name: str) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    response = call(app, "POST", "/v1/chat/completions", content=RAW[name])
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "content", [b'"\\ud800"', b'[{"type": "text", "text": "\\udfff"}]', b"1e999", b"{}"]
+)
+def test_odd_json_is_the_client_s_fault(content: bytes) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    raw = b'{"messages": [{"role": "user", "content": ' + content + b"}]}"
+    response = call(app, "POST", "/v1/chat/completions", content=raw)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith("messages[0].content")
+
+
+def test_overflowing_number_is_the_client_s_fault() -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    raw = b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}'
+    response = call(app, "POST", "/v1/chat/completions", content=raw)
+    assert response.json()["error"]["param"] == "temperature"
+
+
+def test_body_over_the_limit() -> None:
+    app = create_app(FakeEngine(), ApiOptions(max_body_bytes=1000))
+    raw = json.dumps(chat("x" * 1000)).encode()
+    response = call(app, "POST", "/v1/chat/completions", content=raw)
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "request_too_large"
+    small = call(app, "POST", "/v1/chat/completions", json=chat("x"))
+    assert small.status_code == 200
+
+
+def test_millions_of_parts_are_refused() -> None:
+    response = post_chat(FakeEngine(), chat([{"type": "text", "text": ""}] * 10_001))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages"
+
+
+def test_large_body_is_served() -> None:
+    engine = FakeEngine()
+    assert post_chat(engine, chat("x" * 500_000)).status_code == 200
+    assert len(engine.prompt()) > 500_000
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = ["messages", "temperature", "stop", "stream_options", "max_tokens", "metadata", "tools"]
+MESSAGE = st.fixed_dictionaries(
+    {}, optional={"role": st.sampled_from(["user", "assistant", "x"]) | JSON, "content": JSON}
+)
+PARTS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "image_url"])}, optional={"text": JSON, "image_url": JSON}
+    )
+)
+
+
+APP = create_app(FakeEngine(), ApiOptions())
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    body=st.dictionaries(st.sampled_from(KEYS), JSON),
+    messages=JSON
+    | st.lists(MESSAGE, max_size=3)
+    | PARTS.map(lambda parts: [{"role": "user", "content": parts}]),
+)
+def test_no_json_is_an_error_of_ours(body: dict[str, Any], messages: Any) -> None:
+    raw = json.dumps({**body, "messages": messages}).encode("utf-8", "replace")
+    response = call(APP, "POST", "/v1/chat/completions", content=raw)
+    assert response.status_code in (200, 400), response.text

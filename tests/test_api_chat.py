@@ -1,0 +1,221 @@
+"""Chat completions in one piece: what reaches the engine, and what comes back."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from fakes import FakeEngine, chat, data_url, engine_ready, image_part, post_chat, text_part
+
+from server.errors import ContextLengthExceeded
+from server.messages import FinishReason, ImageInput
+from server.sampling import SamplingParams
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+USER = "<|im_start|>user\n"
+END = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_answer_has_openai_s_shape() -> None:
+    engine = FakeEngine()
+    response = post_chat(engine, chat("Hi", model="whatever"))
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.pop("created") > 1_700_000_000
+    assert answer == {
+        "id": engine.ids[0],
+        "object": "chat.completion",
+        "model": "fake-llava",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "A red circle.", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 10,
+            "completion_tokens": 3,
+            "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 0},
+        },
+    }
+    assert engine.prompt() == USER + "Hi" + END
+    assert engine.aborted == []
+
+
+def test_answer_with_a_picture_reports_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    url = data_url(RED, size=(20, 10))
+    part = {"type": "image_url", "image_url": {"url": url, "detail": "auto"}}
+    answer = post_chat(FakeEngine(), chat([part, text_part("What?")])).json()
+    assert answer["usage"]["prompt_tokens"] == 74
+    assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 64
+    assert answer["images"] == [
+        {
+            "source": {"width": 20, "height": 10},
+            "encoded": {"width": 112, "height": 112},
+            "grid": {"width": 8, "height": 8},
+            "tokens": 64,
+            "encode_ms": 12.0,
+        }
+    ]
+    assert "encoded image to 64 tokens (20x10 -> 112x112, 8x8 grid) in 12 ms" in caplog.text
+
+
+def test_pictures_keep_their_order_over_several_turns() -> None:
+    engine = FakeEngine()
+    messages = [
+        {"role": "system", "content": [text_part("Look:"), image_part(BLUE)]},
+        {"role": "user", "content": [image_part(RED), text_part("and"), image_part(GREEN)]},
+        {"role": "assistant", "content": "Seen."},
+        {"role": "user", "content": [text_part("Again"), image_part(RED)]},
+    ]
+    assert post_chat(engine, {"messages": messages}).status_code == 200
+    assert engine.prompt() == (
+        "<|im_start|>system\nLook:[0, 0, 255]\n<|im_end|>\n"
+        f"{USER}[255, 0, 0]\nand[0, 255, 0]\n<|im_end|>\n"
+        "<|im_start|>assistant\nSeen.<|im_end|>\n"
+        f"{USER}Again[255, 0, 0]\n{END}"
+    )
+
+
+def test_picture_twice_in_a_request_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from server.api import pictures
+
+    prepared: list[str] = []
+    real = pictures.prepare
+
+    def counting(data: bytes, *rest: Any) -> ImageInput:
+        prepared.append(rest[-1])
+        return real(data, *rest)
+
+    monkeypatch.setattr(pictures, "prepare", counting)
+    engine = FakeEngine()
+    content = [image_part(RED), image_part(GREEN), image_part(RED)]
+    assert post_chat(engine, chat(content)).status_code == 200
+    assert sorted(prepared) == [f"messages[0].content[{i}].image_url.url" for i in (0, 1)]
+    assert engine.prompt() == f"{USER}[255, 0, 0]\n[0, 255, 0]\n[255, 0, 0]\n{END}"
+
+
+@pytest.mark.parametrize("typed", ["<__media__>", "<image>", "[picture-0]", data_url(RED)])
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_markers_that_users_type_are_text(typed: str, pictures: int) -> None:
+    engine = FakeEngine()
+    content = [image_part(RED)] * pictures + [text_part(f"What is {typed}?")]
+    answer = post_chat(engine, chat(content)).json()
+    assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 64 * pictures
+    seen = "[255, 0, 0]\n" * pictures
+    assert engine.prompt() == f"{USER}{seen}What is {typed}?{END}"
+
+
+def test_plain_string_as_image_url_and_developer_role() -> None:
+    engine = FakeEngine()
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image_url", "image_url": data_url(GREEN)}]},
+    ]
+    assert post_chat(engine, {"messages": messages}).status_code == 200
+    assert engine.prompt() == (f"<|im_start|>system\nBe brief.<|im_end|>\n{USER}[0, 255, 0]\n{END}")
+
+
+def test_parameters_reach_the_engine() -> None:
+    engine = FakeEngine()
+    fields = {
+        "temperature": 0,
+        "top_p": 0.9,
+        "top_k": 40,
+        "min_p": 0.05,
+        "max_tokens": 7,
+        "stop": ["###", "\n\n"],
+        "seed": 42,
+        "presence_penalty": -2,
+        "frequency_penalty": 1.5,
+    }
+    assert post_chat(engine, chat(**fields)).status_code == 200
+    expected = {**fields, "stop": ("###", "\n\n")}
+    assert engine.sampling == [SamplingParams(**expected)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, SamplingParams()),
+        ({"temperature": None, "stop": None, "seed": None}, SamplingParams()),
+        ({"stop": "END"}, SamplingParams(stop=("END",))),
+        ({"stop": []}, SamplingParams()),
+        ({"max_completion_tokens": 5}, SamplingParams(max_tokens=5)),
+        ({"max_completion_tokens": 5, "max_tokens": 5}, SamplingParams(max_tokens=5)),
+        ({"top_k": -1}, SamplingParams()),
+        ({"seed": -1}, SamplingParams(seed=2**32 - 2)),
+        ({"seed": 2**63 - 1}, SamplingParams(seed=(2**63 - 1) % (2**32 - 1))),
+    ],
+)
+def test_defaults_and_spellings(fields: dict[str, Any], expected: SamplingParams) -> None:
+    engine = FakeEngine()
+    assert post_chat(engine, chat(**fields)).status_code == 200
+    assert engine.sampling == [expected]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 1, "store": False, "user": "u", "metadata": {"a": "b"}, "logprobs": False},
+        {"tools": [], "response_format": {"type": "text"}, "service_tier": "auto"},
+        {"tools": None, "logit_bias": None, "audio": None, "reasoning_effort": None},
+        {"cache_prompt": True, "a_field_nobody_knows": {"deep": [1]}},
+        {"stream": False, "modalities": ["text"], "tool_choice": "none"},
+    ],
+)
+def test_what_asks_for_nothing_is_accepted(fields: dict[str, Any]) -> None:
+    assert post_chat(FakeEngine(), chat(**fields)).status_code == 200
+
+
+def test_sdk_s_own_message_can_be_sent_back() -> None:
+    said = {"role": "assistant", "content": "Yes.", "refusal": None, "tool_calls": None}
+    said |= {"annotations": [], "audio": None, "function_call": None}
+    messages = [{"role": "user", "content": "A?"}, said, {"role": "user", "content": "B?"}]
+    assert post_chat(FakeEngine(), {"messages": messages}).status_code == 200
+
+
+def test_length_is_told() -> None:
+    answer = post_chat(FakeEngine(finish=FinishReason.LENGTH), chat()).json()
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_alias_is_the_served_name() -> None:
+    assert post_chat(FakeEngine(), chat(), model_alias="mine").json()["model"] == "mine"
+
+
+def test_chat_template_option_is_used() -> None:
+    engine = FakeEngine()
+    post_chat(engine, chat("Hi"), chat_template="vicuna")
+    assert engine.prompt().endswith(" USER: Hi ASSISTANT:")
+
+
+def test_model_restarted_with_another_template_gets_it() -> None:
+    from fakes import call
+
+    from server.api.app import create_app
+    from server.api.options import ApiOptions
+
+    engine = FakeEngine()
+    app = create_app(engine, ApiOptions())
+    call(app, "POST", "/v1/chat/completions", json=chat("Hi"))
+    engine.ready = engine_ready(chat_template="{{ messages[0].content }}!")
+    call(app, "POST", "/v1/chat/completions", json=chat("Hi"))
+    assert engine.prompt() == "Hi!"
+
+
+def test_engine_s_refusal_is_answered_as_it_is() -> None:
+    error = ContextLengthExceeded("3000 tokens, but 2048 fit", param="messages")
+    response = post_chat(FakeEngine(error=error), chat())
+    assert response.status_code == 400
+    assert response.json()["error"] == {
+        "message": "3000 tokens, but 2048 fit",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }

@@ -1,0 +1,66 @@
+"""A generation closes the engine's outputs however it ends, whatever kind of iterator they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fakes import FakeEngine
+
+from server.api.chat import _whole
+from server.api.chat_reply import ChatReply
+from server.api.generation import Generation
+from server.errors import EngineError
+from server.messages import Admitted, TokenOutput
+from server.metrics import Metrics
+
+
+class Outputs:
+    """Outputs that notice nothing but ``aclose``; after ``items`` they wait for ever."""
+
+    def __init__(self, *items: Admitted | TokenOutput) -> None:
+        self.items = list(items)
+        self.closed = False
+
+    def __aiter__(self) -> Outputs:
+        return self
+
+    async def __anext__(self) -> Admitted | TokenOutput:
+        if not self.items:
+            await asyncio.sleep(60)
+        return self.items.pop(0)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def generation(outputs: Outputs) -> Generation:
+    return Generation(outputs, Metrics(FakeEngine()), arrival=0.0)
+
+
+def test_cancelled_while_waiting_for_admission() -> None:
+    outputs = Outputs()
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(generation(outputs).admit(), 0.01))
+    assert outputs.closed
+
+
+def test_first_output_must_be_the_admission() -> None:
+    outputs = Outputs(TokenOutput("id", "text", 1))
+    with pytest.raises(EngineError, match="without admitting"):
+        asyncio.run(generation(outputs).admit())
+    assert outputs.closed
+
+
+def test_cancelled_while_tokens_come() -> None:
+    outputs = Outputs(Admitted("id", 1, 0), TokenOutput("id", "text", 1))
+
+    async def go() -> None:
+        running = generation(outputs)
+        await running.admit()
+        assert not outputs.closed
+        await _whole(ChatReply("id", "model"), running)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(go(), 0.05))
+    assert outputs.closed

@@ -1,0 +1,230 @@
+"""What is refused, and by which name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fakes import FakeEngine, call, chat, data_url, engine_ready, image_part, post_chat, text_part
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+from server.images.limits import ImageLimits
+from server.images.prepare import ImageOptions
+
+PICTURE = "messages[0].content[0]"
+
+
+def refusal(body: Any, **options: Any) -> tuple[int, str | None, str | None]:
+    engine = FakeEngine()
+    app = create_app(engine, ApiOptions(**options))
+    # json.dumps writes lone surrogates as escapes, which httpx's json= would refuse to send.
+    response = call(app, "POST", "/v1/chat/completions", content=json.dumps(body))
+    assert engine.ids == [], "the engine must not see what is refused"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+    return response.status_code, error["code"], error["param"]
+
+
+UNSUPPORTED = {
+    "n": 2,
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},
+    "response_format": {"type": "json_object"},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "logit_bias": {"1": 5},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy"},
+    "prediction": {"type": "content"},
+    "reasoning_effort": "high",
+    "verbosity": "low",
+    "service_tier": "flex",
+    "store": True,
+    "web_search_options": {},
+    "repeat_penalty": 1.1,
+    "mirostat": 2,
+    "grammar": "root ::= x",
+    "ignore_eos": True,
+}
+
+
+@pytest.mark.parametrize("field", UNSUPPORTED)
+def test_unsupported_parameter_is_refused_by_name(field: str) -> None:
+    body = chat(**{field: UNSUPPORTED[field]})
+    assert refusal(body) == (400, "unsupported_parameter", field)
+
+
+def test_true_is_not_one() -> None:
+    assert refusal(chat(n=True)) == (400, "unsupported_parameter", "n")
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[1].tool_call_id"),
+        ({"role": "tool", "content": "x"}, "messages[1].role"),
+        ({"role": "function", "content": "x", "name": "f"}, "messages[1].role"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages[1].tool_calls"),
+        ({"role": "assistant", "content": None, "refusal": "no"}, "messages[1].refusal"),
+        ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0].type"),
+        ({"role": "user", "content": [{"type": "file"}]}, "messages[1].content[0].type"),
+    ],
+)
+def test_unsupported_message_is_refused_by_name(message: Any, param: str) -> None:
+    messages = [{"role": "user", "content": "Hi"}, message]
+    assert refusal({"messages": messages}) == (400, "unsupported_parameter", param)
+
+
+def test_low_detail_and_obfuscation_are_refused_by_name() -> None:
+    part = {"type": "image_url", "image_url": {"url": data_url(), "detail": "low"}}
+    param = f"{PICTURE}.image_url.detail"
+    assert refusal(chat([part])) == (400, "unsupported_parameter", param)
+    options = {"include_obfuscation": True}
+    expected = (400, "unsupported_parameter", "stream_options.include_obfuscation")
+    assert refusal(chat(stream=True, stream_options=options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"min_p": -1}, "min_p"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"top_k": -2}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "x"}, "seed"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"stop": ""}, "stop[0]"),
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stop": 5}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": []}, "stream_options"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"metadata": {"\ud800": 1}}, "metadata." + 3 * "\ufffd"),
+        ({"model": 5}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": ["Hi"]}, "messages[0]"),
+    ],
+)
+def test_wrong_value_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    assert refusal(chat(**fields)) == (400, "invalid_value", param)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "param"),
+    [
+        ({"role": "robot", "content": "x"}, "invalid_value", "messages[0].role"),
+        ({"content": "x"}, "missing_required_parameter", "messages[0].role"),
+        ({"role": "user"}, "missing_required_parameter", "messages[0].content"),
+        ({"role": "user", "content": None}, "invalid_value", "messages[0].content"),
+        ({"role": "user", "content": 5}, "invalid_value", "messages[0].content"),
+        ({"role": "user", "content": []}, "invalid_value", "messages[0].content"),
+        ({"role": "user", "content": "a\0b"}, "invalid_value", "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "invalid_value", PICTURE),
+        ({"role": "user", "content": [{}]}, "missing_required_parameter", f"{PICTURE}.type"),
+        ({"role": "user", "content": [{"type": "x"}]}, "invalid_value", f"{PICTURE}.type"),
+        ({"role": "user", "content": [{"type": ["x"]}]}, "invalid_value", f"{PICTURE}.type"),
+        (
+            {"role": "user", "content": [{"type": "text"}]},
+            "missing_required_parameter",
+            f"{PICTURE}.text",
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": 1}]},
+            "invalid_value",
+            f"{PICTURE}.text",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url"}]},
+            "missing_required_parameter",
+            f"{PICTURE}.image_url",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+            "missing_required_parameter",
+            f"{PICTURE}.image_url.url",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": 7}]},
+            "invalid_value",
+            f"{PICTURE}.image_url",
+        ),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "max"}}],
+            },
+            "invalid_value",
+            f"{PICTURE}.image_url.detail",
+        ),
+    ],
+)
+def test_wrong_message_is_refused_by_its_path(message: Any, code: str, param: str) -> None:
+    assert refusal({"messages": [message]}) == (400, code, param)
+
+
+def test_no_messages() -> None:
+    assert refusal({}) == (400, "missing_required_parameter", "messages")
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("data:image/png;base64,AAAA", "unsupported_image_format"),
+        ("data:image/png;base64,!!!", "invalid_image"),
+        ("http://169.254.169.254/", "unsupported_image_url"),
+        ("file:///etc/passwd", "unsupported_image_url"),
+    ],
+)
+def test_bad_picture_is_refused_by_its_path(url: str, code: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    param = "messages[0].content[2].image_url.url"
+    body = chat([text_part("a"), image_part(), part])
+    assert refusal(body) == (400, code, param)
+    plain = chat([{"type": "image_url", "image_url": url}])
+    assert refusal(plain) == (400, code, f"{PICTURE}.image_url")
+
+
+def test_too_many_pictures_and_pictures_of_the_assistant() -> None:
+    images = ImageOptions(limits=ImageLimits(max_images=2))
+    body = chat([image_part()] * 3)
+    expected = (400, "too_many_images", "messages[0].content[2].image_url.url")
+    assert refusal(body, images=images) == expected
+    said = {"messages": [{"role": "assistant", "content": [image_part()]}]}
+    assert refusal(said) == (400, "invalid_image", PICTURE)
+
+
+def test_picture_on_a_text_model_is_refused_and_text_works() -> None:
+    engine = FakeEngine(ready=engine_ready(vision=None))
+    response = post_chat(engine, chat([text_part("a"), image_part()]))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "messages[0].content[1].image_url.url"
+    assert "--mmproj" in error["message"]
+    assert post_chat(engine, chat()).status_code == 200
+
+
+def test_conversation_that_the_template_refuses() -> None:
+    user = {"role": "user", "content": "a"}
+    body = {"messages": [user, user]}
+    assert refusal(body, chat_template="vicuna") == (400, "invalid_conversation", "messages")
