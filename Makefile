@@ -1,0 +1,59 @@
+# Everything starts here; `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv/bin
+SETUP = $(PYTHON) -m scripts.setup $(if $(BACKEND),--backend $(BACKEND))
+
+# A shell may export HOST for reasons of its own, so that one counts on the command line only.
+ifneq ($(origin HOST),command line)
+HOST :=
+endif
+flag = $(if $($(2)),$(1) "$($(2))")
+SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
+              $(call flag,--host,HOST) $(call flag,--port,PORT) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint check bench eval-demo lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make serve MODEL=name|file.gguf|hf:OWNER/REPO MMPROJ=file.gguf PORT=8000 HOST=0.0.0.0 ARGS='--parallel 8'"
+	@echo "  make setup BACKEND=cpu|cuda|metal|vulkan|rocm PYTHON=python3.12"
+
+setup: ## install into .venv; llama.cpp is built once
+	@$(SETUP)
+
+serve: ## serve a model, the demo model if none is named
+	@$(SETUP)
+	@exec $(VENV)/llava-server serve $(SERVE_FLAGS)
+
+test: ## install what tests need, check and test; TESTS="tests/test_cli.py -k help" picks
+	@$(SETUP) --dev
+	@$(MAKE) --no-print-directory check
+	@$(VENV)/python -m pytest --cov --cov-report=term $(TESTS)
+
+check: ## report style and type errors
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy
+
+lint: ## mend style, as far as that goes by itself
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+bench: ## measure the server; ARGS go to scripts/bench
+	@$(SETUP) --dev
+	@$(VENV)/python -m scripts.bench $(ARGS)
+
+eval-demo: ## the demo model's accuracy through the server
+	@$(SETUP) --dev
+	@$(VENV)/python -m scripts.eval_demo $(ARGS)
+
+lock: ## lock the newest allowed versions, for every supported Python
+	@$(SETUP)
+	@$(VENV)/python -m scripts.lock
+
+clean: ## remove .venv and what tools left; the built llama.cpp stays in the cache
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	@find server scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

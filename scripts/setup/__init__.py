@@ -1,0 +1,1 @@
+"""The setup of a checkout: virtual environment, locked requirements, llama.cpp built once."""

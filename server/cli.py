@@ -1,0 +1,106 @@
+"""The ``llava-server`` command: serve a model, pull one, list the known ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from server import __version__
+from server.errors import StartupError
+from server.flags import Parser, add_settings, load_settings
+
+EXAMPLES = """\
+Each setting is a flag, a variable (LLAVA_PORT for --port) or a key of the TOML file that
+--config names. A flag beats a variable, a variable beats the file.
+
+examples:
+  llava-server serve                                     the demo model, on 127.0.0.1:8000
+  llava-server serve -m llava-1.6-mistral-7b             from the hub, downloaded once
+  llava-server serve -m llava.gguf --mmproj mmproj.gguf  your own files
+  llava-server serve -m hf:OWNER/REPOSITORY:Q4_K_M       any repository of GGUF files
+  LLAVA_API_KEY=secret llava-server serve --host 0.0.0.0 --ctx-size 8192 --parallel 8
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the returned number is the exit code."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(argv)
+        if options.command is None:
+            parser.print_help(sys.stderr)
+            return 2
+        return int(options.run(options))
+    except StartupError as error:
+        print(f"llava-server: error: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="llava-server",
+        description="Serve LLaVA models on llama.cpp with an API that OpenAI's clients speak.",
+        epilog="`llava-server serve --help` shows every setting.",
+    )
+    parser.add_argument("--version", action="version", version=f"llava-server {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model",
+        description="Serve a model over HTTP.",
+        epilog=EXAMPLES,
+        usage="llava-server serve [--model MODEL] [settings]",
+    )
+    add_settings(serve)
+    serve.set_defaults(run=_serve)
+    pull = commands.add_parser(
+        "pull",
+        help="download a model",
+        description="Download a model and its vision tower, and print where they lie.",
+    )
+    pull.add_argument(
+        "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
+    )
+    pull.set_defaults(run=_pull)
+    known = commands.add_parser(
+        "list", help="list the known models", description="List the models known by name."
+    )
+    known.set_defaults(run=_list)
+    return parser
+
+
+# The hub's client takes a quarter of a second to import, so --help and wrong flags do without.
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = load_settings(vars(options))
+    from server.hub import resolve  # noqa: PLC0415
+    from server.serve import run  # noqa: PLC0415
+
+    return run(settings, resolve(settings))
+
+
+def _pull(options: argparse.Namespace) -> int:
+    settings = load_settings({"model": options.model})
+    from server.hub import resolve  # noqa: PLC0415
+
+    found = resolve(settings)
+    print(found.model)
+    if found.mmproj is not None:
+        print(found.mmproj)
+    return 0
+
+
+def _list(_options: argparse.Namespace) -> int:
+    from server.catalogue import load  # noqa: PLC0415
+    from server.hub import is_downloaded  # noqa: PLC0415
+
+    print(f"{'NAME':<22}{'SIZE':>8}  {'HERE':<5} {'LICENCE':<28} NOTES")
+    for entry in load().values():
+        here = "yes" if is_downloaded(entry) else "no"
+        size = f"{entry.gigabytes:.2f} GB"
+        print(f"{entry.name:<22}{size:>8}  {here:<5} {entry.licence:<28} {entry.notes}")
+    return 0

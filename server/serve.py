@@ -1,0 +1,160 @@
+"""``llava-server serve``: the web process from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+from server.config import Settings
+from server.engine_client import EngineClient
+from server.errors import StartupError
+from server.hub import ResolvedModel
+from server.images.limits import ImageLimits
+from server.images.prepare import ImageOptions
+from server.logs import configure_logging
+from server.messages import EngineConfig, EngineReady
+
+logger = logging.getLogger(__name__)
+
+# Seconds that running replies get to finish once the server is told to stop.
+GRACE_SECONDS = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: they would raise the signal again on the way out."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(settings: Settings, model: ResolvedModel) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit code.
+
+    Raises:
+        StartupError: the port is taken, or the model cannot be loaded.
+    """
+    configure_logging(settings.log_level)
+    # Bound before anything is loaded: a taken port is told at once, not after a minute.
+    with _bind(settings.host, settings.port) as listener:
+        return asyncio.run(_serve(settings, model, listener))
+
+
+async def _serve(settings: Settings, model: ResolvedModel, listener: socket.socket) -> int:
+    engine = EngineClient(_engine_config(settings, model))
+    app = create_app(engine, _api_options(settings, model))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    _stop_on_signals(server)
+    # HTTP answers while the model loads: /health tells how far it is.
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    start = asyncio.create_task(engine.start())
+    try:
+        await asyncio.wait({http, start}, return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            start.result()
+            assert engine.ready is not None
+            _announce(engine.ready, settings, listener)
+        await http
+    finally:
+        start.cancel()
+        server.should_exit = True
+        await engine.stop()
+        await http
+    return 0
+
+
+def _stop_on_signals(server: uvicorn.Server) -> None:
+    def stop() -> None:
+        server.force_exit = server.should_exit  # the second signal waits for nobody
+        server.should_exit = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartupError(f"cannot listen on {host} port {port}: {reason}") from error
+    return listener
+
+
+def _engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
+    return EngineConfig(
+        model=model.model,
+        mmproj=model.mmproj,
+        cache_dir=settings.cache_dir,
+        ctx_size=settings.ctx_size,
+        parallel=settings.parallel,
+        threads=settings.n_threads,
+        batch_size=settings.batch_size,
+        ubatch_size=settings.ubatch_size,
+        n_gpu_layers=settings.gpu_layers,
+        mmproj_offload=settings.mmproj_offload,
+        image_size=settings.image_size,
+        llava_fix=settings.llava_fix == "auto",
+        log_level=settings.log_level,
+    )
+
+
+def _api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
+    limits = ImageLimits(
+        max_bytes=settings.image_max_bytes,
+        max_pixels=settings.image_max_pixels,
+        max_images=settings.image_max_count,
+    )
+    options = ImageOptions(
+        limits=limits, max_edge=settings.image_max_edge, background=settings.image_background
+    )
+
+    key = settings.api_key
+    return ApiOptions(
+        images=options,
+        model_alias=settings.alias or model.name,
+        chat_template=model.chat_template,
+        api_keys=(key.get_secret_value(),) if key else (),
+    )
+
+
+def _announce(ready: EngineReady, settings: Settings, listener: socket.socket) -> None:
+    model, vision = ready.model, ready.vision
+    logger.info(
+        "%s: %s, %d cells for %d sequences, loaded in %.1f s",
+        *(model.name, model.description, model.n_ctx, settings.parallel, ready.load_seconds),
+    )
+    if vision is None:
+        logger.info("no mmproj: text only")
+    else:
+        logger.info(
+            "vision tower: %dx%d pixels, patch %d, %d tokens a picture, on %s",
+            *(vision.image_size, vision.image_size, vision.patch_size),
+            *(vision.tokens_per_image, vision.backend),
+        )
+        if vision.fixed and settings.image_max_edge is not None:
+            logger.warning(
+                "--image-max-edge does nothing here: this tower sees every picture at %d pixels"
+                " (--image-size changes that)",
+                vision.image_size,
+            )
+    host, port = listener.getsockname()[:2]
+    logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)

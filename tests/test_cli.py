@@ -1,0 +1,118 @@
+"""The llava-server command as a process: what it prints, where, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from server import __version__, catalogue, cli
+from server.errors import StartupError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def llava(*line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ: Mapping[str, str] = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("LLAVA_")},
+        "PYTHONWARNINGS": "error",
+        "COLUMNS": "200",
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "server", *line],
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_version_and_help() -> None:
+    done = llava("--version")
+    assert (done.returncode, done.stdout) == (0, f"llava-server {__version__}\n")
+    done = llava("serve", "--help")
+    assert done.returncode == 0
+    for part in ("--n-gpu-layers", "Pictures:", "(default: 8000)", "examples:", "beats"):
+        assert part in done.stdout
+    assert done.stderr == ""
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = llava()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "serve a model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "code", "words"),
+    [
+        (("serve", "--port", "99999"), {}, 2, "--port: "),
+        (("serve", "--portt", "1"), {}, 2, "unknown argument --portt; did you mean --port?"),
+        (("serve",), {"LLAVA_PORT": "x"}, 2, "LLAVA_PORT: "),
+        (("serve",), {"LLAVA_TYPO": "x"}, 2, "LLAVA_TYPO: no such setting"),
+        (("sevre",), {}, 2, "invalid choice: 'sevre'"),
+        (("serve", "--model", "/nowhere.gguf"), {}, 2, "no such file: /nowhere.gguf"),
+        (("pull", "llava-1.5"), {}, 2, "did you mean llava-1.5-"),
+        (("pull", "llava-1.5-7b"), {"LLAVA_OFFLINE": "1"}, 1, "missing: ggml-model-q4_k.gguf"),
+        (("pull", "hf:us/tiny"), {"HF_HUB_OFFLINE": "1"}, 1, "the server is offline"),
+    ],
+)
+def test_a_failure_is_one_line(
+    line: tuple[str, ...], variables: dict[str, str], code: int, words: str, tmp_path: Path
+) -> None:
+    done = llava(*line, HF_HOME=str(tmp_path), **variables)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("llava-server: error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_list_tells_what_is_here(tmp_path: Path) -> None:
+    repo = tmp_path / "hub" / "models--mys--ggml_bakllava-1"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("c0ffee")
+    snapshot = repo / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    for name in ("ggml-model-q4_k.gguf", "mmproj-model-f16.gguf"):
+        (snapshot / name).touch()
+    done = llava("list", HF_HOME=str(tmp_path))
+    assert done.returncode == 0
+    rows = {line.split()[0]: line.split()[3] for line in done.stdout.splitlines()[1:]}
+    assert list(rows) == list(catalogue.load())
+    assert rows["bakllava-1"] == "yes"
+    assert rows["llava-1.5-7b"] == "no"
+
+
+def test_pull_prints_where_the_files_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.gguf"
+    file.touch()
+    assert cli.main(["pull", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+
+
+def test_exit_codes_of_what_stops_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults: list[BaseException] = [StartupError("the port is taken"), KeyboardInterrupt()]
+
+    def stopped(_options: object) -> int:
+        raise faults.pop(0)
+
+    monkeypatch.setattr(cli, "_list", stopped)
+    assert cli.main(["list"]) == 1
+    assert capsys.readouterr().err == "llava-server: error: the port is taken\n"
+    assert cli.main(["list"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_the_web_process_starts_without_llama_cpp() -> None:
+    code = "import sys, server.cli, server.serve; print('llama_cpp' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

@@ -1,0 +1,195 @@
+"""Settings: where they come from, which wins, and what a wrong one is answered with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from scripts import document_settings
+from server.config import Settings
+from server.errors import ConfigError
+from server.flags import Parser, add_settings, flag_info, flag_of, load_settings, variable_of
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable_of(name), raising=False)
+
+
+def from_line(*line: str) -> Settings:
+    parser = Parser(prog="llava-server serve")
+    add_settings(parser)
+    return load_settings(vars(parser.parse_args(line)))
+
+
+def test_defaults_serve_the_demo_to_this_machine_alone() -> None:
+    settings = from_line()
+    assert (settings.model, settings.host, settings.port) == ("demo", "127.0.0.1", 8000)
+    assert settings.api_key is None
+    assert settings.image_max_bytes == 20 * 1024 * 1024
+    assert settings.image_background == (255, 255, 255)
+    assert settings.n_threads >= 1
+    assert settings.gpu_layers == -1
+
+
+def test_flag_beats_variable_beats_file_beats_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "llava.toml"
+    file.write_text('port = 1\nctx-size = 1\nparallel = 1\nn_gpu_layers = "all"\n')
+    monkeypatch.setenv("LLAVA_PORT", "2")
+    monkeypatch.setenv("LLAVA_CTX_SIZE", "2")
+    settings = from_line("--config", str(file), "--port", "3")
+    assert (settings.port, settings.ctx_size, settings.parallel) == (3, 2, 1)
+    assert (settings.n_gpu_layers, settings.batch_size) == ("all", 512)
+    monkeypatch.setenv("LLAVA_CONFIG", str(file))
+    assert from_line().parallel == 1
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_flag_a_variable_and_a_key(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values: dict[str, object] = {
+        "config": str(tmp_path / "other.toml"), "log_level": "debug", "cache_dir": "/c",
+        "offline": True, "model": "m.gguf", "mmproj": "/p.gguf", "alias": "a", "llava_fix": "off",
+        "host": "::1", "port": 1, "api_key": "k", "ctx_size": 1, "parallel": 2, "threads": 3,
+        "batch_size": 4, "ubatch_size": 5, "n_gpu_layers": 6, "mmproj_offload": False,
+        "image_size": 28, "image_max_edge": 56, "image_max_bytes": 7, "image_max_pixels": 8,
+        "image_max_count": 9, "image_background": "#010203",
+    }  # fmt: skip
+    value = values[name]
+    (tmp_path / "other.toml").touch()
+    default = getattr(Settings(), name)
+    flag = flag_of(name)
+    if isinstance(value, bool):
+        by_flag = from_line(flag if value else flag.replace("--", "--no-"))
+    else:
+        by_flag = from_line(flag, str(value))
+    for short in flag_info(Settings.model_fields[name]).short:
+        assert from_line(short, str(value)) == by_flag
+    monkeypatch.setenv(variable_of(name), str(value))
+    by_variable = from_line()
+    monkeypatch.delenv(variable_of(name))
+    assert getattr(by_flag, name) == getattr(by_variable, name) != default
+    if name != "config":
+        text = f'"{value}"' if isinstance(value, str) else str(value).lower()
+        (tmp_path / "one.toml").write_text(f"{name.replace('_', '-')} = {text}\n")
+        by_key = from_line("--config", str(tmp_path / "one.toml"))
+        assert getattr(by_key, name) == getattr(by_flag, name)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--port", "99999"], "--port: should be less than or equal to 65535 (got '99999')"),
+        (["--port", "x"], "--port: should be a valid integer"),
+        (["--parallel", "0"], "--parallel: should be greater than or equal to 1"),
+        (["-ngl", "most"], "--n-gpu-layers: must be auto, all or a number of layers (got 'most')"),
+        (["--image-background", "grue"], "--image-background: must be a colour such as white"),
+        (["--image-max-bytes", "lots"], "--image-max-bytes: could not parse value and unit"),
+        (["--llava-fix", "maybe"], "--llava-fix: should be 'auto' or 'off'"),
+        (["--model", " "], "--model: must not be empty"),
+        (["--api-key", ""], "--api-key: must not be empty"),
+        (["--portt", "1"], "unknown argument --portt; did you mean --port?"),
+        (["--port"], "argument --port: expected one argument; see `llava-server serve --help`"),
+        (["--config", "/nowhere.toml"], "--config: cannot read /nowhere.toml: No such file"),
+    ],
+)
+def test_a_wrong_flag_is_named_in_one_line(line: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_line(*line)
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"--port: .*; --parallel: "):
+        from_line("--port", "x", "--parallel", "x")
+
+
+def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "llava.toml"
+    file.write_text('api-key = ["hush"]\n')
+    with pytest.raises(ConfigError, match="api-key") as caught:
+        from_line("--config", str(file))
+    assert "hush" not in caught.value.message
+    assert "hush" not in repr(from_line("--api-key", "hush"))
+
+
+def test_wrong_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_PORT", "x")
+    with pytest.raises(ConfigError, match=r"^LLAVA_PORT: should be a valid integer"):
+        from_line()
+    monkeypatch.setenv("LLAVA_PORT", "")
+    assert from_line().port == 8000, "an empty variable is as good as none"
+    monkeypatch.setenv("LLAVA_PROT", "1")
+    with pytest.raises(
+        ConfigError, match=r"^LLAVA_PROT: no such setting; did you mean LLAVA_PORT\?"
+    ):
+        from_line()
+
+
+@pytest.mark.parametrize(
+    "name", ["LLAVA_SERVER_SERVICE_HOST", "LLAVA_SERVER_PORT", "LLAVA_SERVER_PORT_80_TCP_ADDR"]
+)
+def test_what_kubernetes_sets_is_no_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    assert from_line().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("port = 'x'", "port: should be a valid integer"),
+        ("prot = 1", "prot: no such setting; did you mean port?"),
+        ("[server]\nport = 1", "server: no such setting"),
+        ("port = ", "is not valid TOML"),
+        ("image-size = 3", "image-size: should be greater than or equal to 14"),
+    ],
+)
+def test_a_wrong_file_is_named(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "llava.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        from_line("--config", str(file))
+    assert words in caught.value.message
+    assert str(file) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_spellings_of_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    settings = from_line(
+        "--mmproj", "~/m.gguf", "-ngl", "-1", "--image-max-bytes", "5MiB", "--log-level", "DEBUG"
+    )
+    assert settings.mmproj == tmp_path / "m.gguf"
+    assert settings.n_gpu_layers == "all"
+    assert from_line("-ngl", "7").gpu_layers == 7
+    assert settings.image_max_bytes == 5 * 1024 * 1024
+    assert settings.log_level == "debug"
+    assert settings.cache_dir == tmp_path / "xdg" / "llava-server"
+    assert from_line("-t", "3").n_threads == 3
+    assert from_line("-t", "-1").n_threads >= 1
+    assert not from_line("--no-mmproj-offload").mmproj_offload
+    assert from_line("--image-background", "rgb(1,2,3)").image_background == (1, 2, 3)
+
+
+def test_the_help_shows_every_setting_with_its_default() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    text = " ".join(parser.format_help().split())
+    for name, field in Settings.model_fields.items():
+        assert flag_of(name) in text
+        assert str(field.description) in text
+    assert text.count("(default: ") == len(Settings.model_fields)
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    page = document_settings.PAGE.read_text(encoding="utf-8")
+    assert page == document_settings.page(), "run python -m scripts.document_settings"

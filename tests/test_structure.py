@@ -1,0 +1,156 @@
+"""The house's rules, checked from the syntax tree: who may import whom, and how long things get.
+
+docs/structure.md says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tomli
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "server").rglob("*.py"))
+LEAVES = {"server.errors", "server.messages", "server.sampling"}
+MAX_FILE, MAX_FUNCTION = 250, 40
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_of_source(source: str) -> Iterator[str]:
+    """Dotted names of all that is imported, anywhere in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute in this house"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """What a module imports; of its own house by module, else by package."""
+    found = set()
+    for name in imports_of_source(MODULES[module].read_text(encoding="utf-8")):
+        if name.split(".")[0] != "server":
+            found.add(name.split(".")[0])
+        elif name in MODULES:
+            found.add(name)
+        else:
+            found.add(name.rpartition(".")[0])
+    return frozenset(found)
+
+
+def reachable(module: str) -> set[str]:
+    """The module and all that are loaded with it, of this house."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        parents = current.split(".")
+        todo += [".".join(parents[:depth]) for depth in range(1, len(parents))]
+        todo += [name for name in imports(current) if name in MODULES]
+    return seen
+
+
+def within(module: str, rooms: set[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def in_room(room: str) -> list[str]:
+    return [module for module in MODULES if within(module, {room})]
+
+
+def test_the_checks_see_what_they_should() -> None:
+    assert list(imports_of_source("def f():\n import a.b\n from c import d")) == ["a.b", "c.d"]
+    assert "pydantic" in imports("server.config")
+    assert "server.errors" in imports("server.config")
+    assert {"server.config", "server.errors", "server"} <= reachable("server.flags")
+    assert len(MODULES) > 10
+
+
+def test_only_the_bindings_import_llama_cpp() -> None:
+    users = {module for module in MODULES if "llama_cpp" in imports(module)}
+    assert users
+    assert all(within(module, {"server.engine.bindings"}) for module in users), users
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split("[<>=]", name)[0].lower() for name in project["dependencies"]}
+    called = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "starlette": "fastapi"}
+    called["pydantic_core"] = "pydantic"
+    for module in MODULES:
+        for name in imports(module):
+            if name in sys.stdlib_module_names or name.split(".")[0] == "server":
+                continue
+            assert called.get(name, name.replace("_", "-")) in names, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", in_room("server.engine"))
+def test_the_engine_stays_clear_of_the_web(module: str) -> None:
+    libraries = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings", "PIL"}
+    libraries |= {"prometheus_client", "huggingface_hub", "httpx2", "jinja2"}
+    rooms = {"server.api", "server.config", "server.metrics", "server.engine_client"}
+    for loaded in reachable(module):
+        assert not imports(loaded) & libraries, f"{module} loads {loaded}"
+        assert not within(loaded, rooms), f"{module} loads {loaded}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if not within(name, {"server.engine"})]
+)
+def test_the_web_process_never_loads_the_engine(module: str) -> None:
+    used = {name for name in imports(module) if within(name, {"server.engine"})}
+    assert not used, "the engine is reached through engine_client alone"
+
+
+@pytest.mark.parametrize("module", sorted(LEAVES))
+def test_leaves_import_only_each_other(module: str) -> None:
+    assert {name for name in imports(module) if name.startswith("server")} <= LEAVES
+
+
+def test_settings_are_a_leaf_too() -> None:
+    assert {name for name in imports("server.config") if name.startswith("server")} <= LEAVES
+
+
+@pytest.mark.parametrize("module", in_room("server.api"))
+def test_the_api_imports_downwards_only(module: str) -> None:
+    allowed = {"server.api", "server.engine_client", "server.engine_state", "server.prompt"}
+    allowed |= {"server.images", "server.metrics", "server.memory", *LEAVES}
+    used = {name for name in imports(module) if name.startswith("server.")}
+    assert all(within(name, allowed) for name in used), used
+
+
+@pytest.mark.parametrize(
+    "room", ["server.images", "server.prompt", "server.memory", "server.towers"]
+)
+def test_rooms_below_do_not_look_up(room: str) -> None:
+    upstairs = {"server.api", "server.serve", "server.cli", "server.flags", "server.engine_client"}
+    for module in in_room(room):
+        assert not any(within(name, upstairs) for name in imports(module)), module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_and_functions_stay_short(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert len(source.splitlines()) < MAX_FILE, f"{module} is to be divided"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length < MAX_FUNCTION, f"{module}.{node.name} has {length} lines"
