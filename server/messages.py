@@ -1,6 +1,6 @@
 """All that crosses the line between the web process and the engine process.
 
-Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, Shutdown.
+Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, Shutdown.
 Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs.
 The two ends are children of one installation, so the messages travel by pickle.
 """
@@ -30,8 +30,40 @@ class EngineConfig:
     n_gpu_layers: int = -1
     mmproj_offload: bool = True
     image_size: int | None = None
+    image_max_edge: int | None = None
+    image_min_tokens: int | None = None
+    image_max_tokens: int | None = None
     llava_fix: bool = True
+    itl_target: float = 0.05
+    image_cache_bytes: int = 256 * 1024 * 1024
     log_level: str = "info"
+
+
+@dataclass(slots=True, frozen=True)
+class TileLayout:
+    """A picture cut into ``columns`` times ``rows`` squares, as LLaVA-1.6 sees large ones.
+
+    The squares' tokens make one grid; ``left``, ``top``, ``width`` and ``height``, in tokens,
+    are the part of it that the picture covers. The rest is padding.
+    """
+
+    columns: int
+    rows: int
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def n_tokens(self, side: int, *, newlines: bool) -> int:
+        """Tokens of overview and tiles together, each of ``side`` times ``side``.
+
+        With ``newlines`` one more after each row of what the picture covers: 672 x 672 pixels in
+        squares of 336 with 24 x 24 tokens give 576 + 48 * 48 + 48 = 2928. Without, all of every
+        tile: 2880.
+        """
+        if newlines:
+            return side**2 + self.height * (self.width + 1)
+        return side**2 * (1 + self.columns * self.rows)
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,7 +71,10 @@ class ImageInput:
     """One picture, ready for the vision tower.
 
     ``rgb`` is ``height * width * 3`` bytes, row by row; ``digest`` is the SHA-256 of the
-    original bytes and of the preprocessing, in hexadecimal.
+    original bytes and of the preprocessing, in hexadecimal. With a ``layout``, ``rgb`` is the
+    overview and ``tiles`` are the squares of the same size, row by row. Every ``pool`` times
+    ``pool`` tokens are averaged to one. ``detail`` is "high" or "low"; ``resized_width`` and
+    ``resized_height`` are what the picture itself takes of the encoded pixels.
     """
 
     digest: str
@@ -48,6 +83,28 @@ class ImageInput:
     rgb: bytes
     source_width: int
     source_height: int
+    tiles: tuple[bytes, ...] = ()
+    layout: TileLayout | None = None
+    pool: int = 1
+    detail: str = "high"
+    resized_width: int = 0
+    resized_height: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def encoded_width(self) -> int:
+        """Pixels across that the tower sees, in tiles or at once; the overview not counted."""
+        return self.width * (self.layout.columns if self.layout else 1)
+
+    @property
+    def encoded_height(self) -> int:
+        """Pixels down that the tower sees."""
+        return self.height * (self.layout.rows if self.layout else 1)
+
+    @property
+    def n_squares(self) -> int:
+        """How often the tower runs: once, or for the overview and each tile."""
+        return 1 + (self.layout.columns * self.layout.rows if self.layout else 0)
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,6 +125,14 @@ class AbortRequest:
     """Nobody waits for this request any more."""
 
     request_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class CountRequest:
+    """A request to count the tokens of a prompt, pictures included, and no more."""
+
+    request_id: str
+    parts: tuple[str | ImageInput, ...]
 
 
 @dataclass(slots=True, frozen=True)
@@ -148,7 +213,9 @@ class VisionFacts:
     """What the loaded vision tower is.
 
     ``fixed`` towers take exactly ``image_size`` squared pixels, prepared by us; other towers
-    take any size and libmtmd prepares them. ``faults`` are the faults found in this libmtmd
+    take any size and libmtmd prepares them. A fixed tower with ``pinpoints``, (width, height) in
+    pixels, sees a picture as several such squares; ``row_newlines``: with an embedding of its
+    own after each row of their joint grid. ``faults`` are the faults found in this libmtmd
     for this tower, ``undone`` those put right. Sizes are in pixels, tokens per encoded square.
     """
 
@@ -165,6 +232,13 @@ class VisionFacts:
     backend: str
     n_params: int = 0
     size: int = 0
+    pinpoints: tuple[tuple[int, int], ...] = ()
+    row_newlines: bool = False
+
+    @property
+    def tiled(self) -> bool:
+        """Whether large pictures are cut into tiles (LLaVA-1.6)."""
+        return bool(self.pinpoints)
 
 
 @dataclass(slots=True, frozen=True)
@@ -196,7 +270,10 @@ class FinishReason(str, Enum):
 
 @dataclass(slots=True, frozen=True)
 class EncodedImage:
-    """What became of one picture; sizes in pixels, time in seconds."""
+    """What became of one picture; sizes in pixels, time in seconds.
+
+    ``cached``: it had been encoded before, and ``encode_seconds`` is 0.
+    """
 
     tokens: int
     grid_width: int
@@ -206,11 +283,21 @@ class EncodedImage:
     source_width: int
     source_height: int
     encode_seconds: float
+    cached: bool = False
 
 
 @dataclass(slots=True, frozen=True)
 class Admitted:
     """The prompt was counted and fits; it waits for a slot."""
+
+    request_id: str
+    prompt_tokens: int
+    image_tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Counted:
+    """The answer to a CountRequest; ``image_tokens`` are among the ``prompt_tokens``."""
 
     request_id: str
     prompt_tokens: int
@@ -229,8 +316,8 @@ class Rejected:
 class TokenOutput:
     """New text of one request.
 
-    ``images`` comes with the first output, ``completion_tokens`` counts all so far, and
-    ``finish_reason`` is set on the last one.
+    ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
+    all so far, and ``finish_reason`` is set on the last one.
     """
 
     request_id: str
@@ -238,22 +325,29 @@ class TokenOutput:
     completion_tokens: int
     finish_reason: FinishReason | None = None
     images: tuple[EncodedImage, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class SchedulerStats:
-    """The engine's state after a step."""
+    """The engine's state after a step; from ``preemptions`` on, totals since its start."""
 
     num_running: int = 0
     num_waiting: int = 0
     kv_cells_used: int = 0
     kv_cells_total: int = 0
     step_seconds: float = 0.0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    image_cache_hits: int = 0
+    image_cache_misses: int = 0
+    image_cache_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class StepOutputs:
     """All that one step brought forth."""
 
-    outputs: tuple[Admitted | Rejected | TokenOutput, ...] = field(default=())
+    outputs: tuple[Admitted | Counted | Rejected | TokenOutput, ...] = field(default=())
     stats: SchedulerStats | None = None

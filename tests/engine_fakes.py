@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from server.engine.core import EngineCore
+from server.engine.encoding import encode_run
+from server.engine.image_cache import ImageCache
+from server.engine.kv import KVCache
+from server.engine.pace import Pace
+from server.engine.plan import Chunk, Forget, Share
+from server.engine.prefix import keys_of
 from server.engine.request import ImageRun, Request, Run, TokenRun
-from server.engine.scheduler import Chunk
+from server.engine.scheduler import Scheduler
 from server.errors import RequestError
-from server.messages import AddRequest, ImageInput
+from server.messages import AddRequest, ImageInput, TokenOutput
 from server.sampling import SamplingParams
 
 END = 0
@@ -17,8 +25,8 @@ IMAGE_TOKENS = 9
 
 
 def picture(name: str = "a") -> ImageInput:
-    """A picture that nobody looks at; the fake encodes its name."""
-    return ImageInput(name, 1, 1, b"rgb", 1, 1)
+    """A picture that nobody looks at; its digest is the hash of its name, as for real ones."""
+    return ImageInput(hashlib.sha256(name.encode()).hexdigest(), 1, 1, name.encode(), 1, 1)
 
 
 def add(request_id: str, *parts: str | ImageInput, **sampling: object) -> AddRequest:
@@ -27,11 +35,19 @@ def add(request_id: str, *parts: str | ImageInput, **sampling: object) -> AddReq
     return AddRequest(request_id, parts or ("prompt",), params, 0.0)
 
 
+class Cell:
+    """One cell of the cache and what was computed into it."""
+
+    def __init__(self, key: tuple[int, int]) -> None:
+        self.key = key
+
+
 class FakeRunner:
     """One token a character. The answer to a prompt is its length counted down to END.
 
-    It keeps the cells of every sequence as llama.cpp would, and fails on a gap, on a mixed
-    batch, on a reused sequence that was not forgotten, and on more cells than there are.
+    It keeps the cells of every sequence, shared ones too, as llama.cpp would, and fails on a
+    gap, on contents that are not the request's own, on a mixed batch, on a sequence that was
+    not forgotten before it was used again, and on more cells than there are.
     """
 
     def __init__(self, n_cells: int = 64, n_batch: int = 16) -> None:
@@ -39,7 +55,8 @@ class FakeRunner:
         self.n_cells = n_cells
         self.n_batch = n_batch
         self.strips_first_space = False
-        self.cells: dict[int, int] = {}
+        self.cells: dict[int, list[object]] = {}
+        self.computed = 0
         self.encodes: list[str] = []
         self.released: list[str] = []
         self.broken_pictures: set[str] = set()
@@ -48,39 +65,49 @@ class FakeRunner:
         runs: list[Run] = []
         for part in parts:
             if isinstance(part, ImageInput):
-                if part.digest == "refused":
+                if part.rgb == b"refused":
                     raise RequestError("refused")
                 runs.append(ImageRun(part, IMAGE_TOKENS, 3, 3))
             elif part:
                 runs.append(TokenRun(np.array([ord(c) for c in part], np.int32)))
         return tuple(runs)
 
-    def encode(self, run: ImageRun) -> None:
-        if run.image.digest in self.broken_pictures:
+    def encode(self, image: ImageInput) -> np.ndarray:
+        name = image.rgb.decode()
+        if name in self.broken_pictures:
             raise RuntimeError("broken picture")
-        self.encodes.append(run.image.digest)
-        run.rows = np.zeros((run.n_tokens, 4), np.float32)
+        self.encodes.append(name)
+        return np.zeros((IMAGE_TOKENS, 4), np.float32)
 
-    def forget(self, seq_ids: Sequence[int]) -> None:
-        for seq_id in seq_ids:
-            self.cells.pop(seq_id, None)
+    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
+        for change in changes:
+            if isinstance(change, Forget):
+                self.cells.pop(change.seq_id, None)
+            else:
+                assert change.target not in self.cells, "used again without being forgotten"
+                # The very same cell objects: a shared cell is one cell.
+                self.cells[change.target] = self.cells[change.source][: change.count]
+                assert len(self.cells[change.target]) == change.count
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
-        kinds = set()
-        sampled = {}
+        kinds, sampled = set(), {}
         for chunk in chunks:
             request = chunk.request
             rows = request.rows(chunk.start, chunk.count)
             kinds.add(rows.ndim)
             assert len(rows) == chunk.count > 0
-            assert self.cells.get(request.seq_id, 0) == chunk.start, "a gap in the sequence"
-            self.cells[request.seq_id] = chunk.start + chunk.count
+            keys = [tuple(key) for key in keys_of(request.runs, request.output_tokens).tolist()]
+            cells = self.cells.setdefault(request.seq_id, [])
+            assert [cell.key for cell in cells] == keys[: chunk.start], "a gap or others' cells"
+            cells += [Cell(key) for key in keys[chunk.start : chunk.start + chunk.count]]
+            self.computed += chunk.count
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
                 sampled[request] = self.answer(request)[len(request.output_tokens)]
         assert len(kinds) <= 1, "token ids and embeddings in one batch"
-        assert sum(self.cells.values()) <= self.n_cells, "more cells than there are"
+        distinct = {id(cell) for cells in self.cells.values() for cell in cells}
+        assert len(distinct) <= self.n_cells, "more cells than there are"
         return sampled
 
     def answer(self, request: Request) -> list[int]:
@@ -95,3 +122,58 @@ class FakeRunner:
 
     def release(self, request: Request) -> None:
         self.released.append(request.request_id)
+
+
+def make_core(
+    n_seq: int = 4,
+    n_cells: int = 64,
+    n_batch: int = 16,
+    *,
+    idle: int = 6,
+    image_bytes: int = 0,
+    slow_encodes: bool = False,
+) -> tuple[EngineCore, FakeRunner]:
+    """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
+    runner = FakeRunner(n_cells, n_batch)
+    # A step's time does not matter here: chunks are bounded to the smallest size when busy.
+    pace = Pace(target=0.0, positions_per_second=1.0)
+    scheduler = Scheduler(KVCache(n_seq + idle, n_cells), n_batch, n_seq, pace)
+    pending: list[ImageRun] = []
+
+    def start(run: ImageRun) -> None:
+        pending.append(run)
+        if not slow_encodes:
+            finish_encode(core, runner)
+
+    core = EngineCore(runner, scheduler, ImageCache(image_bytes), start)
+    core.pending = pending  # type: ignore[attr-defined]
+    return core, runner
+
+
+def finish_encode(core: EngineCore, runner: FakeRunner) -> None:
+    """The encode that was begun comes to its end."""
+    core.take_encoded(encode_run(runner.encode, core.pending.pop()))  # type: ignore[attr-defined]
+
+
+def drain(core: EngineCore, runner: FakeRunner | None = None) -> dict[str, list[object]]:
+    """Steps to the end; the outputs by request. With the runner, encodes that are slow end."""
+    outputs: dict[str, list[object]] = {}
+    for output in core.take_outputs():
+        outputs.setdefault(output.request_id, []).append(output)
+    for _ in range(5000):
+        if not core.scheduler.has_work:
+            return outputs
+        if not core.has_work:
+            assert runner is not None, "waits for an encode that was never begun"
+            finish_encode(core, runner)
+        for output in core.step().outputs:
+            outputs.setdefault(output.request_id, []).append(output)
+    raise AssertionError("requests never finish")
+
+
+def text_of(outputs: list[object]) -> str:
+    return "".join(o.text for o in outputs if isinstance(o, TokenOutput))
+
+
+def countdown(n: int) -> str:
+    return "".join(f"{i}," for i in range(n, 0, -1))

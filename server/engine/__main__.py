@@ -33,7 +33,7 @@ def main(descriptor: int) -> int:
     from server.engine.load import load  # noqa: PLC0415
 
     try:
-        engine = load(config, line.send)
+        engine = load(config, line.send, inbox.put)
     except LlavaError as error:
         line.send(EngineDead(error))
         return 1

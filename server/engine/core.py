@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 from server.engine.detokenizer import Detokenizer
+from server.engine.encoding import EncodeDone
+from server.engine.image_cache import ImageCache
+from server.engine.plan import Chunk, Plan
 from server.engine.request import ImageRun, Request, RequestStatus
 from server.engine.runner import Runner
-from server.engine.scheduler import Plan, Scheduler
+from server.engine.scheduler import Scheduler
 from server.errors import ContextLengthExceeded, EngineError, RequestError
 from server.messages import (
     AbortRequest,
@@ -28,18 +33,31 @@ Output = Admitted | Rejected | TokenOutput
 
 
 class EngineCore:
-    """Holds the requests and steps them. Knows nothing of processes or of HTTP."""
+    """Holds the requests and steps them. Knows nothing of processes or of HTTP.
 
-    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+    ``start_encode`` begins to encode a picture, somewhere else; its result comes back through
+    ``take_encoded``.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        images: ImageCache,
+        start_encode: Callable[[ImageRun], None],
+    ) -> None:
         self.runner = runner
         self.scheduler = scheduler
+        self.images = images
+        self._start_encode = start_encode
+        self._waits = False
         self._detokenizers: dict[str, Detokenizer] = {}
         self._outputs: list[Output] = []
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
-        return self.scheduler.has_work
+        """Whether a step would do anything now: not if all wait for a picture's encode."""
+        return self.scheduler.has_work and not self._waits
 
     def add(self, message: AddRequest) -> None:
         """Counts the prompt and queues it, or rejects it with the reason."""
@@ -48,6 +66,7 @@ class EngineCore:
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return
+        self._waits = False
         self.scheduler.add(request)
         self._detokenizers[request.request_id] = Detokenizer(
             request.sampling.stop, strip_first_space=self.runner.strips_first_space
@@ -82,6 +101,22 @@ class EngineCore:
         """Drops a request that nobody waits for; unknown ids have just finished."""
         request = self.scheduler.find(message.request_id)
         if request is not None:
+            self._waits = False
+            self._finish(request)
+
+    def take_encoded(self, done: EncodeDone) -> None:
+        """A picture is encoded; or cannot be: then its request ends, and others go on."""
+        self._waits = False
+        self.scheduler.encoding = None
+        done.run.encode_seconds = done.seconds
+        if done.rows is not None:
+            done.run.rows = done.rows
+            self.images.put(done.run.image.digest, done.rows)
+            return
+        for request in [r for r in self.scheduler.running if done.run in r.runs]:
+            logger.error("request %s: %s", request.request_id, done.error)
+            failure = EngineError(f"a picture could not be encoded: {done.error}")
+            self._outputs.append(Rejected(request.request_id, failure))
             self._finish(request)
 
     def step(self) -> StepOutputs:
@@ -89,14 +124,24 @@ class EngineCore:
         start = time.perf_counter()
         plan = self.scheduler.schedule()
         self._run(plan)
-        stats = SchedulerStats(
-            num_running=len(self.scheduler.running),
-            num_waiting=len(self.scheduler.waiting),
-            kv_cells_used=self.scheduler.kv.used,
-            kv_cells_total=self.scheduler.kv.n_cells,
-            step_seconds=time.perf_counter() - start,
+        self._waits = plan.idle and self.scheduler.encoding is not None
+        return StepOutputs(self.take_outputs(), self._stats(time.perf_counter() - start))
+
+    def _stats(self, seconds: float) -> SchedulerStats:
+        scheduler, images = self.scheduler, self.images
+        return SchedulerStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            kv_cells_used=scheduler.kv.pinned,
+            kv_cells_total=scheduler.kv.n_cells,
+            step_seconds=seconds,
+            preemptions=scheduler.preemptions,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            image_cache_hits=images.hits,
+            image_cache_misses=images.misses,
+            image_cache_bytes=images.n_bytes,
         )
-        return StepOutputs(self.take_outputs(), stats)
 
     def take_outputs(self) -> tuple[Output, ...]:
         """What has been brought forth since the last call."""
@@ -104,30 +149,29 @@ class EngineCore:
         return outputs
 
     def _run(self, plan: Plan) -> None:
-        self.runner.forget(plan.freed)
-        sampled = self.runner.decode(plan.tokens)
-        for chunk in plan.tokens:
-            chunk.request.num_computed += chunk.count
+        self.runner.change_cache(plan.cache)
         if plan.encode is not None:
-            self._encode(plan, plan.encode)
-        sampled |= self.runner.decode(plan.pictures)
-        for chunk in plan.pictures:
-            chunk.request.num_computed += chunk.count
-        for request, token in sampled.items():
-            self._take_token(request, token)
+            self._encode(plan.encode)
+        for chunks in (plan.tokens, plan.pictures):
+            for request, token in self._decode(chunks).items():
+                self._take_token(request, token)
 
-    def _encode(self, plan: Plan, run: ImageRun) -> None:
-        request = plan.encode_for
-        assert request is not None
-        try:
-            self.runner.encode(run)
-        except RuntimeError as error:
-            # This picture alone failed: its request ends, everybody else's goes on.
-            logger.error("request %s: %s", request.request_id, error)
-            plan.pictures = [chunk for chunk in plan.pictures if chunk.request is not request]
-            failure = EngineError(f"a picture could not be encoded: {error}")
-            self._outputs.append(Rejected(request.request_id, failure))
-            self._finish(request)
+    def _decode(self, chunks: list[Chunk]) -> dict[Request, int]:
+        start = time.perf_counter()
+        sampled = self.runner.decode(chunks)
+        positions = sum(chunk.count for chunk in chunks)
+        self.scheduler.pace.observe(positions, time.perf_counter() - start)
+        for chunk in chunks:
+            chunk.request.num_computed += chunk.count
+        return sampled
+
+    def _encode(self, run: ImageRun) -> None:
+        rows = self.images.get(run.image.digest)
+        if rows is None:
+            self._start_encode(run)
+            return
+        run.rows, run.cached = rows, True
+        self.scheduler.encoding = None
 
     def _take_token(self, request: Request, token: int) -> None:
         if request.status is RequestStatus.FINISHED:
@@ -150,8 +194,11 @@ class EngineCore:
 
     def _send(self, request: Request, text: str, reason: FinishReason | None) -> None:
         count = len(request.output_tokens)
-        images = tuple(map(_encoded, request.images)) if count == 1 else ()
-        self._outputs.append(TokenOutput(request.request_id, text, count, reason, images))
+        output = TokenOutput(request.request_id, text, count, reason)
+        if count == 1:
+            images = tuple(map(_encoded, request.images))
+            output = replace(output, images=images, cached_tokens=request.num_cached)
+        self._outputs.append(output)
 
     def _finish(self, request: Request) -> None:
         self.scheduler.finish(request)
@@ -169,4 +216,6 @@ def _encoded(run: ImageRun) -> EncodedImage:
         source_width=run.image.source_width,
         source_height=run.image.source_height,
         encode_seconds=run.encode_seconds,
+        # Without rows the prefix cache had all of it, and nobody needed to look.
+        cached=run.cached or run.rows is None,
     )

@@ -1,15 +1,28 @@
-"""The unified KV cache as the scheduler sees it: sequence ids and a count of cells."""
+"""The unified KV cache as the scheduler sees it: sequences, and the cells that they share.
+
+A mirror of llama.cpp's own book-keeping (llama-kv-cache.cpp): a cell belongs to every sequence
+whose id it carries, copying a prefix costs no cell, and a cell is free when nobody has it.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class KVCache:
-    """Hands out sequence ids and counts cells; llama.cpp decides where a cell lies."""
+    """Hands out sequence ids and cells; which cell it is matters only for counting.
+
+    A sequence is busy until it is made idle; idle ones may be closed for their cells any time.
+    """
 
     def __init__(self, n_seq: int, n_cells: int) -> None:
         self.n_cells = n_cells
         self._free_ids = list(range(n_seq - 1, -1, -1))
-        self._cells: dict[int, int] = {}
+        self._free_cells = list(range(n_cells))
+        self._users = np.zeros(n_cells, np.int32)
+        self._busy_users = np.zeros(n_cells, np.int32)
+        self._cells: dict[int, list[int]] = {}
 
     @property
     def has_sequence(self) -> bool:
@@ -17,26 +30,47 @@ class KVCache:
         return bool(self._free_ids)
 
     @property
-    def used(self) -> int:
-        """Cells that running sequences hold."""
-        return sum(self._cells.values())
+    def free(self) -> int:
+        """Cells that nobody has."""
+        return len(self._free_cells)
 
     @property
-    def free(self) -> int:
-        """Cells that nobody holds."""
-        return self.n_cells - self.used
+    def pinned(self) -> int:
+        """Cells of busy sequences, each counted once: those that cannot be had."""
+        return int(np.count_nonzero(self._busy_users))
+
+    def unpinned(self, seq_id: int, count: int) -> int:
+        """How many of a sequence's first ``count`` cells no busy sequence has."""
+        return int(np.count_nonzero(self._busy_users[self._cells[seq_id][:count]] == 0))
 
     def open(self) -> int:
-        """A fresh sequence id without cells."""
+        """A fresh busy sequence without cells."""
         seq_id = self._free_ids.pop()
-        self._cells[seq_id] = 0
+        self._cells[seq_id] = []
         return seq_id
 
-    def take(self, seq_id: int, cells: int) -> None:
-        """Gives ``cells`` more cells to a sequence; the caller has seen that they are free."""
-        self._cells[seq_id] += cells
+    def share(self, source: int, target: int, count: int) -> None:
+        """Gives the first ``count`` cells of ``source`` to the empty busy ``target`` as well."""
+        self._cells[target] = cells = self._cells[source][:count]
+        self._users[cells] += 1
+        self._busy_users[cells] += 1
 
-    def close(self, seq_id: int) -> int:
-        """Takes back the id and its cells; returns how many there were."""
+    def take(self, seq_id: int, count: int) -> None:
+        """Appends free cells to a busy sequence; the caller has seen that there are some."""
+        if count:
+            cells = self._free_cells[-count:]
+            del self._free_cells[-count:]
+            self._users[cells] += 1
+            self._busy_users[cells] += 1
+            self._cells[seq_id] += cells
+
+    def make_idle(self, seq_id: int) -> None:
+        """Nobody computes on this sequence any more."""
+        self._busy_users[self._cells[seq_id]] -= 1
+
+    def close(self, seq_id: int) -> None:
+        """Takes back the id of an idle sequence, and those of its cells that nobody else has."""
+        cells: NDArray[np.int64] = np.array(self._cells.pop(seq_id), np.int64)
+        self._users[cells] -= 1
+        self._free_cells += cells[self._users[cells] == 0].tolist()
         self._free_ids.append(seq_id)
-        return self._cells.pop(seq_id)

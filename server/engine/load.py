@@ -15,7 +15,11 @@ from server.engine.bindings.devices import build_facts, list_devices
 from server.engine.bindings.log import LlamaLog
 from server.engine.bindings.model import Model
 from server.engine.core import EngineCore
+from server.engine.encoding import EncodeDone, EncodeThread
+from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
+from server.engine.pace import Pace
+from server.engine.request import ImageRun
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
 from server.engine.vision import VisionEncoder, load_vision
@@ -27,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 # Cells for --ctx-size 0: enough for a few conversations with pictures, 4 GiB for a 7B LLaVA.
 DEFAULT_CTX = 8192
+# Finished sequences that may be kept; llama.cpp allows 256 ids in all (LLAMA_MAX_SEQ).
+IDLE_SEQUENCES = 64
+MAX_SEQUENCES = 256
 
 
 @dataclass(slots=True)
@@ -38,24 +45,33 @@ class LoadedEngine:
     model: Model
     context: Context
     encoder: VisionEncoder | None
+    encoding: EncodeThread | None
 
     def close(self) -> None:
         """Frees every handle."""
+        if self.encoding is not None:
+            self.encoding.close()
         if self.encoder is not None:
             self.encoder.close()
         self.context.close()
         self.model.close()
 
 
-def load(config: EngineConfig, report: Callable[[EngineProgress], None]) -> LoadedEngine:
+def load(
+    config: EngineConfig,
+    report: Callable[[EngineProgress], None],
+    encoded: Callable[[EncodeDone], None],
+) -> LoadedEngine:
     """Loads everything that ``config`` names.
+
+    ``report`` is told of the progress, ``encoded`` of every picture, in the encoding thread.
 
     Raises:
         StartupError: a file cannot be loaded or does not fit; the message says which and why.
     """
     log = LlamaLog()
     try:
-        return _load(config, log, report)
+        return _load(config, log, report, encoded)
     except StartupError as error:
         reason = log.last_error()
         raise type(error)(f"{error.message} ({reason})" if reason else error.message) from error
@@ -64,28 +80,31 @@ def load(config: EngineConfig, report: Callable[[EngineProgress], None]) -> Load
 
 
 def _load(
-    config: EngineConfig, log: LlamaLog, report: Callable[[EngineProgress], None]
+    config: EngineConfig,
+    log: LlamaLog,
+    report: Callable[[EngineProgress], None],
+    encoded: Callable[[EncodeDone], None],
 ) -> LoadedEngine:
     start = time.perf_counter()
-    build = build_facts()
-    logger.info(
-        "llama-cpp-python %s, devices: %s", build.llama_cpp_python, ", ".join(build.backends)
-    )
-    devices = list_devices()
+    build, devices = build_facts(), list_devices()
+    names = ", ".join(build.backends)
+    logger.info("llama-cpp-python %s, devices: %s", build.llama_cpp_python, names)
     model = Model(
         config.model, config.n_gpu_layers, lambda done: report(EngineProgress("weights", done))
     )
     lines = log.take()
     report(EngineProgress("vision tower", 0.0))
     encoder = load_vision(config, model)
-    tower_lines = log.take()
+    tower_lines = _of_last_tower(log.take())
     report(EngineProgress("context", 0.0))
     context = _make_context(config, model)
     report(EngineProgress("warm-up", 0.0))
-    _warm_up(context, model, config.batch_size)
-    lines += _after_self_test(tower_lines) + log.take()
-    runner = LlamaRunner(model, context, encoder, n_batch=config.batch_size)
+    speed = _warm_up(context, model, config.batch_size)
+    lines += tower_lines + log.take()
     memory = read_report(lines, devices, model.n_layer + 1)
+    for line in format_report(memory):
+        logger.info("%s", line)
+    runner = LlamaRunner(model, context, encoder, n_batch=config.batch_size)
     ready = EngineReady(
         model=model.facts(context.n_ctx, runner.n_ctx_seq),
         vision=encoder.facts(tower_backend(tower_lines)) if encoder else None,
@@ -94,34 +113,59 @@ def _load(
         load_seconds=time.perf_counter() - start,
         pid=os.getpid(),
     )
-    for line in format_report(memory):
-        logger.info("%s", line)
-    core = EngineCore(runner, Scheduler(KVCache(config.parallel, context.n_ctx), config.batch_size))
-    return LoadedEngine(core, ready, model, context, encoder)
+    encoding = EncodeThread(encoder.encode, encoded) if encoder else None
+    start_encode = encoding.submit if encoding else _no_tower
+    scheduler = _make_scheduler(config, model, context, speed)
+    core = EngineCore(runner, scheduler, ImageCache(config.image_cache_bytes), start_encode)
+    return LoadedEngine(core, ready, model, context, encoder, encoding)
+
+
+def _no_tower(_run: ImageRun) -> None:
+    raise RuntimeError("a picture was admitted without a vision tower")
 
 
 def _make_context(config: EngineConfig, model: Model) -> Context:
     return Context(
         model,
         n_ctx=config.ctx_size or DEFAULT_CTX,
-        n_seq_max=config.parallel,
+        n_seq_max=_sequences(config),
         n_batch=config.batch_size,
         n_ubatch=config.ubatch_size,
         threads=config.threads,
     )
 
 
-def _warm_up(context: Context, model: Model, n_batch: int) -> None:
-    """One full prefill batch, so that no buffer grows at the first request."""
+def _make_scheduler(
+    config: EngineConfig, model: Model, context: Context, speed: float
+) -> Scheduler:
+    return Scheduler(
+        KVCache(_sequences(config), context.n_ctx),
+        config.batch_size,
+        config.parallel,
+        Pace(config.itl_target, speed),
+        share_prefixes=model.shares_prefixes,
+    )
+
+
+def _sequences(config: EngineConfig) -> int:
+    """Sequence ids: those that run at once, and idle ones whose prefix may serve others."""
+    return min(config.parallel + IDLE_SEQUENCES, MAX_SEQUENCES)
+
+
+def _warm_up(context: Context, model: Model, n_batch: int) -> float:
+    """One full prefill batch, so that no buffer grows later; returns positions per second."""
     batch = Batch(min(n_batch, context.n_ctx))
     tokens = np.full(batch.capacity, max(model.tokenize("a", add_special=False)), np.int32)
     batch.add(tokens, 0, 0, want_last=True)
+    start = time.perf_counter()
     if not context.decode(batch):
         raise StartupError("the context is too small for one batch (try a larger --ctx-size)")
+    seconds = time.perf_counter() - start
     context.clear()
+    return batch.size / seconds
 
 
-def _after_self_test(lines: list[str]) -> list[str]:
-    """Only what was said of the real tower: the last one that was loaded."""
+def _of_last_tower(lines: list[str]) -> list[str]:
+    """Only what was said of the real tower: the self-test's were loaded before it."""
     starts = [index for index, line in enumerate(lines) if "CLIP using" in line]
     return lines[starts[-1] :] if starts else []

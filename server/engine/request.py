@@ -35,7 +35,10 @@ class TokenRun:
 
 @dataclass(slots=True)
 class ImageRun:
-    """A picture in the prompt; ``rows`` is float32 [n_tokens, n_embd] once it is encoded."""
+    """A picture in the prompt; ``rows`` is float32 [n_tokens, n_embd] once it is encoded.
+
+    ``cached``: the rows came from the image cache.
+    """
 
     image: ImageInput
     n_tokens: int
@@ -43,6 +46,7 @@ class ImageRun:
     grid_height: int
     rows: NDArray[np.float32] | None = None
     encode_seconds: float = 0.0
+    cached: bool = False
 
     @property
     def size(self) -> int:
@@ -59,7 +63,9 @@ class Request:
 
     ``num_computed`` counts the positions whose keys and values are in the cache. Prefill,
     decode and the recomputation after a preemption are all the same thing: the positions
-    from there up to ``num_tokens`` are still to be computed.
+    from there up to ``num_tokens`` are still to be computed. ``num_cached`` positions were
+    taken from another sequence when the request was first admitted; ``keys`` say what stands
+    in the prompt's ``num_prompt`` positions, pictures included (server.engine.prefix).
     """
 
     request_id: str
@@ -71,11 +77,13 @@ class Request:
     seq_id: int = -1
     num_computed: int = 0
     output_tokens: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    num_prompt: int = field(init=False)
 
-    @property
-    def num_prompt(self) -> int:
-        """Positions of the prompt, pictures included."""
-        return sum(run.size for run in self.runs)
+    def __post_init__(self) -> None:
+        # Read several times a step.
+        self.num_prompt = sum(run.size for run in self.runs)
 
     @property
     def num_image_tokens(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,8 +12,8 @@ from server.engine.bindings.context import Batch, Context
 from server.engine.bindings.model import Model
 from server.engine.bindings.sampler import Sampler
 from server.engine.bindings.vision import ImageSpan
+from server.engine.plan import Chunk, Forget, Share
 from server.engine.request import ImageRun, Request, Run, TokenRun
-from server.engine.scheduler import Chunk
 from server.errors import RequestError
 from server.messages import ImageInput
 
@@ -40,12 +39,8 @@ class Runner(Protocol):
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
         ...
 
-    def encode(self, run: ImageRun) -> None:
-        """Fills ``run.rows``. Raises RuntimeError where the picture alone failed."""
-        ...
-
-    def forget(self, seq_ids: Sequence[int]) -> None:
-        """Frees the cells of sequences."""
+    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
+        """Frees and shares cells, in order."""
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
@@ -104,20 +99,13 @@ class LlamaRunner:
                 runs.append(TokenRun(np.array(span, np.int32)))
         return tuple(runs)
 
-    def encode(self, run: ImageRun) -> None:
-        """Encodes a picture and notes how long it took."""
-        assert self._encoder is not None
-        start = time.perf_counter()
-        rows = self._encoder.encode(run.image)
-        if len(rows) != run.n_tokens:
-            raise RuntimeError(f"counted {run.n_tokens} picture tokens, encoded {len(rows)}")
-        run.rows = rows
-        run.encode_seconds = time.perf_counter() - start
-
-    def forget(self, seq_ids: Sequence[int]) -> None:
-        """Frees the cells of sequences in llama.cpp's cache."""
-        for seq_id in seq_ids:
-            self._context.forget(seq_id)
+    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
+        """Frees and shares cells in llama.cpp's cache."""
+        for change in changes:
+            if isinstance(change, Share):
+                self._context.share(change.source, change.target, change.count)
+            else:
+                self._context.forget(change.seq_id)
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""

@@ -3,58 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 from server.engine.kv import KVCache
+from server.engine.pace import Pace
+from server.engine.plan import Chunk, Forget, Plan, Share
+from server.engine.prefix import Match, PrefixCache, common_prefix, keys_of, worth_waiting
 from server.engine.request import ImageRun, Request, RequestStatus
-
-# Prompt positions a step may compute while somebody's stream is waiting for its next token.
-BUSY_PREFILL = 128
-
-
-@dataclass(slots=True, frozen=True)
-class Chunk:
-    """Positions ``start`` to ``start + count`` of a request, all within one run of it.
-
-    ``sample``: with them the request is up to date, and its next token is to be sampled.
-    """
-
-    request: Request
-    start: int
-    count: int
-    sample: bool
-
-
-@dataclass(slots=True)
-class Plan:
-    """One step. Executed in this order: token chunks, the encode, picture chunks.
-
-    llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
-    of pictures may follow a chunk of text of the same request within a step.
-    """
-
-    tokens: list[Chunk] = field(default_factory=list)
-    encode: ImageRun | None = None
-    encode_for: Request | None = None
-    pictures: list[Chunk] = field(default_factory=list)
-    freed: list[int] = field(default_factory=list)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to run."""
-        return not (self.tokens or self.pictures or self.encode)
 
 
 class Scheduler:
-    """Decides; touches no tensor. Cells are counted as the chunks are planned."""
+    """Decides; touches no tensor. Cells are counted as the chunks are planned.
 
-    def __init__(self, kv: KVCache, n_batch: int) -> None:
+    ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
+    request begins like is never evicted for its id.
+    """
+
+    def __init__(
+        self,
+        kv: KVCache,
+        n_batch: int,
+        max_running: int,
+        pace: Pace,
+        *,
+        share_prefixes: bool = True,
+    ) -> None:
         self.kv = kv
         self.n_batch = n_batch
+        self.pace = pace
+        self.encoding: ImageRun | None = None
+        self.max_running = max_running
+        self.share_prefixes = share_prefixes
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self._freed: list[int] = []
-        self._planned: dict[str, int] = {}
+        self.prefixes = PrefixCache()
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self._plan = Plan()
+        self._planned: dict[Request, int] = {}
 
     @property
     def has_work(self) -> bool:
@@ -63,6 +49,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
+        request.keys = keys_of(request.runs)
         self.waiting.append(request)
 
     def find(self, request_id: str) -> Request | None:
@@ -71,100 +58,157 @@ class Scheduler:
         return next((r for r in both if r.request_id == request_id), None)
 
     def finish(self, request: Request) -> None:
-        """Takes a request out, whatever its state; its cells are free from the next step on."""
+        """Takes a request out, whatever its state; what it computed stays to serve others."""
         if request.status is RequestStatus.RUNNING:
             self.running.remove(request)
-            self._release(request)
+            self._keep(request)
         elif request.status is RequestStatus.WAITING:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
 
     def schedule(self) -> Plan:
         """The next step's work; the caller runs all of it."""
-        plan = Plan()
         self._planned = {}
-        self._plan_decodes(plan)
+        self._plan_decodes()
         self._admit()
-        self._plan_prefills(plan)
-        plan.freed, self._freed = self._freed, []
+        self._plan_prefills()
+        plan, self._plan = self._plan, Plan()
         return plan
 
-    def _plan_decodes(self, plan: Plan) -> None:
+    def _plan_decodes(self) -> None:
         for request in [r for r in self.running if r.decoding]:
             if request.status is not RequestStatus.RUNNING:
                 continue  # preempted for an older one just now
-            while self.kv.free < 1 and self._preempt_youngest(plan) is not request:
+            while not self._make_room(1) and self._preempt_youngest() is not request:
                 pass
             if request.status is RequestStatus.RUNNING:
-                plan.tokens.append(self._chunk(request, 1))
+                self._plan.tokens.append(self._chunk(request, 1))
 
-    def _preempt_youngest(self, plan: Plan) -> Request:
+    def _preempt_youngest(self) -> Request:
         victim = self.running.pop()
-        plan.tokens = [chunk for chunk in plan.tokens if chunk.request is not victim]
-        self._planned.pop(victim.request_id, None)
-        self._release(victim)
+        self.preemptions += 1
+        self._plan.tokens = [c for c in self._plan.tokens if c.request is not victim]
+        self._planned.pop(victim, None)
+        self._keep(victim)
         victim.reset()
         self.waiting.appendleft(victim)
         return victim
 
     def _admit(self) -> None:
-        while self.waiting and self.kv.has_sequence:
-            request = self.waiting[0]
-            # One cell more than the prompt, so that it does not push out the next decode.
-            if self.running and request.num_tokens + 1 > self.kv.free - self._promised():
+        for request in list(self.waiting):
+            if len(self.running) >= self.max_running:
                 return
-            self.waiting.popleft()
-            request.status = RequestStatus.RUNNING
-            request.seq_id = self.kv.open()
-            self.running.append(request)
+            match = self.prefixes.find(request.keys, self.running)
+            if worth_waiting(request.keys[match.count : self._soon_shared(request)]):
+                continue  # being computed for somebody else; others may go ahead meanwhile
+            if not self._fits(request, match):
+                return
+            self.waiting.remove(request)
+            self._start(request, match)
 
-    def _promised(self) -> int:
-        """Cells that running requests still need for what they know already."""
-        return sum(r.num_remaining - self._planned.get(r.request_id, 0) for r in self.running)
+    def _soon_shared(self, request: Request) -> int:
+        """Positions of the prompt that running requests have begun to compute."""
+        if not self.share_prefixes:
+            return 0
+        prefilling = [r for r in self.running if r.num_computed < r.num_prompt]
+        shared = (common_prefix(r.keys, request.keys) for r in prefilling)
+        return min(max(shared, default=0), request.num_prompt - 1)
 
-    def _plan_prefills(self, plan: Plan) -> None:
-        budget = self.n_batch - len(plan.tokens)
+    def _fits(self, request: Request, match: Match) -> bool:
+        """Whether it can be computed beside what runs, with idle sequences gone if need be.
+
+        One cell more than the prompt, so that it does not push out the next decode.
+        """
+        if not self.running:
+            return True
+        promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
+        needed = request.num_tokens + 1 - match.count
+        if match.entry is not None:
+            needed += self.kv.unpinned(match.seq_id, match.count)
+        return self.kv.pinned + promised + needed <= self.kv.n_cells
+
+    def _start(self, request: Request, match: Match) -> None:
+        if match.entry is not None:
+            self.prefixes.touch(match.entry)
+        while not self.kv.has_sequence:
+            self._evict()
+        request.status = RequestStatus.RUNNING
+        request.seq_id = self.kv.open()
+        if match.count:
+            self.kv.share(match.seq_id, request.seq_id, match.count)
+            self._plan.cache.append(Share(match.seq_id, request.seq_id, match.count))
+            request.num_computed = match.count
+            if not request.output_tokens:
+                request.num_cached = match.count
+        self.prefix_queries += request.num_prompt
+        self.prefix_hits += match.count
+        self.running.append(request)
+
+    def _plan_prefills(self) -> None:
+        busy = bool(self._plan.tokens)  # somebody's stream waits for this step
+        text = self.n_batch - len(self._plan.tokens)
         pictures = self.n_batch
-        if plan.tokens:
-            budget = min(budget, BUSY_PREFILL)
-            pictures = min(pictures, BUSY_PREFILL)
+        if busy:
+            text = pictures = min(text, self.pace.chunk)
         for request in self.running:
             if request.decoding:
                 continue
-            budget -= self._plan_text(plan, request, budget)
-            pictures -= self._plan_picture(plan, request, pictures)
+            of_text = self._plan_text(request, text)
+            of_pictures = self._plan_picture(request, pictures - of_text * busy)
+            text -= of_text + of_pictures * busy
+            pictures -= of_pictures + of_text * busy
 
-    def _plan_text(self, plan: Plan, request: Request, budget: int) -> int:
+    def _plan_text(self, request: Request, budget: int) -> int:
         run, offset = request.run_at(request.num_computed)
         if isinstance(run, ImageRun):
             return 0
         left = run.size - offset if run else request.num_remaining
-        count = min(left, budget, self.kv.free)
-        if count > 0:
-            plan.tokens.append(self._chunk(request, count))
-        return max(count, 0)
+        return self._plan_chunk(self._plan.tokens, request, min(left, budget))
 
-    def _plan_picture(self, plan: Plan, request: Request, budget: int) -> int:
-        position = request.num_computed + self._planned.get(request.request_id, 0)
+    def _plan_picture(self, request: Request, budget: int) -> int:
+        position = request.num_computed + self._planned.get(request, 0)
         run, offset = request.run_at(position)
         if not isinstance(run, ImageRun):
             return 0
         if run.rows is None:
-            if plan.encode is not None:  # one encode a step, so that streams go on between
-                return 0
-            plan.encode, plan.encode_for = run, request
-        count = min(run.size - offset, budget, self.kv.free)
+            if self.encoding is None:  # one at a time: the tower has one set of buffers
+                self.encoding = self._plan.encode = run
+            return 0
+        return self._plan_chunk(self._plan.pictures, request, min(run.size - offset, budget))
+
+    def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
+        self._make_room(wanted)
+        count = min(wanted, self.kv.free)
         if count > 0:
-            plan.pictures.append(self._chunk(request, count))
+            chunks.append(self._chunk(request, count))
         return max(count, 0)
 
     def _chunk(self, request: Request, count: int) -> Chunk:
-        planned = self._planned.get(request.request_id, 0)
-        self._planned[request.request_id] = planned + count
+        planned = self._planned.get(request, 0)
+        self._planned[request] = planned + count
         self.kv.take(request.seq_id, count)
         start = request.num_computed + planned
         return Chunk(request, start, count, sample=start + count == request.num_tokens)
 
-    def _release(self, request: Request) -> None:
-        self.kv.close(request.seq_id)
-        self._freed.append(request.seq_id)
+    def _make_room(self, cells: int) -> bool:
+        """Evicts idle sequences until so many cells are free; whether they are."""
+        while self.kv.free < cells and self.prefixes.entries:
+            self._evict()
+        return self.kv.free >= cells
+
+    def _evict(self) -> None:
+        self._forget(self.prefixes.pop_oldest().seq_id)
+
+    def _keep(self, request: Request) -> None:
+        """The request leaves its sequence; what is computed of it becomes an idle one."""
+        self.kv.make_idle(request.seq_id)
+        keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
+        if not self.share_prefixes or not len(keys):
+            self._forget(request.seq_id)
+            return
+        for covered in self.prefixes.add(request.seq_id, keys):
+            self._forget(covered.seq_id)
+
+    def _forget(self, seq_id: int) -> None:
+        self.kv.close(seq_id)
+        self._plan.cache.append(Forget(seq_id))

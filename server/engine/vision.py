@@ -6,17 +6,21 @@ import logging
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.assemble import assemble, count
 from server.engine.bindings.model import Model
 from server.engine.bindings.vision import ImageSpan, Vision
+from server.engine.picture_settings import check_picture_settings
 from server.errors import StartupError
 from server.messages import EngineConfig, ImageInput, VisionFacts
 from server.towers.facts import TowerFacts, read_facts
 from server.towers.faults import Faults
+from server.towers.newline import read_newline
 from server.towers.prepare import PreparedTower, prepare
 from server.towers.repair import repair_rows
 from server.towers.selftest import find_faults
@@ -25,11 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 class VisionEncoder:
-    """Counts and encodes pictures; the rows it returns are those that LLaVA was trained on."""
+    """Counts and encodes pictures; the rows it returns are those that LLaVA was trained on.
 
-    def __init__(self, vision: Vision, tower: PreparedTower) -> None:
+    ``newline`` is the embedding after each row of a tiled picture, float32 [n_embd].
+    """
+
+    def __init__(
+        self, vision: Vision, tower: PreparedTower, newline: NDArray[np.float32] | None = None
+    ) -> None:
         self._vision = vision
         self._tower = tower
+        self._newline = newline
+        self._side = math.isqrt(tower.n_patches)
 
     def close(self) -> None:
         """Frees tower and projector."""
@@ -37,20 +48,25 @@ class VisionEncoder:
 
     def tokenize(self, parts: Sequence[str | ImageInput]) -> list[list[int] | ImageSpan]:
         """The prompt as runs of token ids and picture spans; nothing is encoded."""
-        return [
-            self._with_grid(span) if isinstance(span, ImageSpan) else span
-            for span in self._vision.tokenize(parts)
-        ]
-
-    def _with_grid(self, span: ImageSpan) -> ImageSpan:
-        """libmtmd calls every LLaVA picture one row high; this is the grid of its patches."""
+        spans = self._vision.tokenize(parts)
         if not self._tower.facts.is_llava:
-            return span
-        side = math.isqrt(self._tower.n_patches)
-        return ImageSpan(span.n_tokens, side, span.n_tokens // side)
+            return spans
+        # libmtmd knows of each picture the first square only, and calls that one row high.
+        images = (part for part in parts if isinstance(part, ImageInput))
+        newlines = self._newline is not None
+        return [
+            count(next(images), self._side, newlines=newlines) if isinstance(span, ImageSpan) else span
+            for span in spans
+        ]
 
     def encode(self, image: ImageInput) -> NDArray[np.float32]:
         """Float32 [n_tokens, n_embd], repaired where this libmtmd computes them wrongly."""
+        if not self._tower.facts.is_llava:
+            return self._vision.encode(image)
+        squares = [image, *(replace(image, rgb=tile) for tile in image.tiles)]
+        return assemble([self._encode_square(one) for one in squares], image, self._newline)
+
+    def _encode_square(self, image: ImageInput) -> NDArray[np.float32]:
         rows = self._vision.encode(image)
         return repair_rows(rows, self._tower.n_patches) if self._tower.repair else rows
 
@@ -59,7 +75,7 @@ class VisionEncoder:
         facts, tower = self._tower.facts, self._tower
         return VisionFacts(
             projector=facts.projector_type,
-            fixed=facts.fixed,
+            fixed=facts.is_llava,
             image_size=tower.image_size,
             native_image_size=facts.image_size,
             patch_size=facts.patch_size,
@@ -71,6 +87,8 @@ class VisionEncoder:
             backend=backend,
             n_params=facts.n_params,
             size=facts.n_bytes,
+            pinpoints=tower.pinpoints,
+            row_newlines=self._newline is not None,
         )
 
 
@@ -79,10 +97,12 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
 
     Raises:
         StartupError: the file does not fit the language model, or cannot be loaded.
+        ConfigError: a setting of pictures does not suit the tower.
     """
-    if config.mmproj is None:
+    facts = read_facts(config.mmproj) if config.mmproj else None
+    check_picture_settings(config, facts)
+    if config.mmproj is None or facts is None:
         return None
-    facts = read_facts(config.mmproj)
     if facts.n_out and facts.n_out != model.n_embd:
         raise StartupError(
             f"{config.mmproj.name} does not belong to {model.path.name}: it projects pictures to"
@@ -98,7 +118,13 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
     for reason in tower.reasons:
         logger.info("%s", reason)
     vision = Vision(
-        tower.path, model, threads=config.threads, offload=config.mmproj_offload, warmup=True
+        tower.path,
+        model,
+        threads=config.threads,
+        offload=config.mmproj_offload,
+        warmup=True,
+        min_tokens=config.image_min_tokens,
+        max_tokens=config.image_max_tokens,
     )
     if vision.needs_whole_image or vision.uses_mrope:
         vision.close()
@@ -106,7 +132,20 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
             f"{config.mmproj.name}: models with projector {facts.projector_type!r} are not served"
             " yet; this version serves LLaVA and other models with causal image attention"
         )
-    return VisionEncoder(vision, tower)
+    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
+
+
+def _read_newline(mmproj: Path, tower: PreparedTower) -> NDArray[np.float32] | None:
+    if not tower.pinpoints:
+        return None
+    newline = read_newline(mmproj, tower.facts.n_out)
+    if newline is None:
+        logger.warning(
+            "LLaVA-1.6: %s brings no embedding for the ends of rows (model.image_newline): tiles"
+            " are given one after another, with their padding",
+            mmproj.name,
+        )
+    return newline
 
 
 def _find_faults(config: EngineConfig, model: Model, facts: TowerFacts) -> Faults:

@@ -10,7 +10,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engine.core import EngineCore
-from server.messages import AbortRequest, AddRequest, Shutdown, StepOutputs
+from server.engine.counting import count
+from server.engine.encoding import EncodeDone
+from server.messages import AbortRequest, AddRequest, CountRequest, Shutdown, StepOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ class Inbox:
                 os._exit(0)
             self._queue.put(message)
 
+    def put(self, message: object) -> None:
+        """A message from within the engine process; wakes the loop like one from outside."""
+        self._queue.put(message)
+
     def take(self, *, wait: bool) -> list[Any]:
         """All messages there are; with ``wait``, at least one."""
         messages = [self._queue.get()] if wait else []
@@ -53,6 +59,10 @@ def serve(core: EngineCore, inbox: Inbox, line: Connection[Any, Any]) -> None:
                 core.add(message)
             elif isinstance(message, AbortRequest):
                 core.abort(message)
+            elif isinstance(message, CountRequest):
+                line.send(StepOutputs((count(core.runner, message),)))
+            elif isinstance(message, EncodeDone):
+                core.take_encoded(message)
         # What was admitted or refused is told before the step that may take long.
         outputs = core.take_outputs()
         if outputs:

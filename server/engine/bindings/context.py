@@ -114,9 +114,13 @@ class Context:
             raise RuntimeError(f"llama_decode returned {result}")
         return True
 
-    def forget(self, seq_id: int, start: int = 0) -> None:
-        """Frees the cells of a sequence from position ``start`` on."""
-        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, -1)
+    def forget(self, seq_id: int) -> None:
+        """Frees the cells of a sequence that no other one shares."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+
+    def share(self, source: int, target: int, count: int) -> None:
+        """Lets ``target`` have the first ``count`` positions of ``source``, at no cost."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def clear(self) -> None:
         """Frees all cells."""

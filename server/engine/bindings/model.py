@@ -49,6 +49,16 @@ class Model:
         )
         self._pieces: dict[int, bytes] = {}
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a sequence's first cells are all that a longer one needs of it.
+
+        Not with a state instead of cells (Mamba), nor where old cells are dropped (sliding window).
+        """
+        state = llama_cpp.llama_model_is_recurrent(self.handle)
+        state = state or llama_cpp.llama_model_is_hybrid(self.handle)
+        return not state and llama_cpp.llama_model_n_swa(self.handle) == 0
+
     def close(self) -> None:
         """Frees the weights."""
         if self.handle:

@@ -31,9 +31,20 @@ class Vision:
     """Owns a ``mtmd_context``: counts, tokenizes around, and encodes pictures."""
 
     def __init__(
-        self, path: Path, model: Model, *, threads: int, offload: bool, warmup: bool
+        self,
+        path: Path,
+        model: Model,
+        *,
+        threads: int,
+        offload: bool,
+        warmup: bool,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Loads the mmproj beside its language model.
+
+        ``min_tokens`` and ``max_tokens`` bound a picture's tokens where the tower takes any
+        size; None leaves what the file or libmtmd says.
 
         Raises:
             StartupError: libmtmd cannot load it for this model.
@@ -43,6 +54,10 @@ class Vision:
         params.print_timings = False
         params.n_threads = threads
         params.warmup = warmup
+        if min_tokens is not None:
+            params.image_min_tokens = min_tokens
+        if max_tokens is not None:
+            params.image_max_tokens = max_tokens
         self._n_embd = model.n_embd
         self.handle: Any = mtmd_cpp.mtmd_init_from_file(str(path).encode(), model.handle, params)
         if not self.handle:

@@ -1,0 +1,75 @@
+"""Pictures are encoded in a thread of their own, so that nobody's stream waits for them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.request import ImageRun
+from server.messages import ImageInput
+
+# Where decode and encode want the same cores, decode is served first.
+_NICENESS = 5
+
+
+@dataclass(slots=True, frozen=True)
+class EncodeDone:
+    """The result for ``run``: its rows, float32 [n_tokens, n_embd], or what went wrong."""
+
+    run: ImageRun
+    rows: NDArray[np.float32] | None
+    error: str
+    seconds: float
+
+
+class EncodeThread:
+    """Encodes one picture at a time; ``done`` is called with the result, in this thread."""
+
+    def __init__(
+        self,
+        encode: Callable[[ImageInput], NDArray[np.float32]],
+        done: Callable[[EncodeDone], None],
+    ) -> None:
+        self._encode = encode
+        self._done = done
+        self._jobs: queue.SimpleQueue[ImageRun | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: ImageRun) -> None:
+        """Queues a picture; returns at once."""
+        self._jobs.put(run)
+
+    def close(self) -> None:
+        """Waits for the picture in work, if any, and ends the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        # On Linux a priority is a thread's, and OpenMP's threads inherit it from this one.
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while (run := self._jobs.get()) is not None:
+            self._done(encode_run(self._encode, run))
+
+
+def encode_run(encode: Callable[[ImageInput], NDArray[np.float32]], run: ImageRun) -> EncodeDone:
+    """Encodes one picture, here and now. A failure is a result: others' requests go on."""
+    start = time.perf_counter()
+    try:
+        rows = encode(run.image)
+    except (RuntimeError, ValueError) as failure:
+        return EncodeDone(run, None, str(failure), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if len(rows) != run.n_tokens:
+        counted = f"counted {run.n_tokens} picture tokens, encoded {len(rows)}"
+        return EncodeDone(run, None, counted, seconds)
+    return EncodeDone(run, rows, "", seconds)

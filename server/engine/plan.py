@@ -1,0 +1,55 @@
+"""What one step does: the scheduler's orders to the runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.engine.request import ImageRun, Request
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Positions ``start`` to ``start + count`` of a request, all within one run of it.
+
+    ``sample``: with them the request is up to date, and its next token is to be sampled.
+    """
+
+    request: Request
+    start: int
+    count: int
+    sample: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Forget:
+    """Free the cells of a sequence."""
+
+    seq_id: int
+
+
+@dataclass(slots=True, frozen=True)
+class Share:
+    """Let ``target`` have the first ``count`` positions of ``source``."""
+
+    source: int
+    target: int
+    count: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. Executed in this order: cache changes, the encode begun, both kinds of chunks.
+
+    llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
+    of pictures may follow a chunk of text of the same request within a step.
+    """
+
+    cache: list[Forget | Share] = field(default_factory=list)
+    encode: ImageRun | None = None
+    tokens: list[Chunk] = field(default_factory=list)
+    pictures: list[Chunk] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the step would compute nothing: everybody waits for a picture's encode."""
+        return not (self.tokens or self.pictures)

@@ -1,0 +1,122 @@
+"""Which sequence already holds the beginning of a prompt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.request import ImageRun, Request, Run
+
+Keys = NDArray[np.int64]
+
+# A picture's positions get keys above all token ids; their number counts in the low bits.
+_PICTURE, _INDEX = 1 << 62, 0xFFFF
+_WORTH_WAITING = 16
+
+
+def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
+    """What stands in each position, int64 [n, 2]: a token's id, or a picture's hash and place.
+
+    Two prompts with the same keys have the same embeddings. Of the picture's SHA-256, which
+    covers its bytes and its preprocessing, 110 bits go in: nobody can make a picture that
+    passes for somebody else's.
+    """
+    tokens = np.zeros((len(output_tokens), 2), np.int64)
+    tokens[:, 0] = output_tokens
+    return np.concatenate([*map(_keys_of_run, runs), tokens])
+
+
+def _keys_of_run(run: Run) -> Keys:
+    keys = np.zeros((run.size, 2), np.int64)
+    if isinstance(run, ImageRun):
+        digest = int(run.image.digest, 16)
+        keys[:, 0] = (_PICTURE | (digest & (_PICTURE - 1) & ~_INDEX)) + np.arange(run.size)
+        keys[:, 1] = digest >> 62 & (_PICTURE * 2 - 1)
+    else:
+        keys[:, 0] = run.tokens
+    return keys
+
+
+def common_prefix(one: Keys, other: Keys) -> int:
+    """How many positions two key arrays share from the start."""
+    size = min(len(one), len(other))
+    different = np.flatnonzero((one[:size] != other[:size]).any(axis=1))
+    return int(different[0]) if len(different) else size
+
+
+def worth_waiting(keys: Keys) -> bool:
+    """Whether it is better to wait until another request has computed these positions.
+
+    A picture always: it is encoded and prefilled once. A few tokens of text are computed
+    faster in one batch with others than one after the other.
+    """
+    return len(keys) >= _WORTH_WAITING or bool((keys[:, 0] >= _PICTURE).any())
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A finished sequence that is kept for those that begin as it did."""
+
+    seq_id: int
+    keys: Keys
+    last_used: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Match:
+    """The first ``count`` positions of a prompt are in ``seq_id``; ``entry`` if that is idle."""
+
+    seq_id: int = -1
+    count: int = 0
+    entry: Entry | None = None
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """The idle sequences, least recently used first out.
+
+    Compared one by one: with at most 256 sequences an array comparison each is faster, and far
+    simpler, than walking a tree of Python objects.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    _clock: itertools.count[int] = field(default_factory=itertools.count)
+
+    def add(self, seq_id: int, keys: Keys) -> list[Entry]:
+        """Keeps a sequence; returns the entries that it makes superfluous, now removed."""
+        covered = [e for e in self.entries if common_prefix(e.keys, keys) == len(e.keys)]
+        for entry in covered:
+            self.entries.remove(entry)
+        self.entries.append(Entry(seq_id, keys, next(self._clock)))
+        return covered
+
+    def pop_oldest(self) -> Entry:
+        """Removes the entry that was of use the longest time ago."""
+        oldest = min(self.entries, key=lambda entry: entry.last_used)
+        self.entries.remove(oldest)
+        return oldest
+
+    def find(self, keys: Keys, running: Iterable[Request]) -> Match:
+        """The longest prefix that is computed already, in an idle or a running sequence.
+
+        The last position of a prompt is never taken: it has to be computed for its logits.
+        """
+        best = Match()
+        limit = len(keys) - 1
+        for entry in self.entries:
+            count = min(common_prefix(entry.keys, keys), limit)
+            if count > best.count:
+                best = Match(entry.seq_id, count, entry)
+        for request in running:
+            shared = common_prefix(request.keys[: request.num_computed], keys)
+            if min(shared, limit) > best.count:
+                best = Match(request.seq_id, min(shared, limit))
+        return best
+
+    def touch(self, entry: Entry) -> None:
+        """The entry was of use just now."""
+        entry.last_used = next(self._clock)
