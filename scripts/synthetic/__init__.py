@@ -1,0 +1,1 @@
+"""Random-weight LLaVAs of any shape, for timing, memory and tests."""

@@ -1,0 +1,139 @@
+"""Writing the two GGUF files of a synthetic LLaVA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quant_shape_to_byte_shape
+from numpy.typing import NDArray
+
+from scripts.synthetic.shapes import LlmShape, ModelShape
+from scripts.synthetic.vocabulary import add_vocabulary
+from scripts.synthetic.weights import WeightPool
+from server.towers.layout import CLASS_TOKEN, PATCHES, POSITIONS, tensor_shapes
+from server.towers.tiny import write_metadata
+
+Shapes = Mapping[str, tuple[int, ...]]
+_PEG = "mm.model.peg.0.weight"
+_F32, _F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
+
+
+def write_pair(
+    folder: Path,
+    name: str,
+    shape: ModelShape,
+    *,
+    quant: GGMLQuantizationType = GGMLQuantizationType.F16,
+    tower_quant: GGMLQuantizationType = GGMLQuantizationType.F16,
+    seed: int = 0,
+) -> tuple[Path, Path]:
+    """Writes ``name.gguf`` and ``mmproj-name.gguf`` into ``folder``; returns both paths."""
+    llm, tower = folder / f"{name}.gguf", folder / f"mmproj-{name}.gguf"
+    write_llm(llm, name, shape.llm, quant, seed)
+    write_mmproj(tower, name, shape, tower_quant, seed + 1)
+    return llm, tower
+
+
+def write_llm(
+    path: Path, name: str, shape: LlmShape, quant: GGMLQuantizationType, seed: int
+) -> None:
+    """Writes a language model that llama.cpp loads and serves, and that talks nonsense."""
+    writer = GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.feed_forward)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_vocab_size(shape.vocabulary)
+    add_vocabulary(writer, shape.vocabulary)
+    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed))
+
+
+def write_mmproj(
+    path: Path, name: str, shape: ModelShape, quant: GGMLQuantizationType, seed: int
+) -> None:
+    """Writes a vision tower with its projector, laid out as published LLaVA files are."""
+    writer = GGUFWriter(path, "clip")
+    writer.add_name(f"{name} tower")
+    write_metadata(writer, shape.tower)
+    shapes = tensor_shapes(shape.tower)
+    if shape.pools:
+        writer.kv_data[0]["clip.projector_type"].value = "ldpv2"
+        shapes = _with_pooling(shapes, shape.tower.n_out)
+    _write_tensors(writer, shapes, WeightPool(quant, seed))
+
+
+def _llm_tensors(shape: LlmShape) -> dict[str, tuple[int, ...]]:
+    d, ff = shape.width, shape.feed_forward
+    kv = d // shape.heads * shape.kv_heads
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (shape.vocabulary, d)}
+    for layer in range(shape.layers):
+        block = {
+            "attn_norm": (d,),
+            "attn_q": (d, d),
+            "attn_k": (kv, d),
+            "attn_v": (kv, d),
+            "attn_output": (d, d),
+            "ffn_norm": (d,),
+            "ffn_gate": (ff, d),
+            "ffn_up": (ff, d),
+            "ffn_down": (d, ff),
+        }
+        shapes |= {f"blk.{layer}.{name}.weight": size for name, size in block.items()}
+    return shapes | {"output_norm.weight": (d,), "output.weight": (shape.vocabulary, d)}
+
+
+def _with_pooling(shapes: Shapes, n_out: int) -> dict[str, tuple[int, ...]]:
+    """MobileVLM-V2's projector in the place of LLaVA's."""
+    renamed = {
+        name.replace("mm.0", "mm.model.mlp.0").replace("mm.2", "mm.model.mlp.2"): size
+        for name, size in shapes.items()
+    }
+    return renamed | {_PEG: (n_out, 1, 3, 3), "mm.model.peg.0.bias": (n_out,)}
+
+
+def _write_tensors(writer: GGUFWriter, shapes: Shapes, pool: WeightPool) -> None:
+    pools = {kind: WeightPool(kind, 0) for kind in (_F32, _F16)} | {pool.kind: pool}
+    kinds = {name: _kind(name, shape, pool) for name, shape in shapes.items()}
+    for name, shape in shapes.items():
+        kind = kinds[name]
+        dtype = {_F32: np.float32, _F16: np.float16}.get(kind, np.uint8)
+        stored = quant_shape_to_byte_shape(shape, kind) if dtype is np.uint8 else shape
+        size = pools[kind].n_bytes(shape)
+        writer.add_tensor_info(name, stored, np.dtype(dtype), size, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    draw = np.random.default_rng(len(shapes))
+    for name, shape in shapes.items():
+        plain = _is_plain(name, shape)
+        data = _plain(name, shape, draw) if plain else pools[kinds[name]].matrix(shape, 1.0)
+        writer.write_tensor_data(data)
+    writer.close()
+
+
+def _kind(name: str, shape: tuple[int, ...], pool: WeightPool) -> GGMLQuantizationType:
+    if _is_plain(name, shape):
+        return _F32
+    # llama.cpp takes convolutions in 16 bits only, and short rows fill no block.
+    return pool.kind if pool.fits(shape[-1]) and name not in {PATCHES, _PEG} else _F16
+
+
+def _is_plain(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether converters keep it in 32 bits: norms, biases, class token, positions."""
+    return len(shape) == 1 or name == POSITIONS
+
+
+def _plain(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> NDArray[np.float32]:
+    values = draw.standard_normal(shape, np.float32)
+    if name not in {CLASS_TOKEN, POSITIONS}:
+        values = values / np.float32(50) + np.float32(name.endswith(".weight"))
+    return values
