@@ -83,10 +83,18 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _hosts(value: object) -> object:
+    """Read HOST,HOST:PORT,...; what a host is, the fetcher knows."""
+    if not isinstance(value, str):
+        return value
+    return tuple(host for host in (part.strip() for part in value.split(",")) if host)
+
+
 Text = Annotated[str, BeforeValidator(_not_empty)]
 UserPath = Annotated[Path, BeforeValidator(_user_path), BeforeValidator(_not_empty)]
 GpuLayers = Annotated[int | Literal["auto", "all"], BeforeValidator(_gpu_layers)]
 Colour = Annotated[tuple[int, int, int], NoDecode, BeforeValidator(_colour)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Secret = Annotated[SecretStr, BeforeValidator(_not_empty)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Positive = Annotated[int, Field(ge=1)]
@@ -151,6 +159,9 @@ class Settings(BaseSettings):
     ubatch_size: Annotated[Positive, Flag("Engine", ("-ub",), "TOKENS")] = Field(
         512, description="most tokens computed at once, at most the batch"
     )
+    itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
+        50.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
+    )
     n_gpu_layers: Annotated[GpuLayers, Flag("Engine", ("-ngl",), "N|auto|all")] = Field(
         "auto", description="layers of the language model on the GPU"
     )
@@ -175,6 +186,28 @@ class Settings(BaseSettings):
     )
     image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
         (255, 255, 255), description="what shows through transparent pictures"
+    )
+    image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
+        ByteSize(256 * 1024**2), ge=0, description="most bytes of encoded pictures kept; 0 is none"
+    )
+    image_urls: Annotated[bool, Flag("Pictures")] = Field(
+        True, description="fetch pictures from http and https URLs"
+    )
+    image_url_allow: Annotated[Hosts, Flag("Pictures", (), "HOST,...", "all public hosts")] = Field(
+        (), description="fetch from these hosts only; they may be private, and name a port"
+    )
+    image_fetch_timeout: Annotated[float, Flag("Pictures", (), "SECONDS")] = Field(
+        10.0, gt=0, le=600, description="longest time for fetching one picture, redirects included"
+    )
+    image_root: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none, no files")] = Field(
+        None, description="folder below which file: URLs may name pictures"
+    )
+
+    files_max_bytes: Annotated[ByteSize, Flag("Uploads", (), "SIZE", "256MiB")] = Field(
+        ByteSize(256 * 1024**2), ge=0, description="most bytes of all uploads, held in memory"
+    )
+    files_expire: Annotated[int, Flag("Uploads", (), "SECONDS", "86400, a day")] = Field(
+        86_400, ge=0, description="how long uploads stay; 0 is until they are deleted"
     )
 
     @property

@@ -15,6 +15,15 @@ from server.messages import EncodedImage, EngineReady, SchedulerStats
 _SHORT = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
+# What the engine counts itself, by the name of its field in SchedulerStats.
+_TOTALS = {
+    "preemptions": ("llava_num_preemptions", "Requests put back for want of cells"),
+    "prefix_queries": ("llava_prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
+    "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
+    "image_cache_queries": ("llava_mm_cache_queries", "Pictures looked up before an encode"),
+    "image_cache_hits": ("llava_mm_cache_hits", "Pictures whose embeddings were kept"),
+}
+
 ABORTED = "abort"
 _REASONS = ("stop", "length", ABORTED)
 
@@ -115,6 +124,10 @@ class _EngineCollector(Collector):
         yield _gauge("llava_num_requests_running", "Requests in the batch", stats.num_running)
         yield _gauge("llava_num_requests_waiting", "Requests in the queue", stats.num_waiting)
         yield _gauge("llava_kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", used)
+        kept = stats.image_cache_bytes
+        yield _gauge("llava_mm_cache_bytes", "Bytes of picture embeddings that are kept", kept)
+        for field, (name, text) in _TOTALS.items():
+            yield CounterMetricFamily(name, text, getattr(stats, field))
         yield CounterMetricFamily(
             "llava_engine_restarts", "Engine processes started again", self._source.restarts
         )

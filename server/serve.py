@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 
@@ -15,10 +16,11 @@ from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.config import Settings
 from server.engine_client import EngineClient
-from server.errors import StartupError
+from server.errors import ConfigError, StartupError
 from server.hub import ResolvedModel
 from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
+from server.images.url_policy import FetchOptions
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineReady
 
@@ -113,6 +115,8 @@ def _engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         mmproj_offload=settings.mmproj_offload,
         image_size=settings.image_size,
         llava_fix=settings.llava_fix == "auto",
+        itl_target=settings.itl_target / 1000,
+        image_cache_bytes=settings.image_cache_bytes,
         log_level=settings.log_level,
     )
 
@@ -133,7 +137,22 @@ def _api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         model_alias=settings.alias or model.name,
         chat_template=model.chat_template,
         api_keys=(key.get_secret_value(),) if key else (),
+        fetch=FetchOptions(
+            enabled=settings.image_urls,
+            allow=settings.image_url_allow,
+            timeout=settings.image_fetch_timeout,
+        ),
+        image_root=_image_root(settings),
+        files_max_bytes=settings.files_max_bytes,
+        files_expire=settings.files_expire,
     )
+
+
+def _image_root(settings: Settings) -> Path | None:
+    root = settings.image_root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--image-root: no such folder: {root}")
+    return root
 
 
 def _announce(ready: EngineReady, settings: Settings, listener: socket.socket) -> None:

@@ -59,7 +59,9 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "host": "::1", "port": 1, "api_key": "k", "ctx_size": 1, "parallel": 2, "threads": 3,
         "batch_size": 4, "ubatch_size": 5, "n_gpu_layers": 6, "mmproj_offload": False,
         "image_size": 28, "image_max_edge": 56, "image_max_bytes": 7, "image_max_pixels": 8,
-        "image_max_count": 9, "image_background": "#010203",
+        "image_max_count": 9, "image_background": "#010203", "image_urls": False,
+        "image_url_allow": "a.test,127.0.0.1:81", "image_fetch_timeout": 2.5, "image_root": "/r",
+        "files_max_bytes": 10, "files_expire": 11, "itl_target": 12.5, "image_cache_bytes": 13,
     }  # fmt: skip
     value = values[name]
     (tmp_path / "other.toml").touch()

@@ -27,6 +27,12 @@ FAMILIES = {
     "llava_memory_bytes": "gauge",
     "llava_device_memory_bytes": "gauge",
     "llava_build_info": "gauge",
+    "llava_num_preemptions": "counter",
+    "llava_prefix_cache_queries": "counter",
+    "llava_prefix_cache_hits": "counter",
+    "llava_mm_cache_queries": "counter",
+    "llava_mm_cache_hits": "counter",
+    "llava_mm_cache_bytes": "gauge",
 }
 
 
@@ -66,6 +72,21 @@ def test_gauges_follow_the_engine() -> None:
     assert values["llava_num_requests_waiting", ()] == 7
     assert values["llava_kv_cache_usage_perc", ()] == 0.25
     assert values["llava_engine_restarts_total", ()] == 2
+    engine.stats = SchedulerStats(
+        preemptions=1,
+        prefix_queries=20,
+        prefix_hits=10,
+        image_cache_queries=7,
+        image_cache_hits=3,
+        image_cache_bytes=5,
+    )
+    values = samples(metrics)
+    assert values["llava_num_preemptions_total", ()] == 1
+    assert values["llava_prefix_cache_queries_total", ()] == 20
+    assert values["llava_prefix_cache_hits_total", ()] == 10
+    assert values["llava_mm_cache_queries_total", ()] == 7
+    assert values["llava_mm_cache_hits_total", ()] == 3
+    assert values["llava_mm_cache_bytes", ()] == 5
     engine.ready = None
     assert not [name for name, _ in samples(metrics) if "memory" in name], "nothing goes stale"
 

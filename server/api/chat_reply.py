@@ -62,7 +62,10 @@ def usage(generation: Generation) -> dict[str, Any]:
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
         "total_tokens": generation.prompt_tokens + generation.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": generation.image_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": generation.cached_tokens,
+            "image_tokens": generation.image_tokens,
+        },
     }
 
 

@@ -28,6 +28,7 @@ class Generation:
         self.prompt_tokens = 0
         self.image_tokens = 0
         self.completion_tokens = 0
+        self.cached_tokens = 0
         self.images: tuple[EncodedImage, ...] = ()
 
     async def admit(self) -> None:
@@ -65,6 +66,7 @@ class Generation:
         self.completion_tokens = output.completion_tokens
         if not self._begun:
             self._begun = True
+            self.cached_tokens = output.cached_tokens
             self._metrics.first_token(time.monotonic() - self._arrival)
         if output.images:
             self._record_images(output.images)

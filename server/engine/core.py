@@ -138,8 +138,8 @@ class EngineCore:
             preemptions=scheduler.preemptions,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
+            image_cache_queries=images.queries,
             image_cache_hits=images.hits,
-            image_cache_misses=images.misses,
             image_cache_bytes=images.n_bytes,
         )
 

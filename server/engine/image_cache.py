@@ -18,18 +18,17 @@ class ImageCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.n_bytes = 0
+        self.queries = 0
         self.hits = 0
-        self.misses = 0
         self._rows: OrderedDict[str, Rows] = OrderedDict()
 
     def get(self, digest: str) -> Rows | None:
-        """The rows, float32 [n_tokens, n_embd], or None; counts a hit or a miss."""
+        """The rows, float32 [n_tokens, n_embd], or None; counts both."""
+        self.queries += 1
         rows = self._rows.get(digest)
-        if rows is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._rows.move_to_end(digest)
+        if rows is not None:
+            self.hits += 1
+            self._rows.move_to_end(digest)
         return rows
 
     def put(self, digest: str, rows: Rows) -> None:

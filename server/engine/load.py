@@ -23,7 +23,7 @@ from server.engine.request import ImageRun
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
 from server.engine.vision import VisionEncoder, load_vision
-from server.errors import StartupError
+from server.errors import ConfigError, StartupError
 from server.memory.report import format_report, read_report, tower_backend
 from server.messages import EngineConfig, EngineProgress, EngineReady
 
@@ -148,8 +148,17 @@ def _make_scheduler(
 
 
 def _sequences(config: EngineConfig) -> int:
-    """Sequence ids: those that run at once, and idle ones whose prefix may serve others."""
-    return min(config.parallel + IDLE_SEQUENCES, MAX_SEQUENCES)
+    """Sequence ids: those that run at once, and idle ones whose prefix may serve others.
+
+    llama.cpp aborts where a batch could not hold a token of every sequence.
+    """
+    most = min(MAX_SEQUENCES, config.batch_size)
+    if config.parallel >= most:
+        raise ConfigError(
+            f"--parallel {config.parallel}: must be less than --batch-size ({config.batch_size})"
+            f" and than llama.cpp's {MAX_SEQUENCES} sequences"
+        )
+    return min(config.parallel + IDLE_SEQUENCES, most)
 
 
 def _warm_up(context: Context, model: Model, n_batch: int) -> float:

@@ -55,7 +55,9 @@ class VisionEncoder:
         images = (part for part in parts if isinstance(part, ImageInput))
         newlines = self._newline is not None
         return [
-            count(next(images), self._side, newlines=newlines) if isinstance(span, ImageSpan) else span
+            count(next(images), self._side, newlines=newlines)
+            if isinstance(span, ImageSpan)
+            else span
             for span in spans
         ]
 

@@ -1,0 +1,111 @@
+"""A real server in a real process, for tests that go through the whole house."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "models" / "demo"
+START_SECONDS = 60.0
+
+
+class LiveServer:
+    """``llava-server serve`` on a free port. Its log is in ``log_path``."""
+
+    def __init__(self, folder: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log_path = folder / "server.log"
+        cache = ["--cache-dir", str(folder / "cache")]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "server", "serve", "--port", "0", *cache, *flags],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+            )
+        self.url = ""
+
+    def __enter__(self) -> LiveServer:
+        self.wait_ready()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """All that the server has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_ready(self) -> None:
+        """Returns once /health says ok."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended:\n{self.log}"
+            found = re.search(r"serving on (http://\S+)", self.log)
+            if found:
+                self.url = found[1]
+                assert httpx.get(f"{self.url}/health").json() == {"status": "ok"}
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the server is not ready:\n{self.log}")
+
+    def wait_healthy(self, seconds: float = START_SECONDS) -> None:
+        """Returns once /health says ok again."""
+        deadline = time.monotonic() + seconds
+        while httpx.get(f"{self.url}/health").status_code != 200:
+            assert time.monotonic() < deadline, f"not healthy again:\n{self.log}"
+            time.sleep(0.05)
+
+    def engine_pid(self) -> int:
+        """The process id of the engine."""
+        (child,) = children(self.process.pid)
+        return child
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Sends the signal and returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(30)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of ``pid``, from /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # ended between the listing and the reading
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def gone(pid: int, seconds: float = 5.0) -> bool:
+    """Whether the process ends within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False

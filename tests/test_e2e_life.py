@@ -1,0 +1,181 @@
+"""Start, death and end of the processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gguf
+import httpx
+import numpy as np
+import openai
+import pytest
+from asking import RED, answer, shape
+from live import DEMO, ROOT, LiveServer, children, gone
+
+LLM, MMPROJ = DEMO / "llava-demo-q8_0.gguf", DEMO / "llava-demo-mmproj-f16.gguf"
+
+
+def test_a_killed_engine_is_replaced_and_its_requests_are_told(tmp_path: Path) -> None:
+    with (
+        LiveServer(tmp_path) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        engine = server.engine_pid()
+        # Stopped first, so that the request is surely running when the engine dies.
+        os.kill(engine, signal.SIGSTOP)
+        told: list[Exception] = []
+
+        def run() -> None:
+            try:
+                answer(client, shape("circle", RED), "What is this?")
+            except openai.APIStatusError as error:
+                told.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        time.sleep(0.5)
+        os.kill(engine, signal.SIGKILL)
+        assert gone(engine)
+        thread.join(10)
+        assert [error.status_code for error in told] == [503]  # type: ignore[attr-defined]
+        server.wait_healthy()
+        assert server.engine_pid() != engine
+        assert "red" in answer(client, shape("circle", RED), "What colour is the circle?")
+        assert "llava_engine_restarts_total 1.0" in httpx.get(f"{server.url}/metrics").text
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_both_processes(tmp_path: Path, sig: int) -> None:
+    with LiveServer(tmp_path) as server:
+        engine = server.engine_pid()
+        assert server.stop(sig) == 0
+        assert gone(engine)
+        assert "Traceback" not in server.log
+
+
+def test_a_signal_while_loading_ends_both_processes(tmp_path: Path) -> None:
+    server = LiveServer(tmp_path)
+    deadline = time.monotonic() + 20
+    while not (engines := children(server.process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert server.stop() == 0
+    assert all(gone(engine) for engine in engines)
+    assert "Traceback" not in server.log
+
+
+def test_a_web_process_that_is_killed_takes_the_engine_with_it(tmp_path: Path) -> None:
+    with LiveServer(tmp_path) as server:
+        engine = server.engine_pid()
+        server.process.kill()
+        assert gone(engine)
+
+
+def run_serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """``llava-server serve`` that is expected to fail by itself."""
+    quiet = ("--port", "0", "--log-level", "error", "--cache-dir", str(folder / "cache"))
+    return subprocess.run(
+        [sys.executable, "-m", "server", "serve", *quiet, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line that the operator is told."""
+    assert result.returncode == code, result.stderr
+    (line,) = [
+        line for line in result.stderr.splitlines() if line.startswith("llava-server: error")
+    ]
+    assert "Traceback" not in result.stderr
+    assert not orphans()
+    return line
+
+
+def orphans() -> list[str]:
+    """Engine processes whose web process is gone."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = stat.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parent = (stat.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except OSError:
+            continue
+        if "-m server.engine" in command and parent == "1":
+            found.append(command)
+    return found
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    line = one_line(run_serve(tmp_path, "--model", str(tmp_path / "gone.gguf")), 2)
+    assert "gone.gguf" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", b"GGUF\x03\0\0\0" + b"\xff" * 64])
+def test_a_file_that_is_not_gguf_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "odd.gguf"
+    file.write_bytes(content)
+    assert "odd.gguf" in one_line(run_serve(tmp_path, "--model", str(file)), 1)
+    flags = ("--model", str(LLM), "--mmproj", str(file))
+    assert "odd.gguf" in one_line(run_serve(tmp_path, *flags), 1)
+
+
+def test_a_mismatched_mmproj_is_refused_with_both_dimensions(tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    copy_with_other_width(MMPROJ, other)
+    line = one_line(run_serve(tmp_path, "--model", str(LLM), "--mmproj", str(other)), 1)
+    assert "other.gguf" in line
+    assert "192" in line
+    assert "256" in line
+
+
+def copy_with_other_width(source: Path, target: Path) -> None:
+    """The mmproj with its projector's output padded from 192 to 256 rows."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "clip")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, sub)
+    for tensor in reader.tensors:
+        data = tensor.data
+        if tensor.name.startswith("mm.2."):
+            pad = [(0, 64)] + [(0, 0)] * (data.ndim - 1)
+            data = np.pad(data, pad)
+        writer.add_tensor(tensor.name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = one_line(run_serve(tmp_path, "--port", str(port)), 1)
+    assert str(port) in line
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    assert "--ctx-size" in one_line(run_serve(tmp_path, "--ctx-size", "many"), 2)
+    assert "--image-size" in one_line(run_serve(tmp_path, "--image-size", "100"), 2)
+    assert "--batch-size" in one_line(run_serve(tmp_path, "--batch-size", "4"), 2)
+
+
+def test_a_small_batch_serves_all_the_same(tmp_path: Path) -> None:
+    with (
+        LiveServer(tmp_path, "--batch-size", "16", "--parallel", "2") as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused") as client,
+    ):
+        assert "red" in answer(client, shape("circle", RED), "What colour is the circle?")
