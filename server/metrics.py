@@ -18,6 +18,8 @@ _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320,
 # What the engine counts itself, by the name of its field in SchedulerStats.
 _TOTALS = {
     "preemptions": ("llava_num_preemptions", "Requests put back for want of cells"),
+    "busy_seconds": ("llava_engine_busy_seconds", "Time in which the engine's loop did not wait"),
+    "llama_seconds": ("llava_engine_llama_seconds", "The part of it in llama.cpp"),
     "prefix_queries": ("llava_prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
     "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
     "image_cache_queries": ("llava_mm_cache_queries", "Pictures looked up before an encode"),
@@ -68,7 +70,7 @@ class Metrics:
             "llava_image_encode_seconds", "Vision encoder, per picture; 0 from a cache", _SHORT
         )
         self._decode = self._histogram(
-            "llava_image_decode_seconds", "Fetching, decoding and resizing a picture", _SHORT
+            "llava_image_decode_seconds", "Decoding and resizing a picture", _SHORT
         )
         self._by_reason = {reason: self._success.labels(reason) for reason in _REASONS}
 

@@ -55,6 +55,7 @@ class FakeRunner:
         self.n_cells = n_cells
         self.n_batch = n_batch
         self.strips_first_space = False
+        self.llama_seconds = 0.0
         self.cells: dict[int, list[object]] = {}
         self.computed = 0
         self.encodes: list[str] = []

@@ -28,6 +28,8 @@ FAMILIES = {
     "llava_device_memory_bytes": "gauge",
     "llava_build_info": "gauge",
     "llava_num_preemptions": "counter",
+    "llava_engine_busy_seconds": "counter",
+    "llava_engine_llama_seconds": "counter",
     "llava_prefix_cache_queries": "counter",
     "llava_prefix_cache_hits": "counter",
     "llava_mm_cache_queries": "counter",

@@ -56,8 +56,9 @@ def assemble(squares: Sequence[Rows], image: ImageInput, newline: Rows | None) -
 def join(tiles: Sequence[Rows], layout: TileLayout) -> Rows:
     """The tiles' rows as one grid, [rows * side, columns * side, n_embd]."""
     side = _side(tiles[0])
-    stacked: Rows = np.stack(tiles).reshape(layout.rows, layout.columns, side, side, -1)
-    return stacked.swapaxes(1, 2).reshape(layout.rows * side, layout.columns * side, -1)
+    squares = np.stack(tiles).reshape(layout.rows, layout.columns, side, side, -1)
+    grid: Rows = squares.swapaxes(1, 2).reshape(layout.rows * side, layout.columns * side, -1)
+    return grid
 
 
 def unpad(grid: Rows, layout: TileLayout) -> Rows:

@@ -49,6 +49,7 @@ class EngineCore:
         self.runner = runner
         self.scheduler = scheduler
         self.images = images
+        self.busy_seconds = 0.0
         self._start_encode = start_encode
         self._waits = False
         self._detokenizers: dict[str, Detokenizer] = {}
@@ -136,6 +137,8 @@ class EngineCore:
             kv_cells_total=scheduler.kv.n_cells,
             step_seconds=seconds,
             preemptions=scheduler.preemptions,
+            busy_seconds=self.busy_seconds,
+            llama_seconds=self.runner.llama_seconds,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
             image_cache_queries=images.queries,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -34,6 +35,7 @@ class Runner(Protocol):
     """What the engine's core needs of whatever computes; tests hand in one without llama.cpp."""
 
     n_ctx_seq: int
+    llama_seconds: float
 
     def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
@@ -78,6 +80,7 @@ class LlamaRunner:
         self._tokens = Batch(n_batch)
         self._pictures = Batch(n_batch, model.n_embd) if encoder else None
         self._samplers: dict[Request, Sampler] = {}
+        self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
 
     def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
@@ -121,9 +124,12 @@ class LlamaRunner:
             row = batch.add(rows, chunk.start, request.seq_id, want_last=chunk.sample)
             if chunk.sample:
                 asked[request] = row
+        start = time.perf_counter()
         if not self._context.decode(batch):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
-        return {request: self._sample(request, row) for request, row in asked.items()}
+        sampled = {request: self._sample(request, row) for request, row in asked.items()}
+        self.llama_seconds += time.perf_counter() - start
+        return sampled
 
     def _batch_for(self, rows: NDArray[Any]) -> Batch:
         if rows.ndim == 1:

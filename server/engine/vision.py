@@ -105,11 +105,7 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
     check_picture_settings(config, facts)
     if config.mmproj is None or facts is None:
         return None
-    if facts.n_out and facts.n_out != model.n_embd:
-        raise StartupError(
-            f"{config.mmproj.name} does not belong to {model.path.name}: it projects pictures to"
-            f" {facts.n_out} dimensions, the language model has {model.n_embd}"
-        )
+    _check_width(config.mmproj, facts, model)
     tower = prepare(
         config.mmproj,
         faults=_find_faults(config, model, facts),
@@ -135,6 +131,14 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
             " yet; this version serves LLaVA and other models with causal image attention"
         )
     return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
+
+
+def _check_width(mmproj: Path, facts: TowerFacts, model: Model) -> None:
+    if facts.n_out and facts.n_out != model.n_embd:
+        raise StartupError(
+            f"{mmproj.name} does not belong to {model.path.name}: it projects pictures to"
+            f" {facts.n_out} dimensions, the language model has {model.n_embd}"
+        )
 
 
 def _read_newline(mmproj: Path, tower: PreparedTower) -> NDArray[np.float32] | None:

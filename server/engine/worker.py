@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -52,7 +53,9 @@ class Inbox:
 def serve(core: EngineCore, inbox: Inbox, line: Connection[Any, Any]) -> None:
     """Steps until told to stop. A failed step is reported as EngineDead and raised."""
     while True:
-        for message in inbox.take(wait=not core.has_work):
+        messages = inbox.take(wait=not core.has_work)
+        start = time.perf_counter()
+        for message in messages:
             if isinstance(message, Shutdown):
                 return
             if isinstance(message, AddRequest):
@@ -68,3 +71,4 @@ def serve(core: EngineCore, inbox: Inbox, line: Connection[Any, Any]) -> None:
         if outputs:
             line.send(StepOutputs(outputs))
         line.send(core.step())
+        core.busy_seconds += time.perf_counter() - start

@@ -114,6 +114,12 @@ class Context:
             raise RuntimeError(f"llama_decode returned {result}")
         return True
 
+    def logits(self, row: int, n_vocab: int) -> NDArray[np.float32]:
+        """Logits of batch row ``row``, float32 [n_vocab]; it must have been asked for."""
+        pointer = llama_cpp.llama_get_logits_ith(self.handle, row)
+        logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (n_vocab,)).copy()
+        return logits
+
     def forget(self, seq_id: int) -> None:
         """Frees the cells of a sequence that no other one shares."""
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)

@@ -1,0 +1,68 @@
+"""All that crosses the line between the web process and the engine process.
+
+Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, Shutdown.
+Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs.
+The two ends are children of one installation, so the messages travel by pickle.
+"""
+
+from __future__ import annotations
+
+from server.messages.facts import (
+    BuildFacts,
+    DeviceMemory,
+    MemoryPart,
+    MemoryReport,
+    ModelFacts,
+    VisionFacts,
+)
+from server.messages.outputs import (
+    Admitted,
+    Counted,
+    EngineDead,
+    EngineProgress,
+    EngineReady,
+    FinishReason,
+    Rejected,
+    SchedulerStats,
+    StepOutputs,
+    TokenOutput,
+)
+from server.messages.pictures import (
+    EncodedImage,
+    ImageInput,
+    TileLayout,
+)
+from server.messages.requests import (
+    AbortRequest,
+    AddRequest,
+    CountRequest,
+    EngineConfig,
+    Shutdown,
+)
+
+__all__ = [
+    "AbortRequest",
+    "AddRequest",
+    "Admitted",
+    "BuildFacts",
+    "CountRequest",
+    "Counted",
+    "DeviceMemory",
+    "EncodedImage",
+    "EngineConfig",
+    "EngineDead",
+    "EngineProgress",
+    "EngineReady",
+    "FinishReason",
+    "ImageInput",
+    "MemoryPart",
+    "MemoryReport",
+    "ModelFacts",
+    "Rejected",
+    "SchedulerStats",
+    "Shutdown",
+    "StepOutputs",
+    "TileLayout",
+    "TokenOutput",
+    "VisionFacts",
+]

@@ -1,0 +1,98 @@
+"""What the engine says of itself once it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class DeviceMemory:
+    """A device of llama.cpp's with its memory in bytes, as ggml's device API reports it."""
+
+    name: str
+    description: str
+    kind: str
+    free: int
+    total: int
+
+
+@dataclass(slots=True, frozen=True)
+class MemoryPart:
+    """Bytes that one part of the model takes on one device, as llama.cpp allocated them."""
+
+    part: str
+    device: str
+    bytes: int
+
+
+@dataclass(slots=True, frozen=True)
+class MemoryReport:
+    """Where the memory went: devices, parts, and how many layers were offloaded."""
+
+    devices: tuple[DeviceMemory, ...] = ()
+    parts: tuple[MemoryPart, ...] = ()
+    layers: int = 0
+    layers_offloaded: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class BuildFacts:
+    """Which llama.cpp build the engine runs on."""
+
+    llama_cpp_python: str
+    backends: tuple[str, ...]
+    gpu_offload: bool
+    system_info: str
+
+
+@dataclass(slots=True, frozen=True)
+class ModelFacts:
+    """What the loaded language model is, and how its prompts are written."""
+
+    name: str
+    architecture: str
+    description: str
+    n_params: int
+    size: int
+    n_ctx: int
+    n_ctx_seq: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_vocab: int
+    chat_template: str | None
+    bos_token: str
+    eos_token: str
+
+
+@dataclass(slots=True, frozen=True)
+class VisionFacts:
+    """What the loaded vision tower is.
+
+    ``fixed`` towers take exactly ``image_size`` squared pixels, prepared by us; other towers
+    take any size and libmtmd prepares them. A fixed tower with ``pinpoints``, (width, height) in
+    pixels, sees a picture as several such squares; ``row_newlines``: with an embedding of its
+    own after each row of their joint grid. ``faults`` are the faults found in this libmtmd
+    for this tower, ``undone`` those put right. Sizes are in pixels, tokens per encoded square.
+    """
+
+    projector: str
+    fixed: bool
+    image_size: int
+    native_image_size: int
+    patch_size: int
+    tokens_per_image: int
+    image_mean: tuple[float, float, float]
+    has_class_token: bool
+    faults: tuple[str, ...]
+    undone: tuple[str, ...]
+    backend: str
+    n_params: int = 0
+    size: int = 0
+    pinpoints: tuple[tuple[int, int], ...] = ()
+    row_newlines: bool = False
+
+    @property
+    def tiled(self) -> bool:
+        """Whether large pictures are cut into tiles (LLaVA-1.6)."""
+        return bool(self.pinpoints)

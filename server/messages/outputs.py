@@ -1,0 +1,114 @@
+"""Engine to web."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from server.errors import LlavaError
+from server.messages.facts import BuildFacts, MemoryReport, ModelFacts, VisionFacts
+from server.messages.pictures import EncodedImage
+
+
+@dataclass(slots=True, frozen=True)
+class EngineProgress:
+    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
+
+    stage: str
+    fraction: float
+
+
+@dataclass(slots=True, frozen=True)
+class EngineReady:
+    """The model is loaded and warmed up; requests may come."""
+
+    model: ModelFacts
+    vision: VisionFacts | None
+    memory: MemoryReport
+    build: BuildFacts
+    load_seconds: float
+    pid: int
+
+
+@dataclass(slots=True, frozen=True)
+class EngineDead:
+    """The engine cannot go on. Sent if it still can; the closed line says it otherwise."""
+
+    error: LlavaError
+
+
+class FinishReason(str, Enum):
+    """Why a request ended, in OpenAI's words where it has them."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(slots=True, frozen=True)
+class Admitted:
+    """The prompt was counted and fits; it waits for a slot."""
+
+    request_id: str
+    prompt_tokens: int
+    image_tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Counted:
+    """The answer to a CountRequest; ``image_tokens`` are among the ``prompt_tokens``."""
+
+    request_id: str
+    prompt_tokens: int
+    image_tokens: int
+
+
+@dataclass(slots=True, frozen=True)
+class Rejected:
+    """The request cannot be served, or failed on its own; the engine goes on."""
+
+    request_id: str
+    error: LlavaError
+
+
+@dataclass(slots=True, frozen=True)
+class TokenOutput:
+    """New text of one request.
+
+    ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
+    all so far, and ``finish_reason`` is set on the last one.
+    """
+
+    request_id: str
+    text: str
+    completion_tokens: int
+    finish_reason: FinishReason | None = None
+    images: tuple[EncodedImage, ...] = ()
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class SchedulerStats:
+    """The engine's state after a step; from ``preemptions`` on, totals since its start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cells_used: int = 0
+    kv_cells_total: int = 0
+    step_seconds: float = 0.0
+    preemptions: int = 0
+    busy_seconds: float = 0.0
+    llama_seconds: float = 0.0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    image_cache_queries: int = 0
+    image_cache_hits: int = 0
+    image_cache_bytes: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class StepOutputs:
+    """All that one step brought forth."""
+
+    outputs: tuple[Admitted | Counted | Rejected | TokenOutput, ...] = field(default=())
+    stats: SchedulerStats | None = None

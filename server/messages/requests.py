@@ -1,0 +1,66 @@
+"""Web to engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.messages.pictures import ImageInput
+from server.sampling import SamplingParams
+
+
+@dataclass(slots=True, frozen=True)
+class EngineConfig:
+    """What the engine process needs to load the model. Names follow llama-server's flags."""
+
+    model: Path
+    mmproj: Path | None
+    cache_dir: Path
+    ctx_size: int
+    parallel: int
+    threads: int
+    batch_size: int = 512
+    ubatch_size: int = 512
+    n_gpu_layers: int = -1
+    mmproj_offload: bool = True
+    image_size: int | None = None
+    image_max_edge: int | None = None
+    image_min_tokens: int | None = None
+    image_max_tokens: int | None = None
+    llava_fix: bool = True
+    itl_target: float = 0.05
+    image_cache_bytes: int = 256 * 1024 * 1024
+    log_level: str = "info"
+
+
+@dataclass(slots=True, frozen=True)
+class AddRequest:
+    """A request to generate. ``parts`` are prompt text and pictures in the order of the prompt.
+
+    ``arrival`` is ``time.monotonic()`` of the web process, which the engine process shares.
+    """
+
+    request_id: str
+    parts: tuple[str | ImageInput, ...]
+    sampling: SamplingParams
+    arrival: float
+
+
+@dataclass(slots=True, frozen=True)
+class AbortRequest:
+    """Nobody waits for this request any more."""
+
+    request_id: str
+
+
+@dataclass(slots=True, frozen=True)
+class CountRequest:
+    """A request to count the tokens of a prompt, pictures included, and no more."""
+
+    request_id: str
+    parts: tuple[str | ImageInput, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Shutdown:
+    """Free everything and exit."""
