@@ -10,20 +10,30 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tomli
-from PIL import ImageColor
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr
+from pydantic import ByteSize, Field
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from server.errors import ConfigError
+from server.setting_types import (
+    AutoOff,
+    Colour,
+    Detail,
+    GpuLayers,
+    Hosts,
+    LogLevel,
+    Positive,
+    Secret,
+    Text,
+    UserPath,
+)
 
 ENV_PREFIX = "LLAVA_"
 
@@ -45,59 +55,6 @@ def default_cache_dir() -> Path:
     """The folder for what the server and its setup make and want to keep."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "llava-server"
-
-
-def _gpu_layers(value: object) -> object:
-    """Accept auto, all or a count; -1 is llama.cpp's older word for all."""
-    text = str(value).strip().lower()
-    if text in {"auto", "all"}:
-        return text
-    if text == "-1":
-        return "all"
-    if text.isdecimal():
-        return int(text)
-    raise ValueError("must be auto, all or a number of layers")
-
-
-def _colour(value: object) -> object:
-    """Read a colour name or #rrggbb; transparency makes no sense behind a picture."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ImageColor.getrgb(value.strip())[:3]
-    except ValueError:
-        raise ValueError("must be a colour such as white, #7f7f7f or rgb(127,127,127)") from None
-
-
-def _not_empty(value: object) -> object:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _user_path(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str) and value.strip() else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _hosts(value: object) -> object:
-    """Read HOST,HOST:PORT,...; what a host is, the fetcher knows."""
-    if not isinstance(value, str):
-        return value
-    return tuple(host for host in (part.strip() for part in value.split(",")) if host)
-
-
-Text = Annotated[str, BeforeValidator(_not_empty)]
-UserPath = Annotated[Path, BeforeValidator(_user_path), BeforeValidator(_not_empty)]
-GpuLayers = Annotated[int | Literal["auto", "all"], BeforeValidator(_gpu_layers)]
-Colour = Annotated[tuple[int, int, int], NoDecode, BeforeValidator(_colour)]
-Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
-Secret = Annotated[SecretStr, BeforeValidator(_not_empty)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
@@ -130,7 +87,7 @@ class Settings(BaseSettings):
     alias: Annotated[Text | None, Flag("Model", (), "NAME", "the model's name")] = Field(
         None, description="name of the model in the API"
     )
-    llava_fix: Annotated[Literal["auto", "off"], BeforeValidator(_lower), Flag("Model")] = Field(
+    llava_fix: Annotated[AutoOff, Flag("Model")] = Field(
         "auto", description="compute LLaVA's vision features as they were trained"
     )
 
@@ -174,6 +131,15 @@ class Settings(BaseSettings):
     )
     image_max_edge: Annotated[int | None, Flag("Pictures", (), "PIXELS", "no limit")] = Field(
         None, ge=14, description="shrink pictures whose longer edge exceeds this"
+    )
+    image_detail: Annotated[Detail, Flag("Pictures", (), "auto|low|high")] = Field(
+        "auto", description="for pictures whose request does not say; low takes fewer tokens"
+    )
+    image_min_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
+        Field(None, description="least tokens of a picture, for towers that take any size")
+    )
+    image_max_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
+        Field(None, description="most tokens of a picture, for towers that take any size")
     )
     image_max_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "20MiB")] = Field(
         ByteSize(20 * 1024**2), gt=0, description="largest encoded picture, such as 20MiB"

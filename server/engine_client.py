@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ from server.messages import (
     AbortRequest,
     AddRequest,
     Admitted,
+    Counted,
+    CountRequest,
     EngineConfig,
     EngineDead,
     EngineProgress,
@@ -34,7 +37,7 @@ STOP_SECONDS = 10.0
 # Pauses before the restarts after a loss; when they are used up without a ready engine, we stop.
 RESTART_PAUSES = (0.0, 1.0, 3.0, 10.0)
 
-_Item = Admitted | TokenOutput | LlavaError
+_Item = Admitted | Counted | TokenOutput | LlavaError
 
 
 class EngineClient:
@@ -87,9 +90,7 @@ class EngineClient:
             RequestError: the engine refused the request.
             EngineUnavailable: the engine is not ready, or was lost on the way.
         """
-        process = self._process
-        if self.state is not EngineState.READY or process is None:
-            raise EngineUnavailable(f"the engine is {self.state.value}; try again shortly")
+        process = self._require_process()
         items: asyncio.Queue[_Item] = asyncio.Queue()
         self._streams[request_id] = items
         process.send(AddRequest(request_id, parts, sampling, time.monotonic()))
@@ -100,12 +101,39 @@ class EngineClient:
                 if isinstance(item, LlavaError):
                     finished = True
                     raise item
+                assert not isinstance(item, Counted)
                 finished = isinstance(item, TokenOutput) and item.finish_reason is not None
                 yield item
         finally:
             self._streams.pop(request_id, None)
             if not finished:
                 process.send(AbortRequest(request_id))
+
+    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+        """The tokens of a prompt; nothing is generated, and it need not fit the context.
+
+        Raises:
+            RequestError: the engine cannot take one of the pictures.
+            EngineUnavailable: the engine is not ready, or was lost on the way.
+        """
+        process = self._require_process()
+        request_id = f"count-{uuid.uuid4().hex}"
+        items: asyncio.Queue[_Item] = asyncio.Queue()
+        self._streams[request_id] = items
+        process.send(CountRequest(request_id, parts))
+        try:
+            item = await items.get()
+        finally:
+            self._streams.pop(request_id, None)
+        if isinstance(item, LlavaError):
+            raise item
+        assert isinstance(item, Counted)
+        return item
+
+    def _require_process(self) -> EngineProcess:
+        if self.state is not EngineState.READY or self._process is None:
+            raise EngineUnavailable(f"the engine is {self.state.value}; try again shortly")
+        return self._process
 
     async def _spawn(self) -> None:
         self.progress = None

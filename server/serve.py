@@ -22,7 +22,7 @@ from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.logs import configure_logging
-from server.messages import EngineConfig, EngineReady
+from server.messages import EngineConfig, EngineReady, VisionFacts
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,9 @@ def _engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         n_gpu_layers=settings.gpu_layers,
         mmproj_offload=settings.mmproj_offload,
         image_size=settings.image_size,
+        image_max_edge=settings.image_max_edge,
+        image_min_tokens=settings.image_min_tokens,
+        image_max_tokens=settings.image_max_tokens,
         llava_fix=settings.llava_fix == "auto",
         itl_target=settings.itl_target / 1000,
         image_cache_bytes=settings.image_cache_bytes,
@@ -128,9 +131,11 @@ def _api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         max_images=settings.image_max_count,
     )
     options = ImageOptions(
-        limits=limits, max_edge=settings.image_max_edge, background=settings.image_background
+        limits=limits,
+        max_edge=settings.image_max_edge,
+        background=settings.image_background,
+        detail=settings.image_detail,
     )
-
     key = settings.api_key
     return ApiOptions(
         images=options,
@@ -164,16 +169,16 @@ def _announce(ready: EngineReady, settings: Settings, listener: socket.socket) -
     if vision is None:
         logger.info("no mmproj: text only")
     else:
-        logger.info(
-            "vision tower: %dx%d pixels, patch %d, %d tokens a picture, on %s",
-            *(vision.image_size, vision.image_size, vision.patch_size),
-            *(vision.tokens_per_image, vision.backend),
-        )
-        if vision.fixed and settings.image_max_edge is not None:
-            logger.warning(
-                "--image-max-edge does nothing here: this tower sees every picture at %d pixels"
-                " (--image-size changes that)",
-                vision.image_size,
-            )
+        _announce_tower(vision)
     host, port = listener.getsockname()[:2]
     logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
+def _announce_tower(vision: VisionFacts) -> None:
+    shapes = ", ".join(f"{width}x{height}" for width, height in vision.pinpoints)
+    logger.info(
+        "vision tower: %dx%d pixels, patch %d, %d tokens a %s, on %s%s",
+        *(vision.image_size, vision.image_size, vision.patch_size),
+        *(vision.tokens_per_image, "square" if vision.tiled else "picture", vision.backend),
+        f"; an overview and tiles of {shapes}" if shapes else "",
+    )

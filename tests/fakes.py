@@ -24,6 +24,7 @@ from server.engine_state import EngineState
 from server.messages import (
     Admitted,
     BuildFacts,
+    Counted,
     DeviceMemory,
     EncodedImage,
     EngineProgress,
@@ -116,6 +117,7 @@ class FakeEngine:
     admit_seconds: float = 0.0
     token_seconds: float = 0.0
     parts: list[tuple[str | ImageInput, ...]] = field(default_factory=list)
+    counted: list[tuple[str | ImageInput, ...]] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -142,6 +144,13 @@ class FakeEngine:
             self.running -= 1
             if not ended:
                 self.aborted.append(request_id)
+
+    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+        self.counted.append(parts)
+        if self.error:
+            raise self.error
+        pictures = sum(isinstance(part, ImageInput) for part in parts)
+        return Counted("count", 10 + 64 * pictures, 64 * pictures)
 
     async def _outputs(
         self, parts: tuple[str | ImageInput, ...], request_id: str

@@ -9,6 +9,7 @@ import pytest
 from fakes import FakeEngine, chat, data_url, engine_ready, image_part, post_chat, text_part
 
 from server.errors import ContextLengthExceeded
+from server.images.prepare import ImageOptions
 from server.messages import FinishReason, ImageInput
 from server.sampling import SamplingParams
 
@@ -53,16 +54,57 @@ def test_answer_with_a_picture_reports_it(caplog: pytest.LogCaptureFixture) -> N
     answer = post_chat(FakeEngine(), chat([part, text_part("What?")])).json()
     assert answer["usage"]["prompt_tokens"] == 74
     assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 64
-    assert answer["images"] == [
-        {
-            "source": {"width": 20, "height": 10},
-            "encoded": {"width": 112, "height": 112},
-            "grid": {"width": 8, "height": 8},
-            "tokens": 64,
-            "encode_ms": 12.0,
-        }
+    (image,) = answer["images"]
+    assert image.pop("decode_ms") > 0
+    assert image == {
+        "source": {"width": 20, "height": 10},
+        "resized": {"width": 112, "height": 56},
+        "encoded": {"width": 112, "height": 112},
+        "tiles": 1,
+        "grid": {"width": 8, "height": 8},
+        "tokens": 64,
+        "detail": "high",
+        "cached": False,
+        "encode_ms": 12.0,
+    }
+    line = "encoded image to 64 tokens (20x10 -> 112x112, 8x8 grid, 1 tile) in 12 ms"
+    assert line in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "reported"),
+    [
+        ("auto", None, "high"),
+        ("auto", "auto", "high"),
+        ("auto", "low", "low"),
+        ("low", None, "low"),
+        ("low", "auto", "low"),
+        ("low", "high", "high"),
+        ("high", "low", "low"),
+    ],
+)
+def test_detail_is_the_request_s_or_else_the_operator_s(
+    default: Any, asked: str | None, reported: str
+) -> None:
+    engine = FakeEngine()
+    part = {"type": "image_url", "image_url": {"url": data_url(RED), "detail": asked}}
+    options = ImageOptions(detail=default)
+    answer = post_chat(engine, chat([part, text_part("What?")]), images=options).json()
+    assert answer["images"][0]["detail"] == reported
+    (picture,) = (part for part in engine.parts[0] if isinstance(part, ImageInput))
+    assert picture.pool == (2 if reported == "low" else 1)
+
+
+def test_one_picture_at_two_details_is_two_pictures() -> None:
+    engine = FakeEngine()
+    content = [
+        {"type": "image_url", "image_url": {"url": data_url(RED), "detail": detail}}
+        for detail in ("low", "high", "low", "auto")
     ]
-    assert "encoded image to 64 tokens (20x10 -> 112x112, 8x8 grid) in 12 ms" in caplog.text
+    answer = post_chat(engine, chat(content)).json()
+    assert [image["detail"] for image in answer["images"]] == ["low", "high", "low", "high"]
+    digests = [part.digest for part in engine.parts[0] if isinstance(part, ImageInput)]
+    assert digests[0] == digests[2] != digests[1] == digests[3]
 
 
 def test_pictures_keep_their_order_over_several_turns() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from fakes import FakeEngine, call, chat, data_url, engine_ready, image_part, post_chat, text_part
+from fakes import FakeEngine, call, chat, engine_ready, image_part, post_chat, text_part
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
@@ -73,7 +73,10 @@ def test_true_is_not_one() -> None:
         ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages[1].tool_calls"),
         ({"role": "assistant", "content": None, "refusal": "no"}, "messages[1].refusal"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0].type"),
-        ({"role": "user", "content": [{"type": "file"}]}, "messages[1].content[0].type"),
+        (
+            {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:,a"}}]},
+            "messages[1].content[0].file",
+        ),
     ],
 )
 def test_unsupported_message_is_refused_by_name(message: Any, param: str) -> None:
@@ -81,10 +84,7 @@ def test_unsupported_message_is_refused_by_name(message: Any, param: str) -> Non
     assert refusal({"messages": messages}) == (400, "unsupported_parameter", param)
 
 
-def test_low_detail_and_obfuscation_are_refused_by_name() -> None:
-    part = {"type": "image_url", "image_url": {"url": data_url(), "detail": "low"}}
-    param = f"{PICTURE}.image_url.detail"
-    assert refusal(chat([part])) == (400, "unsupported_parameter", param)
+def test_obfuscation_is_refused_by_name() -> None:
     options = {"include_obfuscation": True}
     expected = (400, "unsupported_parameter", "stream_options.include_obfuscation")
     assert refusal(chat(stream=True, stream_options=options)) == expected

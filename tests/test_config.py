@@ -58,6 +58,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "offline": True, "model": "m.gguf", "mmproj": "/p.gguf", "alias": "a", "llava_fix": "off",
         "host": "::1", "port": 1, "api_key": "k", "ctx_size": 1, "parallel": 2, "threads": 3,
         "batch_size": 4, "ubatch_size": 5, "n_gpu_layers": 6, "mmproj_offload": False,
+        "image_detail": "low", "image_min_tokens": 15, "image_max_tokens": 16,
         "image_size": 28, "image_max_edge": 56, "image_max_bytes": 7, "image_max_pixels": 8,
         "image_max_count": 9, "image_background": "#010203", "image_urls": False,
         "image_url_allow": "a.test,127.0.0.1:81", "image_fetch_timeout": 2.5, "image_root": "/r",

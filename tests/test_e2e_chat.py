@@ -10,8 +10,9 @@ from collections import defaultdict
 import httpx
 import openai
 from asking import BLUE, GREEN, RED, YELLOW, answer, ask, data_url, shape, user
-from demo.heldout import cases, is_right
 from live import LiveServer
+
+from scripts.demo.heldout import cases, is_right
 
 COLOURS = {"red": RED, "blue": BLUE, "green": GREEN, "yellow": YELLOW}
 WHAT_COLOUR = "What colour is the circle?"
@@ -109,7 +110,7 @@ def test_the_reply_and_the_log_say_what_became_of_the_picture(
     assert image["encoded"] == {"width": 112, "height": 112}
     assert (image["grid"], image["tokens"]) == ({"width": 8, "height": 8}, 64)
     assert 0 < image["encode_ms"] < 60_000
-    line = r"encoded image to 64 tokens \(640x480 -> 112x112, 8x8 grid\) in \d+ ms"
+    line = r"encoded image to 64 tokens \(640x480 -> 112x112, 8x8 grid, 1 tile\) in \d+ ms"
     assert re.search(line, demo.log)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scripts.synthetic.shapes import LlmShape, ModelShape
 from scripts.synthetic.vocabulary import add_vocabulary
 from scripts.synthetic.weights import WeightPool
-from server.towers.layout import CLASS_TOKEN, PATCHES, POSITIONS, tensor_shapes
+from server.towers.layout import CLASS_TOKEN, NEWLINES, PATCHES, POSITIONS, tensor_shapes
 from server.towers.tiny import write_metadata
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -68,6 +68,8 @@ def write_mmproj(
     if shape.pools:
         writer.kv_data[0]["clip.projector_type"].value = "ldpv2"
         shapes = _with_pooling(shapes, shape.tower.n_out)
+    if shape.tower.pinpoints:
+        shapes = {**shapes, NEWLINES[0]: (shape.tower.n_out,)}
     _write_tensors(writer, shapes, WeightPool(quant, seed))
 
 

@@ -8,12 +8,17 @@ from server import __version__
 from server.api import errors
 from server.api.chat import chat_router
 from server.api.engine import Engine
+from server.api.file_store import FileStore
+from server.api.files import files_router
+from server.api.images import images_router
+from server.api.input_tokens import input_tokens_router
 from server.api.middleware import ApiKey, RequestLog
 from server.api.models import models_router
 from server.api.ops import ops_router
 from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
 from server.api.services import Services, TemplateCache
+from server.api.sources import SourceReader
 from server.metrics import Metrics
 
 
@@ -27,14 +32,19 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         redirect_slashes=False,
     )
     metrics = Metrics(engine)
+    files = FileStore(options.files_max_bytes, options.files_expire)
     services = Services(
         engine=engine,
         options=options,
         metrics=metrics,
-        pictures=PictureReader(options, metrics),
+        pictures=PictureReader(options, SourceReader(options, files), metrics),
         templates=TemplateCache(options.chat_template),
+        files=files,
     )
     app.include_router(chat_router(services))
+    app.include_router(input_tokens_router(services))
+    app.include_router(files_router(services))
+    app.include_router(images_router(services))
     app.include_router(models_router(services))
     app.include_router(ops_router(services))
     errors.install(app, metrics)

@@ -18,6 +18,7 @@ from server.api.connection import EventStream, while_connected
 from server.api.engine import require_ready
 from server.api.errors import error_body, internal_error
 from server.api.generation import Generation
+from server.api.image_report import pictures_of
 from server.api.pictures import read_turns
 from server.api.services import Services
 from server.errors import LlavaError
@@ -54,14 +55,21 @@ def chat_router(services: Services) -> APIRouter:
 async def _begin(
     services: Services, ready: EngineReady, body: ChatRequest, request_id: str, arrival: float
 ) -> Generation:
+    parts = await prompt_of(services, ready, body)
+    outputs = services.engine.generate(parts, body.sampling(), request_id)
+    generation = Generation(outputs, services.metrics, arrival, pictures_of(parts))
+    await generation.admit()
+    return generation
+
+
+async def prompt_of(
+    services: Services, ready: EngineReady, body: ChatRequest
+) -> tuple[str | ImageInput, ...]:
+    """The request as the engine reads it: the template's text, with the pictures in place."""
     turns, sources = read_turns(body.messages)
     pictures = await services.pictures.read(sources, ready.vision)
     template = await services.templates.get(ready.model)
-    parts = _fill(await _render(template, turns), pictures)
-    outputs = services.engine.generate(parts, body.sampling(), request_id)
-    generation = Generation(outputs, services.metrics, arrival)
-    await generation.admit()
-    return generation
+    return _fill(await _render(template, turns), pictures)
 
 
 async def _render(template: ChatTemplate, turns: list[Turn]) -> tuple[Part, ...]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.generation import Generation
-from server.messages import EncodedImage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -73,14 +72,4 @@ def images(generation: Generation) -> dict[str, Any]:
     """What became of the request's pictures, in order; nothing when there were none."""
     if not generation.images:
         return {}
-    return {"images": [_image(image) for image in generation.images]}
-
-
-def _image(image: EncodedImage) -> dict[str, Any]:
-    return {
-        "source": {"width": image.source_width, "height": image.source_height},
-        "encoded": {"width": image.width, "height": image.height},
-        "grid": {"width": image.grid_width, "height": image.grid_height},
-        "tokens": image.tokens,
-        "encode_ms": round(image.encode_seconds * 1000, 3),
-    }
+    return {"images": [report.json for report in generation.images]}

@@ -9,6 +9,7 @@ from server.engine_state import EngineState
 from server.errors import EngineUnavailable
 from server.messages import (
     Admitted,
+    Counted,
     EngineProgress,
     EngineReady,
     ImageInput,
@@ -54,6 +55,9 @@ class Engine(Protocol):
 
         Raises RequestError or EngineError; closing the iterator aborts the request.
         """
+
+    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+        """Count a prompt's tokens. Raises RequestError or EngineError."""
 
 
 def require_ready(engine: Engine) -> EngineReady:

@@ -7,29 +7,38 @@ import time
 from collections.abc import AsyncIterator
 
 from server.api.engine import close
+from server.api.image_report import ImageReport
 from server.errors import EngineError, EngineUnavailable
-from server.messages import Admitted, EncodedImage, FinishReason, TokenOutput
+from server.messages import Admitted, EncodedImage, FinishReason, ImageInput, TokenOutput
 from server.metrics import ABORTED, Metrics
 
 log = logging.getLogger(__name__)
 
 
 class Generation:
-    """Outputs of one request. ``aclose`` must be awaited however it ends."""
+    """Outputs of one request, whose ``pictures`` are in the order of the prompt.
+
+    ``aclose`` must be awaited however it ends.
+    """
 
     def __init__(
-        self, outputs: AsyncIterator[Admitted | TokenOutput], metrics: Metrics, arrival: float
+        self,
+        outputs: AsyncIterator[Admitted | TokenOutput],
+        metrics: Metrics,
+        arrival: float,
+        pictures: tuple[ImageInput, ...] = (),
     ) -> None:
         self._outputs = outputs
         self._metrics = metrics
         self._arrival = arrival
+        self._pictures = pictures
         self._open = True
         self._begun = False
         self.prompt_tokens = 0
         self.image_tokens = 0
         self.completion_tokens = 0
         self.cached_tokens = 0
-        self.images: tuple[EncodedImage, ...] = ()
+        self.images: tuple[ImageReport, ...] = ()
 
     async def admit(self) -> None:
         """Wait until the prompt was counted. Raises RequestError when it does not fit."""
@@ -76,20 +85,10 @@ class Generation:
             self._end(output.finish_reason.value)
 
     def _record_images(self, images: tuple[EncodedImage, ...]) -> None:
-        self.images = images
-        for image in images:
-            self._metrics.encoded(image)
-            log.info(
-                "encoded image to %d tokens (%dx%d -> %dx%d, %dx%d grid) in %.0f ms",
-                image.tokens,
-                image.source_width,
-                image.source_height,
-                image.width,
-                image.height,
-                image.grid_width,
-                image.grid_height,
-                image.encode_seconds * 1000,
-            )
+        self.images = tuple(map(ImageReport, self._pictures, images))
+        for report in self.images:
+            self._metrics.encoded(report.encoded)
+            log.info("%s", report.line)
 
     def _end(self, reason: str) -> None:
         if self._open:

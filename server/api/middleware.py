@@ -21,6 +21,7 @@ from server.metrics import Metrics
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health"})
+QUIET_PATHS = frozenset({"/health", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -60,7 +61,9 @@ class RequestLog:
         finally:
             took = (time.monotonic() - start) * 1000
             path = quote(scope["path"])
-            log.info("%s %s %s %d %.0f ms", request_id, scope["method"], path, status, took)
+            # Probes and scrapes come every few seconds; they would bury the rest.
+            level = logging.DEBUG if path in QUIET_PATHS else logging.INFO
+            log.log(level, "%s %s %s %d %.0f ms", request_id, scope["method"], path, status, took)
 
 
 def _request_id(given: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from server.images.prepare import ImageOptions
+from server.images.url_policy import FetchOptions
 
 
 @dataclass(slots=True, frozen=True)
@@ -13,6 +15,8 @@ class ApiOptions:
 
     ``model_alias`` is the name in the API; without one the GGUF's name serves. ``chat_template``
     is the name of a built-in template or a Jinja source. No ``api_keys``: open to all.
+    Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all uploads
+    together, which stay for ``files_expire`` seconds, or for good if that is 0.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -21,3 +25,7 @@ class ApiOptions:
     api_keys: tuple[str, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
     image_workers: int = 2
+    fetch: FetchOptions = field(default_factory=FetchOptions)
+    image_root: Path | None = None
+    files_max_bytes: int = 256 * 1024 * 1024
+    files_expire: int = 24 * 3600

@@ -1,20 +1,21 @@
-"""The pictures of one request: found, counted, and prepared in worker threads."""
+"""The pictures of one request: found, counted, fetched, and prepared in worker threads."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anyio import CapacityLimiter, to_thread
 
 from server.api.options import ApiOptions
-from server.api.schema import ChatMessage, ImagePart, TextPart
+from server.api.schema import ChatMessage, FilePart, ImagePart, TextPart
+from server.api.sources import Load, SourceReader
 from server.errors import ImageError
+from server.images.inspection import Inspection, inspect
 from server.images.limits import check_count
-from server.images.prepare import prepare
-from server.images.source import read_source
+from server.images.prepare import Detail, prepare
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
 from server.prompt import Part, Picture, Turn
@@ -24,10 +25,13 @@ _ROLES = {"developer": "system"}
 
 @dataclass(slots=True, frozen=True)
 class Source:
-    """Where a picture comes from: the URL, and the request's field that holds it."""
+    """Where a picture comes from: the URL, the request's field that holds it, and how much of
+    it is to be seen; None leaves that to the operator, as "auto" does.
+    """
 
     url: str
     param: str
+    detail: Detail | None = None
 
 
 def read_turns(messages: Sequence[ChatMessage]) -> tuple[list[Turn], list[Source]]:
@@ -39,11 +43,12 @@ def read_turns(messages: Sequence[ChatMessage]) -> tuple[list[Turn], list[Source
         for place, part in enumerate(message.pieces):
             if isinstance(part, TextPart):
                 content.append(part.text)
-            elif isinstance(part, ImagePart):
+            elif isinstance(part, ImagePart | FilePart):
                 where = f"messages[{number}].content[{place}]"
                 _check_role(message, where)
                 content.append(Picture(len(sources)))
-                sources.append(Source(part.source, f"{where}.{part.field}"))
+                detail = part.detail if isinstance(part, ImagePart) else None
+                sources.append(Source(part.source, f"{where}.{part.field}", detail))
         turns.append(Turn(_ROLES.get(message.role, message.role), tuple(content)))
     return turns, sources
 
@@ -56,8 +61,9 @@ def _check_role(message: ChatMessage, where: str) -> None:
 class PictureReader:
     """Prepares pictures, a few at a time, each distinct one of a request once."""
 
-    def __init__(self, options: ApiOptions, metrics: Metrics) -> None:
+    def __init__(self, options: ApiOptions, sources: SourceReader, metrics: Metrics) -> None:
         self._options = options.images
+        self._sources = sources
         self._metrics = metrics
         self._limiter = CapacityLimiter(options.image_workers)
 
@@ -67,19 +73,14 @@ class PictureReader:
         """The pictures in order. Raises ImageError, naming the field."""
         if not sources:
             return ()
-        if tower is None:
-            raise ImageError(
-                "this model cannot see: no vision tower is loaded (--mmproj)",
-                param=sources[0].param,
-                code="vision_not_available",
-            )
+        tower = self.require_tower(tower, sources[0].param)
         limits = self._options.limits
         surplus = sources[min(limits.max_images, len(sources) - 1)]
         check_count(len(sources), limits, surplus.param)
-        first = {source.url: source for source in reversed(sources)}
+        first = {(source.url, source.detail): source for source in reversed(sources)}
         tasks = {
-            url: asyncio.ensure_future(self._prepare(source, tower))
-            for url, source in first.items()
+            key: asyncio.ensure_future(self._prepare(source, tower))
+            for key, source in first.items()
         }
         try:
             await asyncio.gather(*tasks.values())
@@ -87,16 +88,41 @@ class PictureReader:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return tuple(tasks[source.url].result() for source in sources)
+        return tuple(tasks[source.url, source.detail].result() for source in sources)
 
     async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
+        async with self._sources.open(source.url, source.param) as load:
+            return await to_thread.run_sync(self._timed, load, tower, source, limiter=self._limiter)
+
+    def _timed(self, load: Load, tower: VisionFacts, source: Source) -> ImageInput:
+        start = time.perf_counter()
+        options = self._options
+        if source.detail in ("low", "high"):
+            options = replace(options, detail=source.detail)
+        picture = prepare(load(), tower, options, source.param)
+        seconds = time.perf_counter() - start
+        self._metrics.decoded(seconds)
+        return replace(picture, decode_seconds=seconds)
+
+    async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
+        """What a picture is and becomes; ``source`` is a URL or the file itself."""
+        if isinstance(source, bytes):
+            return await self._inspect(lambda: source, tower, param)
+        async with self._sources.open(source, param) as load:
+            return await self._inspect(load, tower, param)
+
+    async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
         return await to_thread.run_sync(
-            self._timed, source.url, tower, source.param, limiter=self._limiter
+            lambda: inspect(load(), tower, self._options, param), limiter=self._limiter
         )
 
-    def _timed(self, url: str, tower: VisionFacts, param: str) -> ImageInput:
-        start = time.perf_counter()
-        data = read_source(url, self._options.limits, param)
-        picture = prepare(data, tower, self._options, param)
-        self._metrics.decoded(time.perf_counter() - start)
-        return picture
+    @staticmethod
+    def require_tower(tower: VisionFacts | None, param: str) -> VisionFacts:
+        """The tower. Raises ImageError if the model has none."""
+        if tower is None:
+            raise ImageError(
+                "this model cannot see: no vision tower is loaded (--mmproj)",
+                param=param,
+                code="vision_not_available",
+            )
+        return tower

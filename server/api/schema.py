@@ -12,10 +12,11 @@ from pydantic import (
     Field,
     Tag,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-_PARTS_TO_COME = ("input_audio", "file", "video_url", "refusal")
+_PARTS_TO_COME = ("input_audio", "video_url", "refusal")
 _ROLES_TO_COME = ("tool", "function")
 
 
@@ -48,14 +49,7 @@ class ImageUrl(Strict):
     """Where a picture is: a data: URL, or an http(s) URL where that is allowed."""
 
     url: str
-    detail: Literal["auto", "high"] | None = None
-
-    @field_validator("detail", mode="before")
-    @classmethod
-    def _no_low_detail(cls, value: object) -> object:
-        if value == "low":
-            raise unsupported('"low" is')
-        return value
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class TextPart(Strict):
@@ -84,11 +78,46 @@ class ImagePart(Strict):
         """The field that holds the URL."""
         return "image_url" if isinstance(self.image_url, str) else "image_url.url"
 
+    @property
+    def detail(self) -> Literal["auto", "low", "high"] | None:
+        """How much of it is to be seen, where the client says so."""
+        return None if isinstance(self.image_url, str) else self.image_url.detail
+
+
+class UploadedFile(Strict):
+    """A file that was uploaded before, by its id."""
+
+    file_id: Annotated[str, Field(pattern=r"^file-[A-Za-z0-9_-]{1,100}$")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_data(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("file_data") is not None:
+            raise unsupported('"file_data" is')
+        return value
+
+
+class FilePart(Strict):
+    """An uploaded picture, where it stands in the conversation."""
+
+    type: Literal["file"]
+    file: UploadedFile
+
+    @property
+    def source(self) -> str:
+        """The file's id."""
+        return self.file.file_id
+
+    @property
+    def field(self) -> str:
+        """The field that holds the id."""
+        return "file.file_id"
+
 
 class OtherPart(Strict):
     """A part of any other type: refused."""
 
-    type: Literal["text", "image_url"]
+    type: Literal["text", "image_url", "file"]
 
     @field_validator("type", mode="before")
     @classmethod
@@ -100,7 +129,7 @@ class OtherPart(Strict):
 
 def _kind_of_part(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
-    return {"text": "@text", "image_url": "@image"}.get(
+    return {"text": "@text", "image_url": "@image", "file": "@file"}.get(
         kind if isinstance(kind, str) else "", "@other"
     )
 
@@ -108,6 +137,7 @@ def _kind_of_part(value: Any) -> str:
 ContentPart = Annotated[
     Annotated[TextPart, Tag("@text")]
     | Annotated[ImagePart, Tag("@image")]
+    | Annotated[FilePart, Tag("@file")]
     | Annotated[OtherPart, Tag("@other")],
     Discriminator(_kind_of_part),
 ]
@@ -145,7 +175,7 @@ class ChatMessage(Strict):
         return value
 
     @property
-    def pieces(self) -> list[TextPart | ImagePart | OtherPart]:
+    def pieces(self) -> list[TextPart | ImagePart | FilePart | OtherPart]:
         """The content as parts, whichever way it was written."""
         if isinstance(self.content, str):
             return [TextPart.model_construct(type="text", text=self.content)]

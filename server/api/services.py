@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from anyio import to_thread
 
 from server.api.engine import Engine
+from server.api.file_store import FileStore
 from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
 from server.messages import ModelFacts
@@ -40,6 +41,7 @@ class Services:
     metrics: Metrics
     pictures: PictureReader
     templates: TemplateCache
+    files: FileStore
     started: int = field(default_factory=lambda: int(time.time()))
 
     def served_name(self, model: ModelFacts) -> str:

@@ -1,8 +1,13 @@
-"""From sizes in pixels to grids and tokens: the arithmetic of vision towers, in integers."""
+"""From sizes in pixels to grids, tokens and parameters: the arithmetic of vision towers.
+
+LLaVA-1.6's tiling is in ``server.images.tiling``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(slots=True, frozen=True)
@@ -16,6 +21,20 @@ class Grid:
     def tokens(self) -> int:
         """How many tokens the grid gives, without class token or separators."""
         return self.width * self.height
+
+
+@dataclass(slots=True, frozen=True)
+class Conv:
+    """A convolution or pooling along a side, in pixels of its own input."""
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+# What halves the grid of a ResNet: the first convolution, the max pooling, and the first 3 x 3 of
+# the second, third and fourth stage. Source: He et al., Deep Residual Learning, 2015, table 1.
+RESNET: Final = (Conv(7, 2, 3), *[Conv(3, 2, 1)] * 4)
 
 
 def conv_output(size: int, kernel: int, stride: int, padding: int = 0) -> int:
@@ -36,9 +55,78 @@ def patch_grid(width: int, height: int, patch_size: int) -> Grid:
     The patch embedding is a convolution with kernel and stride ``patch_size``: 336 / 14 gives
     24 x 24 = 576 tokens. Source: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021, 3.1.
     """
-    return Grid(
-        conv_output(width, patch_size, patch_size), conv_output(height, patch_size, patch_size)
-    )
+    return feature_map(width, height, (Conv(patch_size, patch_size),))
+
+
+def feature_map(width: int, height: int, layers: Iterable[Conv] = RESNET) -> Grid:
+    """Return the grid that is left after some convolutions, one token a place.
+
+    A ResNet has stride 32: 224 pixels give 7 x 7 = 49 tokens, 448 give 14 x 14 = 196.
+    """
+    for layer in layers:
+        width = conv_output(width, layer.kernel, layer.stride, layer.padding)
+        height = conv_output(height, layer.kernel, layer.stride, layer.padding)
+    return Grid(width, height)
+
+
+def receptive_field(layers: Iterable[Conv]) -> int:
+    """Return how many pixels along a side one place after the ``layers`` depends on.
+
+    Each layer adds (kernel - 1) times the strides before it. A ViT's patch sees its own pixels
+    before the first attention, and the whole picture after it. Source: Araujo, Norris and Sim,
+    Computing Receptive Fields of Convolutional Neural Networks, Distill, 2019, equation 2.
+    """
+    field, jump = 1, 1
+    for layer in layers:
+        field += (layer.kernel - 1) * jump
+        jump *= layer.stride
+    return field
+
+
+def conv_parameters(kernel: int, n_in: int, n_out: int, *, bias: bool = True) -> int:
+    """Return the weights of a square convolution: kernel^2 n_in n_out, and n_out of bias."""
+    return kernel**2 * n_in * n_out + bias * n_out
+
+
+def linear_parameters(n_in: int, n_out: int) -> int:
+    """Return the weights of a linear layer with bias."""
+    return n_in * n_out + n_out
+
+
+def vit_parameters(image_size: int, patch_size: int, width: int, depth: int, n_ff: int) -> int:
+    """Return the weights of CLIP's vision transformer, without what leads to the texts.
+
+    Patch embedding (without bias), class token, positions, the norms before and after, and per
+    layer two norms, four linear layers of the attention and two of the feed-forward. ViT-L/14 at
+    336 px has 303,507,456. Source: Radford et al., Learning Transferable Visual Models From
+    Natural Language Supervision, 2021, 2.4, and its reference implementation ``clip/model.py``.
+    """
+    norm = 2 * width
+    patches = conv_parameters(patch_size, 3, width, bias=False)
+    positions = (patch_grid(image_size, image_size, patch_size).tokens + 1) * width
+    feed_forward = linear_parameters(width, n_ff) + linear_parameters(n_ff, width)
+    layer = 2 * norm + 4 * linear_parameters(width, width) + feed_forward
+    return patches + width + positions + 2 * norm + depth * layer
+
+
+def projector_parameters(n_in: int, n_out: int) -> int:
+    """Return the weights of LLaVA-1.5's projector: linear, GELU, linear.
+
+    1,024 to 4,096 (ViT-L to a 7B) has 20,979,712. Source: Liu et al., Improved Baselines with
+    Visual Instruction Tuning, 2023, 3.2.
+    """
+    return linear_parameters(n_in, n_out) + linear_parameters(n_out, n_out)
+
+
+def within(width: int, height: int, edge: int, *, enlarge: bool = False) -> tuple[int, int]:
+    """Return the size with its longest side brought to ``edge`` pixels, aspect ratio kept.
+
+    Each side has at least one pixel. Smaller pictures stay as they are without ``enlarge``.
+    """
+    longest = max(width, height)
+    if longest <= edge and not enlarge:
+        return width, height
+    return max(1, round(width * edge / longest)), max(1, round(height * edge / longest))
 
 
 def nearest_sizes(size: int, patch_size: int) -> tuple[int, int]:

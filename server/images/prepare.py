@@ -3,33 +3,61 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from PIL import Image
 
 from server.errors import ImageError
 from server.images.decode import DecodedImage, decode
+from server.images.geometry import within
 from server.images.limits import ImageLimits
-from server.images.resize import at_least, cap_edge, mean_colour, to_square
-from server.messages import ImageInput, VisionFacts
+from server.images.resize import at_least, cap_edge, cut, mean_colour, to_canvas, to_square
+from server.images.tiling import Size, tile
+from server.messages import ImageInput, TileLayout, VisionFacts
 
 # Part of every digest: raise it whenever the same file would give other pixels.
-_VERSION: Final = 1
+_VERSION: Final = 2
 # Qwen2-VL's reference refuses more (smart_resize in its processor); others have no rule of their
 # own, and a grid that is 200 times as long as high tells them nothing.
 _MAX_ASPECT: Final = 200
+# What OpenAI's documentation says of detail "low": a version of 512 pixels.
+_LOW_EDGE: Final = 512
+# Detail "low" on a tower that sees one square: means of 2 x 2 tokens.
+_LOW_POOL: Final = 2
+
+Detail = Literal["auto", "low", "high"]
 
 
 @dataclass(slots=True, frozen=True)
 class ImageOptions:
     """The operator's choices. ``max_edge`` caps the longest edge in pixels for towers that take
-    any size (a fixed tower has its own size); ``background`` shows through transparency.
+    any size or tiles (one that sees a single square has its own size); ``background`` shows
+    through transparency. ``detail``, which a request may choose for each picture: "high" and
+    "auto" as the model's reference has it, "low" with fewer tokens.
     """
 
     limits: ImageLimits = field(default_factory=ImageLimits)
     max_edge: int | None = None
     background: tuple[int, int, int] = (255, 255, 255)
+    detail: Detail = "auto"
+
+    @property
+    def low(self) -> bool:
+        """Whether fewer tokens are wanted."""
+        return self.detail == "low"
+
+
+@dataclass(slots=True, frozen=True)
+class _Pixels:
+    """What the tower is to see; ``resized`` is what the picture takes of it, in pixels."""
+
+    image: Image.Image
+    resized: Size
+    tiles: tuple[Image.Image, ...] = ()
+    layout: TileLayout | None = None
+    pool: int = 1
 
 
 def prepare(
@@ -37,55 +65,102 @@ def prepare(
 ) -> ImageInput:
     """Decode a file and bring it to the size that ``tower`` is to see.
 
-    Fixed towers get ``image_size`` squared pixels as LLaVA-1.5 makes them; other towers get the
-    upright picture, capped, with each edge at least one patch, for libmtmd to prepare.
+    Fixed towers get ``image_size`` squared pixels as LLaVA-1.5 makes them, or as LLaVA-1.6 cuts
+    them where there are pinpoints; other towers get the upright picture, capped, with each edge at
+    least one patch, for libmtmd to prepare.
 
     Raises ImageError with ``param``: not a whole, permitted picture, or too narrow for the tower.
     """
-    target = tower.image_size if tower.fixed else options.max_edge
     decoded = decode(
-        data, options.limits, background=options.background, target=target, param=param
+        data,
+        options.limits,
+        background=options.background,
+        target=_target(tower, options),
+        param=param,
     )
-    if tower.fixed:
-        image = to_square(
-            decoded.rgb,
-            tower.image_size,
-            tower.image_mean,
-            shrink=decoded.shrink,
-            box=decoded.box,
-        )
+    if tower.tiled:
+        pixels = _in_tiles(decoded, tower, options)
+    elif tower.fixed:
+        pixels = _in_a_square(decoded, tower, options)
     else:
-        image = _any_size(decoded, tower, options, param)
+        pixels = _any_size(decoded, tower, options, param)
     return ImageInput(
         digest=_digest(data, tower, options),
-        width=image.width,
-        height=image.height,
-        rgb=image.tobytes(),
+        width=pixels.image.width,
+        height=pixels.image.height,
+        rgb=pixels.image.tobytes(),
         source_width=decoded.source_width,
         source_height=decoded.source_height,
+        tiles=tuple(each.tobytes() for each in pixels.tiles),
+        layout=pixels.layout,
+        pool=pixels.pool,
+        detail="low" if options.low else "high",
+        resized_width=pixels.resized[0],
+        resized_height=pixels.resized[1],
     )
+
+
+def _target(tower: VisionFacts, options: ImageOptions) -> int | None:
+    """The longest edge in pixels that is wanted in the end, None for the picture's own."""
+    if not tower.fixed:
+        return _cap(options)
+    if options.low:
+        return tower.image_size
+    longest = max((tower.image_size, *(edge for point in tower.pinpoints for edge in point)))
+    return min(longest, options.max_edge or longest) if tower.tiled else longest
+
+
+def _cap(options: ImageOptions) -> int | None:
+    if options.low:
+        return min(options.max_edge or _LOW_EDGE, _LOW_EDGE)
+    return options.max_edge
+
+
+def _in_a_square(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> _Pixels:
+    size = tower.image_size
+    image = to_square(decoded.rgb, size, tower.image_mean, shrink=decoded.shrink, box=decoded.box)
+    resized = within(decoded.source_width, decoded.source_height, size, enlarge=True)
+    return _Pixels(image, resized, pool=_LOW_POOL if options.low else 1)
+
+
+def _in_tiles(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> _Pixels:
+    """The overview, squeezed to a square as the reference does it, and the tiles."""
+    size = tower.image_size
+    overview = to_canvas(decoded.rgb, (size, size), (size, size), box=decoded.box)
+    width, height = decoded.source_width, decoded.source_height
+    if options.max_edge is not None:
+        width, height = within(width, height, options.max_edge)
+    side = math.isqrt(tower.tokens_per_image)
+    tiling = None if options.low else tile(width, height, tower.pinpoints, size, side)
+    if tiling is None:
+        return _Pixels(overview, overview.size)
+    canvas = to_canvas(decoded.rgb, tiling.inner, tiling.canvas, box=decoded.box)
+    return _Pixels(overview, tiling.inner, cut(canvas, size), tiling.layout)
 
 
 def _any_size(
     decoded: DecodedImage, tower: VisionFacts, options: ImageOptions, param: str | None
-) -> Image.Image:
+) -> _Pixels:
     width, height = decoded.source_width, decoded.source_height
-    cap = options.max_edge or options.limits.max_side
+    cap = _cap(options) or options.limits.max_side
     if max(width, height) <= _MAX_ASPECT * min(width, height):
         fitted = at_least(cap_edge(decoded.rgb, cap, box=decoded.box), tower.patch_size)
         if max(fitted.size) <= cap:
-            return fitted
+            return _Pixels(fitted, fitted.size)
     raise ImageError(
         f"The picture is too narrow for the vision tower ({width}x{height}).", param=param
     )
 
 
 def _digest(data: bytes, tower: VisionFacts, options: ImageOptions) -> str:
-    """Everything that the pixels depend on, so that no cache can mistake one for another."""
+    """Everything that pixels and rows depend on, so that no cache mistakes one for another."""
     how: tuple[object, ...]
-    if tower.fixed:
+    if tower.tiled:
+        side = tower.tokens_per_image, tower.row_newlines
+        how = ("tiles", tower.image_size, tower.pinpoints, *side, options.max_edge)
+    elif tower.fixed:
         how = ("square", tower.image_size, mean_colour(tower.image_mean))
     else:
         how = ("any", options.max_edge, tower.patch_size)
-    key = repr((_VERSION, how, options.background)).encode()
+    key = repr((_VERSION, how, options.background, options.low)).encode()
     return hashlib.sha256(key + b"\0" + data).hexdigest()

@@ -90,6 +90,31 @@ def _squeezed(
     return rows.resize((size, rows.height), _BICUBIC, box=box)
 
 
+def to_canvas(
+    image: Image.Image, inner: tuple[int, int], canvas: tuple[int, int], *, box: Box | None = None
+) -> Image.Image:
+    """Resize a picture, or its part ``box``, to ``inner`` pixels in the middle of black ``canvas``.
+
+    Source: LLaVA-NeXT, ``resize_and_pad_image`` in ``llava/mm_utils.py`` (odd pixel below or
+    right); Pillow's ``resize``, which is bicubic there too.
+    """
+    resized = image.resize(inner, _BICUBIC, box=box)
+    if inner == canvas:
+        return resized
+    padded = Image.new("RGB", canvas)
+    padded.paste(resized, ((canvas[0] - inner[0]) // 2, (canvas[1] - inner[1]) // 2))
+    return padded
+
+
+def cut(image: Image.Image, square: int) -> tuple[Image.Image, ...]:
+    """The squares of ``square`` pixels that a picture consists of, row by row."""
+    return tuple(
+        image.crop((x, y, x + square, y + square))
+        for y in range(0, image.height, square)
+        for x in range(0, image.width, square)
+    )
+
+
 def cap_edge(image: Image.Image, max_edge: int, *, box: Box | None = None) -> Image.Image:
     """Shrink a picture, or its part ``box``, to at most ``max_edge`` pixels at the longest edge.
 

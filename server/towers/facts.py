@@ -23,9 +23,27 @@ _LAST_TENSOR: Final = {
 # Whose preprocessing heeds image_min_tokens and image_max_tokens (clip.cpp, wherever
 # set_limit_image_tokens is called).
 _DYNAMIC: Final = frozenset(
-    ["deepseek4v", "gemma4uv", "gemma4v", "glm4v", "glm5v", "hunyuanvl", "idefics3", "kimik25"]
-    + ["kimivl", "lfm2", "lightonocr", "ling3vl", "minimax_m3", "muse-glimmer", "pixtral"]
-    + ["qwen2.5vl_merger", "qwen2vl_merger", "qwen3vl_merger", "youtuvl"]
+    {
+        "deepseek4v",
+        "gemma4uv",
+        "gemma4v",
+        "glm4v",
+        "glm5v",
+        "hunyuanvl",
+        "idefics3",
+        "kimik25",
+        "kimivl",
+        "lfm2",
+        "lightonocr",
+        "ling3vl",
+        "minimax_m3",
+        "muse-glimmer",
+        "pixtral",
+        "qwen2.5vl_merger",
+        "qwen2vl_merger",
+        "qwen3vl_merger",
+        "youtuvl",
+    }
 )
 _LDP_GRID: Final = 24  # written into the graph, as is the 2 x 2 pooling after it
 # Layers of whole towers by width: CLIP B, L, H and SigLIP so400m.

@@ -1,0 +1,37 @@
+"""POST /v1/chat/completions/input_tokens: how long a chat request is, without answering it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.api.body import read_body
+from server.api.chat import prompt_of
+from server.api.chat_schema import parse_chat
+from server.api.connection import while_connected
+from server.api.engine import require_ready
+from server.api.services import Services
+
+
+def input_tokens_router(services: Services) -> APIRouter:
+    """The counting endpoint; its body is a chat completion's."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions/input_tokens")
+    async def input_tokens(request: Request) -> dict[str, Any]:
+        ready = require_ready(services.engine)
+        body = await read_body(request, services.options.max_body_bytes, parse_chat)
+
+        async def work() -> dict[str, Any]:
+            counted = await services.engine.count(await prompt_of(services, ready, body))
+            return {
+                "object": "response.input_tokens",
+                "input_tokens": counted.prompt_tokens,
+                "text_tokens": counted.prompt_tokens - counted.image_tokens,
+                "image_tokens": counted.image_tokens,
+            }
+
+        return await while_connected(request.receive, work())
+
+    return router

@@ -1,0 +1,73 @@
+"""The bytes of a picture, whichever way it comes: data:, http(s):, file:, or an upload's id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
+
+from anyio import CapacityLimiter
+
+from server.api.file_store import FileStore
+from server.api.options import ApiOptions
+from server.errors import ImageError, NotFoundError
+from server.images.fetch import Fetcher
+from server.images.local_file import read_file
+from server.images.source import read_source
+
+_WEB: Final = re.compile(r"\s*https?:", re.IGNORECASE)
+_FILE: Final = re.compile(r"\s*file:", re.IGNORECASE)
+_UPLOAD: Final = re.compile(r"\s*(file-[A-Za-z0-9_-]{1,100})\s*")
+
+# Returns the bytes; to be called in a worker thread.
+Load = Callable[[], bytes]
+
+
+class SourceReader:
+    """Opens pictures' sources."""
+
+    def __init__(self, options: ApiOptions, files: FileStore) -> None:
+        self._limits = options.images.limits
+        self._root = options.image_root
+        self._files = files
+        self._fetches = options.fetch.enabled
+        self._fetcher = Fetcher(options.fetch, self._limits)
+        self._slots = CapacityLimiter(options.fetch.at_once)
+        self._most_per_host = max(1, options.fetch.at_once // 4)
+        self._hosts: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def open(self, url: str, param: str | None) -> AsyncIterator[Load]:
+        """What to call in a thread for the bytes. Raises ImageError, here or there.
+
+        A slow host is waited for here, where it takes no thread from other pictures, and no more
+        than a quarter of the slots from other hosts. The slot is held until the picture is done
+        with, which bounds the memory that fetched files take.
+        """
+        if self._fetches and _WEB.match(url):
+            async with self._host(url), self._slots:
+                data = await self._fetcher.fetch(url.strip(), param)
+                yield lambda: data
+        elif upload := _UPLOAD.fullmatch(url):
+            content = self._upload(upload[1], param)
+            yield lambda: content
+        elif self._root is not None and _FILE.match(url):
+            yield partial(read_file, url, self._root, self._limits, param)
+        else:
+            yield partial(read_source, url, self._limits, param)
+
+    def _host(self, url: str) -> CapacityLimiter:
+        name = url.partition("//")[2].partition("/")[0].lower()
+        limiter = self._hosts.get(name)
+        if limiter is None:
+            limiter = self._hosts[name] = CapacityLimiter(self._most_per_host)
+        return limiter
+
+    def _upload(self, file_id: str, param: str | None) -> bytes:
+        try:
+            return self._files.get(file_id).content
+        except NotFoundError as exc:
+            raise ImageError(exc.message, param=param, code=exc.code) from exc
