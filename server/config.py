@@ -147,6 +147,12 @@ class Settings(BaseSettings):
     image_max_pixels: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
         50_000_000, description="most pixels of one picture"
     )
+    image_max_side: Annotated[Positive, Flag("Pictures", (), "PIXELS")] = Field(
+        32_768, description="longest edge of one picture as it arrives"
+    )
+    image_max_frames: Annotated[Positive | None, Flag("Pictures", (), "N", "any number")] = Field(
+        None, description="most frames of an animation, of which the first is seen"
+    )
     image_max_count: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
         16, description="most pictures in one request"
     )

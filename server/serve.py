@@ -128,6 +128,8 @@ def _api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
     limits = ImageLimits(
         max_bytes=settings.image_max_bytes,
         max_pixels=settings.image_max_pixels,
+        max_side=settings.image_max_side,
+        max_frames=settings.image_max_frames,
         max_images=settings.image_max_count,
     )
     options = ImageOptions(

@@ -15,7 +15,7 @@ from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 from server.errors import ImageError
 from server.images.colour import to_rgb
 from server.images.formats import FORMATS, declared_sizes, why_unknown
-from server.images.limits import ImageLimits, check_bytes, check_size
+from server.images.limits import ImageLimits, check_bytes, check_frames, check_size
 from server.images.resize import Box
 
 # Pictures are decoded in worker threads, as many as the server allows; a decoder that starts a
@@ -80,6 +80,7 @@ def decode(
     _quiet_pillow()
     with _refusing(data, limits, param), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         check_size(image.width, image.height, limits, param)
+        check_frames(image, limits, param)
         name = image.format or ""
         raw_mode = _check_codec(image, param)
         shrink, box = _draft(image, target if name in ("JPEG", "MPO") else None)

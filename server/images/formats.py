@@ -6,6 +6,11 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+
 # Pillow's names, tried in this order. TGA has no signature and therefore comes last. Left out are
 # formats that start other programs (EPS starts Ghostscript), that only stand for a plug-in (BUFR,
 # GRIB, HDF5, WMF), that are no pictures of people's (FITS, MPEG, SPIDER ...), and game textures.
@@ -23,8 +28,15 @@ FORMATS: Final = (
     "QOI",
     "PCX",
     "PSD",
+    *(("HEIF",) if pillow_heif else ()),
     "TGA",
 )
+
+if pillow_heif is not None:
+    # One decoding thread a picture, for the cores are the engine's; no thumbnails and depth maps.
+    pillow_heif.register_heif_opener(
+        decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+    )
 
 _HEIC_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _SEND: Final = "send JPEG, PNG, WebP, GIF, TIFF or AVIF"
@@ -33,7 +45,7 @@ _SEND: Final = "send JPEG, PNG, WebP, GIF, TIFF or AVIF"
 def why_unknown(data: bytes) -> str:
     """Say what a file is that is none of FORMATS, from its first bytes, without repeating them."""
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+    if pillow_heif is None and data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return f"HEIC pictures need the pillow-heif plug-in, which is not installed; {_SEND}."
     if data[4:8] == b"ftyp":
         return f"This is a film (MP4 or QuickTime), not a picture; {_SEND}."

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from PIL import Image
+
 from server.errors import ConfigError, ImageError
 
 # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS), so a higher limit would be a lie.
@@ -17,7 +19,8 @@ class ImageLimits:
 
     ``max_bytes`` counts the file as decoded from base64, ``max_pixels`` is width times height as
     the header declares them, ``max_side`` is in pixels. The defaults take a 50-megapixel phone
-    picture; a decoded pixel takes 4 bytes, and a transparent picture is held twice.
+    picture; a decoded pixel takes 4 bytes, and a transparent picture is held twice. Of an
+    animation only the first frame is decoded, so ``max_frames`` None takes any number.
 
     Raises ConfigError for a limit that is not positive or that Pillow cannot honour.
     """
@@ -26,10 +29,12 @@ class ImageLimits:
     max_pixels: int = 64_000_000
     max_side: int = 32_768
     max_images: int = 16
+    max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_side", "max_images"):
-            if getattr(self, name) < 1:
+        for name in ("max_bytes", "max_pixels", "max_side", "max_images", "max_frames"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
                 raise ConfigError(f"image limit {name} must be at least 1", param=name)
         if self.max_pixels > MAX_PIXELS_CEILING:
             raise ConfigError(
@@ -71,4 +76,17 @@ def check_count(count: int, limits: ImageLimits, param: str | None) -> None:
             f"The request has {count} pictures; the limit is {limits.max_images}.",
             param=param,
             code="too_many_images",
+        )
+
+
+def check_frames(image: Image.Image, limits: ImageLimits, param: str | None) -> None:
+    """Raise ImageError if an opened animation has too many frames; they are not decoded for it."""
+    if limits.max_frames is None:
+        return
+    frames = getattr(image, "n_frames", 1)
+    if frames > limits.max_frames:
+        raise ImageError(
+            f"The animation has {frames} frames; the limit is {limits.max_frames}.",
+            param=param,
+            code="image_too_large",
         )
