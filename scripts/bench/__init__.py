@@ -1,0 +1,1 @@
+"""Measures servers side by side: ours, llama.cpp's llama-server, llama-cpp-python's example."""
