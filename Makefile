@@ -13,7 +13,7 @@ SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
               $(call flag,--host,HOST) $(call flag,--port,PORT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint check bench eval-demo lock clean
+.PHONY: help setup serve test lint check bench eval-demo fuzz curve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,9 +46,17 @@ bench: ## measure the server; ARGS go to scripts/bench
 	@$(SETUP) --dev
 	@$(VENV)/python -m scripts.bench $(ARGS)
 
-eval-demo: ## the demo model's accuracy through the server
+eval-demo: ## the demo model's accuracy through ours and llama-server; ARGS=--alone for ours
 	@$(SETUP) --dev
 	@$(VENV)/python -m scripts.eval_demo $(ARGS)
+
+fuzz: ## damaged pictures, malformed bodies and Pillow's own suite, sent to the server
+	@$(SETUP) --dev
+	@$(VENV)/python -m scripts.pillow_suite && $(VENV)/python -m scripts.fuzz_server $(ARGS)
+
+curve: ## write docs/resolution.md's table and plot of accuracy and cost
+	@$(SETUP) --dev
+	@$(VENV)/python -m scripts.resolution_curve $(ARGS)
 
 lock: ## lock the newest allowed versions, for every supported Python
 	@$(SETUP)

@@ -92,7 +92,8 @@ def test_only_the_bindings_import_llama_cpp() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {re.split("[<>=]", name)[0].lower() for name in project["dependencies"]}
+    declared = [*project["dependencies"], *project["optional-dependencies"]["heic"]]
+    names = {re.split("[<>=]", name)[0].lower() for name in declared}
     called = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "starlette": "fastapi"}
     called["pydantic_core"] = "pydantic"
     for module in MODULES:

@@ -1,0 +1,1 @@
+"""The demo LLaVA: its pictures, its questions, its network and its training."""
