@@ -50,6 +50,8 @@ def describe(image: dict[str, object]) -> str:
     assert isinstance(source, dict)
     assert isinstance(encoded, dict)
     sizes = f"{source['width']}x{source['height']} -> {encoded['width']}x{encoded['height']}"
+    if image["cached"]:
+        return f"{image['tokens']} image tokens, encoded before"
     return f"encoded image to {image['tokens']} tokens ({sizes}) in {image['encode_ms']:.0f} ms"
 
 
