@@ -325,7 +325,8 @@ def test_make_alone_lists_the_targets() -> None:
 
 
 def test_make_serve_hands_over_what_was_named() -> None:
-    environ = {**os.environ, "MAKEFLAGS": "", "HOST": "from-the-shell"}
+    # Run by make itself, as in `make test`, it would say which directory it enters and leaves.
+    environ = {**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0", "HOST": "from-the-shell"}
     line = ["make", "-n", "serve", "MODEL=a b.gguf", "PORT=9", "ARGS=--parallel 8", "BACKEND=cuda"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
     assert "-m scripts.setup --backend cuda" in done.stdout

@@ -37,10 +37,13 @@ class Library:
         self.looked = 0.0
 
     def refresh(self) -> None:
-        """Takes in new shards, at most every 20 seconds."""
-        if time.monotonic() - self.looked > 20 or not self.shards:
+        """Takes in new shards, at most every 20 seconds; waits for the first."""
+        if time.monotonic() - self.looked > 20:
             self.shards += new_shards(self.folder, self.known)
             self.looked = time.monotonic()
+        while not self.shards:
+            time.sleep(1)
+            self.shards += new_shards(self.folder, self.known)
 
     def batch(self, patches: int) -> tuple[Shard, NDArray[np.intp]]:
         """A shard and some of its pictures: as many as have about `patches` patches in all."""

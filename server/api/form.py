@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.api.connection import ClientGone
 from server.errors import PayloadTooLarge, RequestError
+
+# What it has to say about a client's bytes is said to the client and not in the log.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # Room for the fields beside the file, and for what multipart puts between them.
 _OVERHEAD: Final = 64 * 1024

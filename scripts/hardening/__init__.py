@@ -1,0 +1,1 @@
+"""What the hardening scripts share: a watched server, hostile pictures and bodies, the judge."""
