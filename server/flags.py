@@ -13,8 +13,9 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from server.config import ENV_PREFIX, Flag, Settings
+from server.config import ENV_PREFIX, Settings
 from server.errors import ConfigError
+from server.settings.flag import Flag
 
 # Kubernetes sets these in every pod for a Service whose name begins with "llava".
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT(_\d+_(TCP|UDP)(_|$)|$)")

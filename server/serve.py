@@ -8,21 +8,17 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import uvicorn
 
 from server.api.app import create_app
-from server.api.options import ApiOptions
 from server.config import Settings
 from server.engine_client import EngineClient
-from server.errors import ConfigError, StartupError
+from server.errors import StartupError
 from server.hub import ResolvedModel
-from server.images.limits import ImageLimits
-from server.images.prepare import ImageOptions
-from server.images.url_policy import FetchOptions
 from server.logs import configure_logging
-from server.messages import EngineConfig, EngineReady, VisionFacts
+from server.messages import EngineReady, VisionFacts
+from server.wiring import api_options, engine_config
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +47,8 @@ def run(settings: Settings, model: ResolvedModel) -> int:
 
 
 async def _serve(settings: Settings, model: ResolvedModel, listener: socket.socket) -> int:
-    engine = EngineClient(_engine_config(settings, model))
-    app = create_app(engine, _api_options(settings, model))
+    engine = EngineClient(engine_config(settings, model))
+    app = create_app(engine, api_options(settings, model))
     server = _Server(
         uvicorn.Config(
             app,
@@ -99,67 +95,6 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = error.strerror or str(error)
         raise StartupError(f"cannot listen on {host} port {port}: {reason}") from error
     return listener
-
-
-def _engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
-    return EngineConfig(
-        model=model.model,
-        mmproj=model.mmproj,
-        cache_dir=settings.cache_dir,
-        ctx_size=settings.ctx_size,
-        parallel=settings.parallel,
-        threads=settings.n_threads,
-        batch_size=settings.batch_size,
-        ubatch_size=settings.ubatch_size,
-        n_gpu_layers=settings.gpu_layers,
-        mmproj_offload=settings.mmproj_offload,
-        image_size=settings.image_size,
-        image_max_edge=settings.image_max_edge,
-        image_min_tokens=settings.image_min_tokens,
-        image_max_tokens=settings.image_max_tokens,
-        llava_fix=settings.llava_fix == "auto",
-        itl_target=settings.itl_target / 1000,
-        image_cache_bytes=settings.image_cache_bytes,
-        log_level=settings.log_level,
-    )
-
-
-def _api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
-    limits = ImageLimits(
-        max_bytes=settings.image_max_bytes,
-        max_pixels=settings.image_max_pixels,
-        max_side=settings.image_max_side,
-        max_frames=settings.image_max_frames,
-        max_images=settings.image_max_count,
-    )
-    options = ImageOptions(
-        limits=limits,
-        max_edge=settings.image_max_edge,
-        background=settings.image_background,
-        detail=settings.image_detail,
-    )
-    key = settings.api_key
-    return ApiOptions(
-        images=options,
-        model_alias=settings.alias or model.name,
-        chat_template=model.chat_template,
-        api_keys=(key.get_secret_value(),) if key else (),
-        fetch=FetchOptions(
-            enabled=settings.image_urls,
-            allow=settings.image_url_allow,
-            timeout=settings.image_fetch_timeout,
-        ),
-        image_root=_image_root(settings),
-        files_max_bytes=settings.files_max_bytes,
-        files_expire=settings.files_expire,
-    )
-
-
-def _image_root(settings: Settings) -> Path | None:
-    root = settings.image_root
-    if root is not None and not root.is_dir():
-        raise ConfigError(f"--image-root: no such folder: {root}")
-    return root
 
 
 def _announce(ready: EngineReady, settings: Settings, listener: socket.socket) -> None:

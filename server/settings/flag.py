@@ -1,0 +1,18 @@
+"""Flag: what the command line needs to know of a setting beside its type and description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a setting looks on the command line: its group, short spellings and placeholder.
+
+    ``default`` replaces the default's own text in the help where that says more.
+    """
+
+    group: str
+    short: tuple[str, ...] = ()
+    metavar: str | None = None
+    default: str | None = None

@@ -1,0 +1,63 @@
+"""What becomes of pictures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ByteSize, Field
+
+from server.settings.flag import Flag
+from server.settings.types import Colour, Detail, Hosts, Positive, UserPath
+
+
+class PicturesSettings(BaseModel):
+    """What becomes of pictures."""
+
+    image_size: Annotated[int | None, Flag("Pictures", (), "PIXELS", "the tower's own")] = Field(
+        None, ge=14, le=4096, description="edge of the square that a fixed-size tower sees"
+    )
+    image_max_edge: Annotated[int | None, Flag("Pictures", (), "PIXELS", "no limit")] = Field(
+        None, ge=14, description="shrink pictures whose longer edge exceeds this"
+    )
+    image_detail: Annotated[Detail, Flag("Pictures", (), "auto|low|high")] = Field(
+        "auto", description="for pictures whose request does not say; low takes fewer tokens"
+    )
+    image_min_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
+        Field(None, description="least tokens of a picture, for towers that take any size")
+    )
+    image_max_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
+        Field(None, description="most tokens of a picture, for towers that take any size")
+    )
+    image_max_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "20MiB")] = Field(
+        ByteSize(20 * 1024**2), gt=0, description="largest encoded picture, such as 20MiB"
+    )
+    image_max_pixels: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
+        50_000_000, description="most pixels of one picture"
+    )
+    image_max_side: Annotated[Positive, Flag("Pictures", (), "PIXELS")] = Field(
+        32_768, description="longest edge of one picture as it arrives"
+    )
+    image_max_frames: Annotated[Positive | None, Flag("Pictures", (), "N", "any number")] = Field(
+        None, description="most frames of an animation, of which the first is seen"
+    )
+    image_max_count: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
+        16, description="most pictures in one request"
+    )
+    image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
+        (255, 255, 255), description="what shows through transparent pictures"
+    )
+    image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
+        ByteSize(256 * 1024**2), ge=0, description="most bytes of encoded pictures kept; 0 is none"
+    )
+    image_urls: Annotated[bool, Flag("Pictures")] = Field(
+        True, description="fetch pictures from http and https URLs"
+    )
+    image_url_allow: Annotated[Hosts, Flag("Pictures", (), "HOST,...", "all public hosts")] = Field(
+        (), description="fetch from these hosts only; they may be private, and name a port"
+    )
+    image_fetch_timeout: Annotated[float, Flag("Pictures", (), "SECONDS")] = Field(
+        10.0, gt=0, le=600, description="longest time for fetching one picture, redirects included"
+    )
+    image_root: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none, no files")] = Field(
+        None, description="folder below which file: URLs may name pictures"
+    )
