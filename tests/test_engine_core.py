@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 from engine_fakes import IMAGE_TOKENS, add, countdown, drain, make_core, picture, text_of
 
@@ -148,3 +151,42 @@ def test_the_fake_notices_a_gap() -> None:
     runner.cells[0].pop()
     with pytest.raises(AssertionError, match="gap"):
         core.step()
+
+
+def test_outputs_say_when_the_request_reached_each_stage() -> None:
+    core, runner = make_core(slow_encodes=True)
+    before = time.monotonic()
+    core.add(add("a", "one", picture("x"), "two"))
+    core.add(add("b", "12345", max_tokens=1))
+    outputs = drain(core, runner)
+    a = [o for o in outputs["a"] if isinstance(o, TokenOutput)]
+    first, last = a[0].timings, a[-1].timings
+    assert first is not None
+    assert last is not None
+    assert before <= first.queued <= first.started <= first.first_token
+    assert (first.finished, first.decode_seconds) == (0.0, 0.0)
+    assert last == replace(first, finished=last.finished)
+    assert first.first_token <= last.finished <= time.monotonic()
+    assert last.queue_seconds + last.prefill_seconds + last.decode_seconds == pytest.approx(
+        last.finished - last.queued
+    )
+    assert [o.timings for o in a[1:-1]] == [None] * (len(a) - 2)
+    (image,) = a[0].images
+    assert first.started <= image.encode_start
+    assert image.encode_start + image.encode_seconds <= first.first_token
+    (only,) = [o for o in outputs["b"] if isinstance(o, TokenOutput)]
+    assert only.timings is not None
+    assert only.timings.finished >= only.timings.first_token > 0
+
+
+def test_a_preempted_request_keeps_the_time_of_its_first_start() -> None:
+    core, _ = make_core(n_seq=2, n_cells=24)
+    core.add(add("a", "123456789"))
+    core.add(add("b", "abcdefghi"))
+    seen: dict[str, set[float]] = {"a": set(), "b": set()}
+    while core.has_work:
+        for request in core.scheduler.running:
+            seen[request.request_id].add(request.started)
+        core.step()
+    assert core.scheduler.preemptions > 0
+    assert all(len(times) == 1 for times in seen.values())

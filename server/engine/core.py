@@ -10,6 +10,7 @@ from dataclasses import replace
 from server.engine.detokenizer import Detokenizer
 from server.engine.encoding import EncodeDone
 from server.engine.image_cache import ImageCache
+from server.engine.outputs import encoded_image, timings
 from server.engine.plan import Chunk, Plan
 from server.engine.request import ImageRun, Request, RequestStatus
 from server.engine.runner import Runner
@@ -19,7 +20,6 @@ from server.messages import (
     AbortRequest,
     AddRequest,
     Admitted,
-    EncodedImage,
     FinishReason,
     Rejected,
     SchedulerStats,
@@ -96,6 +96,7 @@ class EngineCore:
             sampling=message.sampling,
             arrival=message.arrival,
             max_new_tokens=room if asked is None else min(asked, room),
+            queued=time.monotonic(),
         )
 
     def abort(self, message: AbortRequest) -> None:
@@ -109,7 +110,7 @@ class EngineCore:
         """A picture is encoded; or cannot be: then its request ends, and others go on."""
         self._waits = False
         self.scheduler.encoding = None
-        done.run.encode_seconds = done.seconds
+        done.run.encode_start, done.run.encode_seconds = done.start, done.seconds
         if done.rows is not None:
             done.run.rows = done.rows
             self.images.put(done.run.image.digest, done.rows)
@@ -199,26 +200,14 @@ class EngineCore:
         count = len(request.output_tokens)
         output = TokenOutput(request.request_id, text, count, reason)
         if count == 1:
-            images = tuple(map(_encoded, request.images))
+            request.first_token = time.monotonic()
+            images = tuple(map(encoded_image, request.images))
             output = replace(output, images=images, cached_tokens=request.num_cached)
+        if count == 1 or reason is not None:
+            output = replace(output, timings=timings(request, ended=reason is not None))
         self._outputs.append(output)
 
     def _finish(self, request: Request) -> None:
         self.scheduler.finish(request)
         self.runner.release(request)
         self._detokenizers.pop(request.request_id, None)
-
-
-def _encoded(run: ImageRun) -> EncodedImage:
-    return EncodedImage(
-        tokens=run.n_tokens,
-        grid_width=run.grid_width,
-        grid_height=run.grid_height,
-        width=run.image.width,
-        height=run.image.height,
-        source_width=run.image.source_width,
-        source_height=run.image.source_height,
-        encode_seconds=run.encode_seconds,
-        # Without rows the prefix cache had all of it, and nobody needed to look.
-        cached=run.cached or run.rows is None,
-    )

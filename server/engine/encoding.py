@@ -22,12 +22,16 @@ _NICENESS = 5
 
 @dataclass(slots=True, frozen=True)
 class EncodeDone:
-    """The result for ``run``: its rows, float32 [n_tokens, n_embd], or what went wrong."""
+    """The result for ``run``: its rows, float32 [n_tokens, n_embd], or what went wrong.
+
+    ``start`` is ``time.monotonic()``.
+    """
 
     run: ImageRun
     rows: NDArray[np.float32] | None
     error: str
     seconds: float
+    start: float = 0.0
 
 
 class EncodeThread:
@@ -63,13 +67,13 @@ class EncodeThread:
 
 def encode_run(encode: Callable[[ImageInput], NDArray[np.float32]], run: ImageRun) -> EncodeDone:
     """Encodes one picture, here and now. A failure is a result: others' requests go on."""
-    start = time.perf_counter()
+    start = time.monotonic()
     try:
         rows = encode(run.image)
     except (RuntimeError, ValueError) as failure:
-        return EncodeDone(run, None, str(failure), time.perf_counter() - start)
-    seconds = time.perf_counter() - start
+        return EncodeDone(run, None, str(failure), time.monotonic() - start, start)
+    seconds = time.monotonic() - start
     if len(rows) != run.n_tokens:
         counted = f"counted {run.n_tokens} picture tokens, encoded {len(rows)}"
-        return EncodeDone(run, None, counted, seconds)
-    return EncodeDone(run, rows, "", seconds)
+        return EncodeDone(run, None, counted, seconds, start)
+    return EncodeDone(run, rows, "", seconds, start)

@@ -46,6 +46,7 @@ class ImageRun:
     grid_height: int
     rows: NDArray[np.float32] | None = None
     encode_seconds: float = 0.0
+    encode_start: float = 0.0
     cached: bool = False
 
     @property
@@ -80,6 +81,10 @@ class Request:
     num_cached: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     num_prompt: int = field(init=False)
+    # time.monotonic() at each stage, 0 before it; see RequestTimings.
+    queued: float = 0.0
+    started: float = 0.0
+    first_token: float = 0.0
 
     def __post_init__(self) -> None:
         # Read several times a step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 from server.engine.kv import KVCache
@@ -133,6 +134,7 @@ class Scheduler:
         while not self.kv.has_sequence:
             self._evict()
         request.status = RequestStatus.RUNNING
+        request.started = request.started or time.monotonic()
         request.seq_id = self.kv.open()
         if match.count:
             self.kv.share(match.seq_id, request.seq_id, match.count)

@@ -39,6 +39,7 @@ from server.messages.requests import (
     EngineConfig,
     Shutdown,
 )
+from server.messages.timings import RequestTimings
 
 __all__ = [
     "AbortRequest",
@@ -59,6 +60,7 @@ __all__ = [
     "MemoryReport",
     "ModelFacts",
     "Rejected",
+    "RequestTimings",
     "SchedulerStats",
     "Shutdown",
     "StepOutputs",

@@ -8,6 +8,7 @@ from enum import Enum
 from server.errors import LlavaError
 from server.messages.facts import BuildFacts, MemoryReport, ModelFacts, VisionFacts
 from server.messages.pictures import EncodedImage
+from server.messages.timings import RequestTimings
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +77,8 @@ class TokenOutput:
     """New text of one request.
 
     ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
-    all so far, and ``finish_reason`` is set on the last one.
+    all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
+    the last.
     """
 
     request_id: str
@@ -85,6 +87,7 @@ class TokenOutput:
     finish_reason: FinishReason | None = None
     images: tuple[EncodedImage, ...] = ()
     cached_tokens: int = 0
+    timings: RequestTimings | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -77,7 +77,8 @@ class ImageInput:
 class EncodedImage:
     """What became of one picture; sizes in pixels, time in seconds.
 
-    ``cached``: it had been encoded before, and ``encode_seconds`` is 0.
+    ``cached``: it had been encoded before, and ``encode_seconds`` is 0. ``encode_start`` is
+    ``time.monotonic()`` when the encode began, 0 if there was none.
     """
 
     tokens: int
@@ -89,3 +90,4 @@ class EncodedImage:
     source_height: int
     encode_seconds: float
     cached: bool = False
+    encode_start: float = 0.0
