@@ -190,3 +190,18 @@ def test_a_preempted_request_keeps_the_time_of_its_first_start() -> None:
         core.step()
     assert core.scheduler.preemptions > 0
     assert all(len(times) == 1 for times in seen.values())
+
+
+@pytest.mark.parametrize("taken", [1, 3, 6])
+def test_a_resumed_request_goes_on_where_the_lost_engine_was(taken: int) -> None:
+    whole, runner = make_core()
+    whole.add(add("r", "12345678", picture(), stop=("2,1",)))
+    said = drain(whole, runner)["r"][1:]
+    resumed, runner = make_core()
+    tokens = tuple(output.token for output in said[:taken])
+    resumed.add(replace(add("r", "12345678", picture(), stop=("2,1",)), resumed=tokens))
+    admitted, *rest = drain(resumed, runner)["r"]
+    assert isinstance(admitted, Admitted)
+    assert text_of(said[:taken]) + text_of(rest) == text_of(said)
+    assert [output.completion_tokens for output in rest] == list(range(taken + 1, len(said) + 1))
+    assert rest[-1].finish_reason is said[-1].finish_reason is FinishReason.STOP

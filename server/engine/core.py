@@ -69,12 +69,18 @@ class EngineCore:
             return
         self._waits = False
         self.scheduler.add(request)
-        self._detokenizers[request.request_id] = Detokenizer(
-            request.sampling.stop, strip_first_space=self.runner.strips_first_space
-        )
+        self._detokenizers[request.request_id] = self._make_detokenizer(request)
         self._outputs.append(
             Admitted(request.request_id, request.num_prompt, request.num_image_tokens)
         )
+
+    def _make_detokenizer(self, request: Request) -> Detokenizer:
+        """One that has said what the tokens of a resumed request say."""
+        strip = self.runner.strips_first_space
+        detokenizer = Detokenizer(request.sampling.stop, strip_first_space=strip)
+        for token in request.output_tokens:
+            detokenizer.push(self.runner.piece(token))
+        return detokenizer
 
     def _prepare(self, message: AddRequest) -> Request:
         runs = self.runner.prepare(message.parts)
@@ -97,6 +103,7 @@ class EngineCore:
             arrival=message.arrival,
             max_new_tokens=room if asked is None else min(asked, room),
             queued=time.monotonic(),
+            output_tokens=list(message.resumed),
         )
 
     def abort(self, message: AbortRequest) -> None:
@@ -198,7 +205,9 @@ class EngineCore:
 
     def _send(self, request: Request, text: str, reason: FinishReason | None) -> None:
         count = len(request.output_tokens)
-        output = TokenOutput(request.request_id, text, count, reason)
+        output = TokenOutput(
+            request.request_id, text, count, reason, token=request.output_tokens[-1]
+        )
         if count == 1:
             request.first_token = time.monotonic()
             images = tuple(map(encoded_image, request.images))

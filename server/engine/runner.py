@@ -141,6 +141,8 @@ class LlamaRunner:
         sampler = self._samplers.get(request)
         if sampler is None:
             sampler = self._samplers[request] = Sampler(request.sampling, self._model.n_vocab)
+            for token in request.output_tokens:  # of a resumed request
+                sampler.replay(token)
         return sampler.sample(self._context, row)
 
     def piece(self, token: int) -> bytes:

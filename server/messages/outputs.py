@@ -78,7 +78,7 @@ class TokenOutput:
 
     ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
     all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
-    the last.
+    the last. ``token`` is the sampled token's id: with it the request can be continued elsewhere.
     """
 
     request_id: str
@@ -88,6 +88,7 @@ class TokenOutput:
     images: tuple[EncodedImage, ...] = ()
     cached_tokens: int = 0
     timings: RequestTimings | None = None
+    token: int = -1
 
 
 @dataclass(slots=True, frozen=True)

@@ -38,12 +38,15 @@ class AddRequest:
     """A request to generate. ``parts`` are prompt text and pictures in the order of the prompt.
 
     ``arrival`` is ``time.monotonic()`` of the web process, which the engine process shares.
+    ``resumed`` are the tokens that an engine which was lost had already generated: they are not
+    sent again, and what follows is as if it had gone on.
     """
 
     request_id: str
     parts: tuple[str | ImageInput, ...]
     sampling: SamplingParams
     arrival: float
+    resumed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

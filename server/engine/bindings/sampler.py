@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import secrets
 from typing import Any
 
@@ -27,6 +28,18 @@ class Sampler:
     def sample(self, context: Context, row: int) -> int:
         """The next token from the logits of batch row ``row``; the chain remembers it."""
         return int(llama_cpp.llama_sampler_sample(self.handle, context.handle, row))
+
+    def replay(self, token: int) -> None:
+        """Brings the chain to where it was after it had sampled ``token``.
+
+        Applied to that one candidate, the last sampler draws one random number, as it did then.
+        """
+        candidate = llama_cpp.llama_token_data(id=token, logit=0.0, p=1.0)
+        candidates = llama_cpp.llama_token_data_array(
+            data=ctypes.pointer(candidate), size=1, selected=-1, sorted=False
+        )
+        llama_cpp.llama_sampler_apply(self.handle, ctypes.byref(candidates))
+        llama_cpp.llama_sampler_accept(self.handle, token)
 
     def close(self) -> None:
         """Frees the chain with all its samplers."""
