@@ -142,6 +142,20 @@ def test_the_api_imports_downwards_only(module: str) -> None:
     assert all(within(name, allowed) for name in used), used
 
 
+def test_headers_are_read_below_everything() -> None:
+    for module in in_room("server.gguf"):
+        used = {name for name in imports(module) if name.startswith("server.")}
+        assert all(within(name, {"server.gguf", "server.errors"}) for name in used), module
+
+
+@pytest.mark.parametrize("module", in_room("server.memory"))
+def test_both_processes_can_plan(module: str) -> None:
+    allowed = {"server.memory", "server.gguf", "server.towers", *LEAVES}
+    for loaded in reachable(module) - {"server"}:
+        assert within(loaded, allowed), f"{module} loads {loaded}"
+        assert not imports(loaded) & {"pydantic", "fastapi", "llama_cpp", "huggingface_hub"}
+
+
 @pytest.mark.parametrize(
     "room", ["server.images", "server.prompt", "server.memory", "server.towers"]
 )

@@ -1,0 +1,120 @@
+"""What the headers of the two GGUF files say: all that the plan is made from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+_LAYER: Final = re.compile(r"^blk\.(\d+)\.")
+_MOST_LAYERS: Final = 512  # llama.cpp's LLAMA_MAX_LAYERS
+
+
+@dataclass(slots=True, frozen=True)
+class TensorInfo:
+    """A tensor without its data: ``shape``, fastest dimension first, ``type`` as ``Q4_K``."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    n_bytes: int
+
+    @property
+    def layer(self) -> int | None:
+        """The layer that it belongs to; None for embeddings, output and what else stands alone."""
+        found = _LAYER.match(self.name)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class Header:
+    """Metadata and tensor table of a model, all parts of a split one together.
+
+    A metadata value of a wrong type or an absurd size reads as if the key were not there: what
+    llama.cpp makes of such a file is not for the plan to say.
+    """
+
+    name: str
+    metadata: Mapping[str, Any] = field(repr=False)
+    tensors: tuple[TensorInfo, ...] = field(repr=False)
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorInfo]:
+        """The tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    def number(self, key: str, default: int = 0, *, most: int = 1 << 40) -> int:
+        """A whole number that is not negative."""
+        value = self.metadata.get(key)
+        if isinstance(value, list) and value:
+            value = value[0]
+        return value if type(value) is int and 0 <= value <= most else default
+
+    def text(self, key: str, default: str = "") -> str:
+        """A text."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else default
+
+
+@dataclass(frozen=True)
+class ModelHeader(Header):
+    """The header of a language model."""
+
+    @cached_property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture: ``llama``, ``qwen2``, ..."""
+        return self.text("general.architecture", "unknown")
+
+    def key(self, name: str, default: int = 0) -> int:
+        """The architecture's whole number ``name``: ``context_length``, ..."""
+        return self.number(f"{self.architecture}.{name}", default)
+
+    def per_layer(self, name: str, default: int | list[int]) -> list[int]:
+        """A number that may differ by layer; ``default`` where the file does not say."""
+        value = self.metadata.get(f"{self.architecture}.{name}")
+        if isinstance(value, list) and len(value) >= self.n_layer_all:
+            return [int(item) for item in value[: self.n_layer_all]]
+        if isinstance(value, int):
+            return [int(value)] * self.n_layer_all
+        return default if isinstance(default, list) else [default] * self.n_layer_all
+
+    @cached_property
+    def n_layer_all(self) -> int:
+        """Layers of the file, those that predict further tokens (MTP) included."""
+        return min(self.key("block_count"), _MOST_LAYERS)
+
+    @cached_property
+    def n_layer(self) -> int:
+        """Layers that every token passes; the output layer is not counted."""
+        return self.n_layer_all - min(self.key("nextn_predict_layers"), self.n_layer_all)
+
+    @cached_property
+    def n_embd(self) -> int:
+        """The width."""
+        return self.key("embedding_length")
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        """The context that it was trained for."""
+        return self.key("context_length")
+
+    @cached_property
+    def n_vocab(self) -> int:
+        """Pieces of the vocabulary."""
+        for name in ("output.weight", "token_embd.weight"):
+            tensor = self.by_name.get(name)
+            if tensor and len(tensor.shape) > 1:
+                return tensor.shape[1]
+        return self.key("vocab_size")
+
+
+@dataclass(frozen=True)
+class TowerHeader(Header):
+    """The header of a mmproj."""
