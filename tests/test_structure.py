@@ -137,7 +137,7 @@ def test_settings_are_a_leaf_too() -> None:
 @pytest.mark.parametrize("module", in_room("server.api"))
 def test_the_api_imports_downwards_only(module: str) -> None:
     allowed = {"server.api", "server.engine_client", "server.engine_state", "server.prompt"}
-    allowed |= {"server.images", "server.metrics", "server.memory", *LEAVES}
+    allowed |= {"server.images", "server.tools", "server.metrics", "server.memory", *LEAVES}
     used = {name for name in imports(module) if name.startswith("server.")}
     assert all(within(name, allowed) for name in used), used
 
@@ -157,7 +157,7 @@ def test_both_processes_can_plan(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["server.images", "server.prompt", "server.memory", "server.towers"]
+    "room", ["server.images", "server.prompt", "server.tools", "server.memory", "server.towers"]
 )
 def test_rooms_below_do_not_look_up(room: str) -> None:
     upstairs = {"server.api", "server.serve", "server.cli", "server.flags", "server.engine_client"}

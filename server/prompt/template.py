@@ -6,12 +6,12 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from jinja2 import Template
-from jinja2.exceptions import TemplateError
 
 from server.errors import ContextLengthExceeded, LlavaError, RequestError
+from server.prompt.probe import probe
 from server.prompt.sandbox import (
     MAX_CHARS,
     ConversationError,
@@ -19,28 +19,12 @@ from server.prompt.sandbox import (
     compile_template,
     render,
 )
+from server.prompt.tool_turns import in_words
+from server.prompt.turn import MessageForm, Part, Picture, Turn, write
+from server.tools import Tool
+from server.tools.style import HERMES, ToolStyle
 
 log = logging.getLogger(__name__)
-
-_PROBE = "5f1c7probe"
-
-
-@dataclass(slots=True, frozen=True)
-class Picture:
-    """Stands for the request's picture ``index``, counted from 0."""
-
-    index: int
-
-
-Part = str | Picture
-
-
-@dataclass(slots=True, frozen=True)
-class Turn:
-    """One message: its role in the template's words, texts and pictures as they stand in it."""
-
-    role: str
-    content: tuple[Part, ...]
 
 
 class ChatTemplate:
@@ -55,10 +39,23 @@ class ChatTemplate:
         self._bos = bos
         self._eos = eos
         self._template: Template = compile_template(source)
-        self._wants_list = self._probe()
+        self._can = probe(self._run)
 
-    def parts(self, turns: Sequence[Turn]) -> tuple[Part, ...]:
-        """The prompt for ``turns``, cut at its pictures. Blocks: call it in a worker thread."""
+    @property
+    def tool_style(self) -> ToolStyle:
+        """How answers to this template's prompts write calls of functions."""
+        return self._can.style or HERMES
+
+    @property
+    def tells_tools(self) -> bool:
+        """Whether the template itself tells the model of functions."""
+        return self._can.style is not None
+
+    def parts(self, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> tuple[Part, ...]:
+        """The prompt for ``turns``, cut at its pictures. Blocks: call it in a worker thread.
+
+        ``tools`` are told to the model by the template, or in words where it knows none.
+        """
         size = sum(len(piece) for turn in turns for piece in turn.content if isinstance(piece, str))
         if size > MAX_CHARS:
             raise ContextLengthExceeded(
@@ -66,15 +63,19 @@ class ChatTemplate:
             )
         # A stem that nobody can guess: whatever users type stays text.
         stem = f"[picture-{secrets.token_hex(16)}-"
-        text = self._render([(turn.role, _write(turn.content, stem)) for turn in turns])
+        if not self.tells_tools:
+            turns, tools = in_words(turns, tools, system=self._can.system), ()
+        text = self._render(
+            [replace(turn, content=(write(turn.content, stem),)) for turn in turns], tools
+        )
         # llama.cpp puts the BOS in front by itself; a second one spoils the answers.
         parts = _cut(text.removeprefix(self._bos), stem)
         _check_pictures(turns, parts)
         return parts
 
-    def _render(self, turns: list[tuple[str, str]]) -> str:
+    def _render(self, turns: Sequence[Turn], tools: Sequence[Tool]) -> str:
         try:
-            return self._run(turns, as_list=self._wants_list)
+            return self._run(turns, tools, self._can.form)
         except ConversationError as exc:
             raise RequestError(
                 f"the model's chat template refuses this conversation: {exc.message}",
@@ -89,48 +90,17 @@ class ChatTemplate:
                 "the model's chat template failed on this conversation", code="chat_template_error"
             ) from exc
 
-    def _run(self, turns: list[tuple[str, str]], *, as_list: bool) -> str:
+    def _run(self, turns: Sequence[Turn], tools: Sequence[Tool], form: MessageForm) -> str:
+        """``turns`` have their content written, as one text each."""
         variables = {
-            "messages": [
-                {
-                    "role": role,
-                    "content": [{"type": "text", "text": text}] if as_list else text,
-                }
-                for role, text in turns
-            ],
+            "messages": [form.message(turn, "".join(map(str, turn.content))) for turn in turns],
             "add_generation_prompt": True,
             "bos_token": self._bos,
             "eos_token": self._eos,
-            "tools": None,
+            "tools": [tool.json for tool in tools] or ([] if form.empty_tools else None),
             "documents": None,
         }
         return render(self._template, variables)
-
-    def _probe(self) -> bool:
-        """Whether content must be a list of parts; raises when neither form comes through."""
-        for as_list in (False, True):
-            try:
-                text = self._run([("user", _PROBE)], as_list=as_list)
-            except Exception:
-                log.debug("chat template probe, list=%s", as_list, exc_info=True)
-                continue
-            # A template that knows only strings writes a list down as Python does.
-            if _PROBE in text and f"'{_PROBE}'" not in text:
-                return as_list
-        raise TemplateError("it does not write down what the user says")
-
-
-def _write(content: tuple[Part, ...], stem: str) -> str:
-    """Content as text, LLaVA's way: a newline after each picture, and between texts."""
-    written: list[str] = []
-    text_before = False
-    for piece in content:
-        if isinstance(piece, Picture):
-            written.append(f"{stem}{piece.index}]\n")
-        else:
-            written.append("\n" + piece if text_before else piece)
-        text_before = isinstance(piece, str)
-    return "".join(written)
 
 
 def _cut(text: str, stem: str) -> tuple[Part, ...]:

@@ -1,0 +1,83 @@
+"""Turn: one message of a conversation, before a template writes it down."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from server.tools import ToolCall
+
+
+@dataclass(slots=True, frozen=True)
+class Picture:
+    """Stands for the request's picture ``index``, counted from 0."""
+
+    index: int
+
+
+Part = str | Picture
+
+
+@dataclass(slots=True, frozen=True)
+class Turn:
+    """One message: its role in the template's words, texts and pictures as they stand in it.
+
+    ``tool_calls`` are an assistant's; ``tool_call_id`` and ``name`` say which of them a turn of
+    the role ``tool`` answers. Their arguments are texts of JSON objects.
+    """
+
+    role: str
+    content: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class MessageForm:
+    """What a template expects of a message: content as a list of parts, arguments as objects
+    and not as text, ids of calls that have nine characters as Mistral's have; and whether no
+    tools are an empty list to it, and not None.
+    """
+
+    as_list: bool = False
+    object_arguments: bool = True
+    short_ids: bool = False
+    empty_tools: bool = False
+
+    def message(self, turn: Turn, text: str) -> dict[str, Any]:
+        """The message as the template reads it; ``text`` is the turn's content, written."""
+        content = [{"type": "text", "text": text}] if self.as_list else text
+        message: dict[str, Any] = {"role": turn.role, "content": content}
+        if turn.tool_calls:
+            message["tool_calls"] = [self._call(call) for call in turn.tool_calls]
+        if turn.tool_call_id is not None:
+            message["tool_call_id"] = self._id(turn.tool_call_id)
+        if turn.name is not None:
+            message["name"] = turn.name
+        return message
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        arguments = json.loads(call.arguments) if self.object_arguments else call.arguments
+        function = {"name": call.name, "arguments": arguments}
+        return {"id": self._id(call.id), "type": "function", "function": function}
+
+    def _id(self, call_id: str) -> str:
+        if not self.short_ids or (len(call_id) == 9 and call_id.isalnum()):
+            return call_id
+        letters = "".join(filter(str.isalnum, call_id))
+        return letters[-9:].rjust(9, "0")
+
+
+def write(content: tuple[Part, ...], stem: str) -> str:
+    """Content as text, LLaVA's way: a newline after each picture, and between texts."""
+    written: list[str] = []
+    text_before = False
+    for piece in content:
+        if isinstance(piece, Picture):
+            written.append(f"{stem}{piece.index}]\n")
+        else:
+            written.append("\n" + piece if text_before else piece)
+        text_before = isinstance(piece, str)
+    return "".join(written)
