@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+# llama-server's order and its names (common/common.h); every request may name another one.
+SAMPLERS = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+
+
+class GrammarKind(str, Enum):
+    """The language that a grammar is written in."""
+
+    GBNF = "gbnf"
+    JSON_SCHEMA = "json_schema"
+
+
+@dataclass(slots=True, frozen=True)
+class Grammar:
+    """What a request's text must look like. ``param`` is the field that it came in."""
+
+    kind: GrammarKind
+    text: str
+    param: str
 
 
 @dataclass(slots=True, frozen=True)
 class SamplingParams:
-    """Sampling parameters under OpenAI's names; ranges are checked where they enter, in the API.
+    """Sampling parameters, checked where they enter, in the API.
+
+    Names are OpenAI's, and llama-server's where OpenAI has none. What is off by OpenAI's
+    defaults is off here: ``top_k`` 0, ``top_p`` 1, ``min_p`` 0, ``typical_p`` 1,
+    ``top_n_sigma`` -1, ``repeat_penalty`` 1, ``mirostat`` 0, ``dry_multiplier`` 0,
+    ``xtc_probability`` 0, ``dynatemp_range`` 0, ``adaptive_target`` -1.
 
     ``max_tokens`` None means: until the context is full. ``seed`` None means: a random one.
-    ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 are off.
+    ``temperature`` 0 is greedy. ``repeat_last_n`` and ``dry_penalty_last_n`` -1 look at the
+    whole context. ``logit_bias`` pairs a token's id, or a text whose every token is meant, with
+    what is added to its logit. ``logprobs`` None asks for none, 0 for the chosen token's, n also
+    for those of the n most likely ones.
     """
 
     max_tokens: int | None = None
@@ -22,8 +60,32 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    min_keep: int = 0
+    samplers: tuple[str, ...] = SAMPLERS
+    logit_bias: tuple[tuple[int | str, float], ...] = ()
+    ignore_eos: bool = False
+    grammar: Grammar | None = None
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature == 0.0
+        """Whether the most likely token is always taken, whatever the cuts say."""
+        return self.temperature == 0.0 and self.dynatemp_range == 0.0 and not self.mirostat

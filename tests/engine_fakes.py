@@ -59,6 +59,7 @@ class FakeRunner:
         self.cells: dict[int, list[object]] = {}
         self.computed = 0
         self.encodes: list[str] = []
+        self.begun: list[str] = []
         self.released: list[str] = []
         self.broken_pictures: set[str] = set()
 
@@ -72,6 +73,9 @@ class FakeRunner:
             elif part:
                 runs.append(TokenRun(np.array([ord(c) for c in part], np.int32)))
         return tuple(runs)
+
+    def begin(self, request: Request) -> None:
+        self.begun.append(request.request_id)
 
     def encode(self, image: ImageInput) -> np.ndarray:
         name = image.rgb.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import Any
 
 import pytest
@@ -175,9 +176,31 @@ def test_parameters_reach_the_engine() -> None:
         "seed": 42,
         "presence_penalty": -2,
         "frequency_penalty": 1.5,
+        "typical_p": 0.5,
+        "top_n_sigma": 2,
+        "repeat_penalty": 1.1,
+        "repeat_last_n": -1,
+        "mirostat": 2,
+        "mirostat_tau": 4,
+        "mirostat_eta": 0.2,
+        "dry_multiplier": 0.8,
+        "dry_base": 2,
+        "dry_allowed_length": 3,
+        "dry_penalty_last_n": 100,
+        "dry_sequence_breakers": ["\n"],
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "dynatemp_range": 0.5,
+        "dynatemp_exponent": 2,
+        "adaptive_target": 0.5,
+        "adaptive_decay": 0.5,
+        "min_keep": 2,
+        "samplers": ["top_k", "temperature"],
+        "ignore_eos": True,
     }
     assert post_chat(engine, chat(**fields)).status_code == 200
-    expected = {**fields, "stop": ("###", "\n\n")}
+    lists = ("stop", "dry_sequence_breakers", "samplers")
+    expected = fields | {name: tuple(fields[name]) for name in lists}
     assert engine.sampling == [SamplingParams(**expected)]
 
 
@@ -191,6 +214,17 @@ def test_parameters_reach_the_engine() -> None:
         ({"max_completion_tokens": 5}, SamplingParams(max_tokens=5)),
         ({"max_completion_tokens": 5, "max_tokens": 5}, SamplingParams(max_tokens=5)),
         ({"top_k": -1}, SamplingParams()),
+        ({"n_predict": 3}, SamplingParams(max_tokens=3)),
+        ({"n_predict": -1}, SamplingParams()),
+        ({"n_predict": 3, "max_tokens": 3}, SamplingParams(max_tokens=3)),
+        ({"samplers": "kt"}, SamplingParams(samplers=("top_k", "temperature"))),
+        ({"samplers": ["typical_p", "temp"]}, SamplingParams(samplers=("typ_p", "temperature"))),
+        ({"logit_bias": {}}, SamplingParams()),
+        ({"logit_bias": {"5": -100, "Hi": 1}}, SamplingParams(logit_bias=((5, -100), ("Hi", 1)))),
+        (
+            {"logit_bias": [[5, 1.5], ["x", False]]},
+            SamplingParams(logit_bias=((5, 1.5), ("x", -inf))),
+        ),
         ({"seed": -1}, SamplingParams(seed=2**32 - 2)),
         ({"seed": 2**63 - 1}, SamplingParams(seed=(2**63 - 1) % (2**32 - 1))),
     ],

@@ -20,7 +20,8 @@ _PARTS_TO_COME = ("input_audio", "video_url", "refusal")
 _ROLES_TO_COME = ("tool", "function")
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
+    """The text, if llama.cpp can read it; for validators."""
     # llama.cpp takes C strings: it would cut a text at its first NUL without a word.
     if "\0" in text:
         raise PydanticCustomError("nul_character", "Input should hold no NUL character")
@@ -31,7 +32,7 @@ def _writable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_writable)]
+Text = Annotated[str, AfterValidator(writable)]
 
 
 class Strict(BaseModel):

@@ -64,6 +64,7 @@ class EngineCore:
         """Counts the prompt and queues it, or rejects it with the reason."""
         try:
             request = self._prepare(message)
+            self.runner.begin(request)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return

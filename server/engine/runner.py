@@ -41,6 +41,10 @@ class Runner(Protocol):
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
         ...
 
+    def begin(self, request: Request) -> None:
+        """Makes what is kept for a request until its release. Raises RequestError."""
+        ...
+
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         """Frees and shares cells, in order."""
         ...
@@ -102,6 +106,15 @@ class LlamaRunner:
                 runs.append(TokenRun(np.array(span, np.int32)))
         return tuple(runs)
 
+    def begin(self, request: Request) -> None:
+        """Builds the request's sampler; it stays, whatever the scheduler does meanwhile."""
+        texts = [run.tokens for run in request.runs if isinstance(run, TokenRun)]
+        prompt = np.concatenate(texts) if texts else np.empty(0, np.int32)
+        sampler = Sampler(request.sampling, self._model, self.n_ctx_seq, prompt)
+        self._samplers[request] = sampler
+        for token in request.output_tokens:  # of a resumed request
+            sampler.replay(token)
+
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         """Frees and shares cells in llama.cpp's cache."""
         for change in changes:
@@ -127,7 +140,10 @@ class LlamaRunner:
         start = time.perf_counter()
         if not self._context.decode(batch):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
-        sampled = {request: self._sample(request, row) for request, row in asked.items()}
+        sampled = {
+            request: self._samplers[request].sample(self._context, row)
+            for request, row in asked.items()
+        }
         self.llama_seconds += time.perf_counter() - start
         return sampled
 
@@ -136,14 +152,6 @@ class LlamaRunner:
             return self._tokens
         assert self._pictures is not None
         return self._pictures
-
-    def _sample(self, request: Request, row: int) -> int:
-        sampler = self._samplers.get(request)
-        if sampler is None:
-            sampler = self._samplers[request] = Sampler(request.sampling, self._model.n_vocab)
-            for token in request.output_tokens:  # of a resumed request
-                sampler.replay(token)
-        return sampler.sample(self._context, row)
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""

@@ -47,6 +47,7 @@ class Model:
             llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_SPM
             and self.meta("tokenizer.ggml.add_space_prefix") != "false"
         )
+        self.end_tokens = self._find_end_tokens()
         self._pieces: dict[int, bytes] = {}
 
     @property
@@ -97,7 +98,18 @@ class Model:
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its turn with this token (EOS, EOT and their like)."""
-        return bool(llama_cpp.llama_vocab_is_eog(self.vocab, token))
+        return token in self.end_tokens
+
+    def _find_end_tokens(self) -> frozenset[int]:
+        is_end = llama_cpp.llama_vocab_is_eog
+        return frozenset(token for token in range(self.n_vocab) if is_end(self.vocab, token))
+
+    @property
+    def suppressed_tokens(self) -> list[int]:
+        """Tokens that the model must never choose (``tokenizer.ggml.suppress_tokens``)."""
+        count = ctypes.c_int32()
+        tokens = llama_cpp.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return list(tokens[: count.value]) if tokens and count.value else []
 
     def meta(self, key: str) -> str | None:
         """A metadata value of the GGUF as text, None where the file has no such key."""

@@ -3,37 +3,94 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import secrets
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
 from server.engine.bindings.context import Context
+from server.engine.bindings.model import Model
+from server.errors import RequestError
 from server.sampling import SamplingParams
 
-# llama-server's window for the penalties; OpenAI's API has no parameter for it.
-PENALTY_WINDOW = 64
+_MIROSTAT_M = 100  # the paper's m, llama-server's too (arXiv:2007.14966)
 
 
 class Sampler:
-    """Owns a ``llama_sampler`` chain in llama-server's order: penalties, cuts, temperature."""
+    """Owns a ``llama_sampler`` chain: biases, then llama-server's samplers in the order asked for.
 
-    def __init__(self, params: SamplingParams, n_vocab: int) -> None:
+    Where nothing but the most likely token counts, there is no chain at all.
+    """
+
+    def __init__(
+        self, params: SamplingParams, model: Model, n_ctx: int, prompt: NDArray[np.int32]
+    ) -> None:
+        """Builds the chain; penalties begin with the tokens of the prompt, int32 [n].
+
+        Raises:
+            RequestError: ``logit_bias`` names a token that the vocabulary has not.
+        """
+        biases = _biases(params, model)
+        self._n_vocab = model.n_vocab
+        self.handle: Any = None
+        if params.greedy and not biases and not _changes_greedy(params):
+            return
         settings = llama_cpp.llama_sampler_chain_default_params()
         settings.no_perf = True
-        self.handle: Any = llama_cpp.llama_sampler_chain_init(settings)
-        for sampler in _samplers(params, n_vocab):
-            llama_cpp.llama_sampler_chain_add(self.handle, sampler)
+        self.handle = llama_cpp.llama_sampler_chain_init(settings)
+        if biases:
+            self._add(_bias_sampler(biases, model.n_vocab))
+        if params.mirostat and not params.greedy:
+            self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
+        else:
+            for name in params.samplers:
+                self._add_named(name, params, model, n_ctx, prompt)
+        self._add(_chooser(params, model.n_vocab))
+
+    def _add(self, sampler: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self.handle, sampler)
+
+    def _add_named(
+        self,
+        name: str,
+        params: SamplingParams,
+        model: Model,
+        n_ctx: int,
+        prompt: NDArray[np.int32],
+    ) -> None:
+        window = params.dry_penalty_last_n if name == "dry" else params.repeat_last_n
+        window = n_ctx if window == -1 else min(window, n_ctx)
+        if name == "penalties":
+            sampler = _penalties(params, model.n_vocab, window)
+        elif name == "dry":
+            sampler = _dry(params, model, window)
+        else:
+            sampler = _cut(name, params)
+        if not sampler:
+            return
+        if name in ("penalties", "dry"):
+            for token in prompt[len(prompt) - min(window, len(prompt)) :].tolist():
+                llama_cpp.llama_sampler_accept(sampler, token)
+        self._add(sampler)
 
     def sample(self, context: Context, row: int) -> int:
         """The next token from the logits of batch row ``row``; the chain remembers it."""
+        if self.handle is None:
+            return int(context.logits(row, self._n_vocab).argmax())
         return int(llama_cpp.llama_sampler_sample(self.handle, context.handle, row))
 
     def replay(self, token: int) -> None:
         """Brings the chain to where it was after it had sampled ``token``.
 
         Applied to that one candidate, the last sampler draws one random number, as it did then.
+        What mirostat, XTC and adaptive-p have learned of the other candidates is lost.
         """
+        if self.handle is None:
+            return
         candidate = llama_cpp.llama_token_data(id=token, logit=0.0, p=1.0)
         candidates = llama_cpp.llama_token_data_array(
             data=ctypes.pointer(candidate), size=1, selected=-1, sorted=False
@@ -48,25 +105,122 @@ class Sampler:
             self.handle = None
 
 
-def _samplers(params: SamplingParams, n_vocab: int) -> list[Any]:
-    chain: list[Any] = []
-    if params.presence_penalty or params.frequency_penalty:
-        chain.append(
-            llama_cpp.llama_sampler_init_penalties(
-                n_vocab, PENALTY_WINDOW, 1.0, params.frequency_penalty, params.presence_penalty
-            )
+def _changes_greedy(params: SamplingParams) -> bool:
+    """Whether the most likely token may be another one than the model's."""
+    named = set(params.samplers)
+    return (
+        ("penalties" in named and _penalizes(params))
+        or ("dry" in named and params.dry_multiplier > 0)
+        or ("typ_p" in named and params.typical_p < 1)
+        or ("xtc" in named and params.xtc_probability > 0)
+    )
+
+
+def _penalizes(params: SamplingParams) -> bool:
+    strengths = (params.presence_penalty, params.frequency_penalty, params.repeat_penalty - 1)
+    return params.repeat_last_n != 0 and any(strengths)
+
+
+def _penalties(params: SamplingParams, n_vocab: int, window: int) -> Any:
+    if not _penalizes(params):
+        return None
+    return llama_cpp.llama_sampler_init_penalties(
+        n_vocab, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
+    )
+
+
+def _dry(params: SamplingParams, model: Model, window: int) -> Any:
+    if params.dry_multiplier == 0 or window == 0:
+        return None
+    breakers = [breaker.encode() for breaker in params.dry_sequence_breakers]
+    return llama_cpp.llama_sampler_init_dry(
+        model.vocab,
+        params.dry_multiplier,
+        params.dry_base,
+        params.dry_allowed_length,
+        window,
+        (ctypes.c_char_p * len(breakers))(*breakers),
+        len(breakers),
+    )
+
+
+def _cut(name: str, params: SamplingParams) -> Any:
+    """The sampler of that name, None where it is off or nothing but a chooser (adaptive_p)."""
+    make = _CUTS.get(name)
+    return make(params) if make else None
+
+
+_CUTS: dict[str, Callable[[SamplingParams], Any]] = {
+    "top_k": lambda p: p.top_k > 0 and llama_cpp.llama_sampler_init_top_k(p.top_k),
+    "top_p": lambda p: p.top_p < 1 and llama_cpp.llama_sampler_init_top_p(p.top_p, p.min_keep),
+    "min_p": lambda p: p.min_p > 0 and llama_cpp.llama_sampler_init_min_p(p.min_p, p.min_keep),
+    "typ_p": lambda p: (
+        p.typical_p < 1 and llama_cpp.llama_sampler_init_typical(p.typical_p, p.min_keep)
+    ),
+    "top_n_sigma": lambda p: (
+        p.top_n_sigma > 0 and llama_cpp.llama_sampler_init_top_n_sigma(p.top_n_sigma)
+    ),
+    "xtc": lambda p: (
+        p.xtc_probability > 0
+        and llama_cpp.llama_sampler_init_xtc(
+            p.xtc_probability, p.xtc_threshold, p.min_keep, _seed(p)
         )
+    ),
+    "temperature": lambda p: (
+        not p.greedy
+        and llama_cpp.llama_sampler_init_temp_ext(
+            p.temperature, p.dynatemp_range, p.dynatemp_exponent
+        )
+    ),
+}
+
+
+def _chooser(params: SamplingParams, n_vocab: int) -> Any:
+    seed = _seed(params)
     if params.greedy:
-        return [*chain, llama_cpp.llama_sampler_init_greedy()]
-    if params.top_k > 0:
-        chain.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
-    if params.top_p < 1.0:
-        chain.append(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
-    if params.min_p > 0.0:
-        chain.append(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
-    seed = secrets.randbits(32) if params.seed is None else params.seed & 0xFFFFFFFF
-    return [
-        *chain,
-        llama_cpp.llama_sampler_init_temp(params.temperature),
-        llama_cpp.llama_sampler_init_dist(seed),
-    ]
+        return llama_cpp.llama_sampler_init_greedy()
+    if params.mirostat == 1:
+        return llama_cpp.llama_sampler_init_mirostat(
+            n_vocab, seed, params.mirostat_tau, params.mirostat_eta, _MIROSTAT_M
+        )
+    if params.mirostat == 2:
+        return llama_cpp.llama_sampler_init_mirostat_v2(
+            seed, params.mirostat_tau, params.mirostat_eta
+        )
+    if "adaptive_p" in params.samplers:
+        return llama_cpp.llama_sampler_init_adaptive_p(
+            params.adaptive_target, params.adaptive_decay, seed
+        )
+    return llama_cpp.llama_sampler_init_dist(seed)
+
+
+def _seed(params: SamplingParams) -> int:
+    # The highest seed means "a random one" to llama.cpp, too; ours are drawn here.
+    return secrets.randbits(32) if params.seed is None else params.seed & 0xFFFFFFFF
+
+
+def _biases(params: SamplingParams, model: Model) -> list[tuple[int, float]]:
+    biases = []
+    for token, bias in params.logit_bias:
+        if isinstance(token, str):
+            ids: Sequence[int] = model.tokenize(token, add_special=False, parse_special=False)
+        else:
+            ids = (token,)
+        if any(one >= model.n_vocab for one in ids):
+            raise RequestError(
+                f"logit_bias: the model's vocabulary has {model.n_vocab} tokens, none of them"
+                f" {token}",
+                param="logit_bias",
+                code="invalid_value",
+            )
+        biases += [(one, bias) for one in ids]
+    if params.ignore_eos:
+        biases += [(token, -math.inf) for token in model.end_tokens]
+    return biases + [(token, -math.inf) for token in model.suppressed_tokens]
+
+
+def _bias_sampler(biases: Sequence[tuple[int, float]], n_vocab: int) -> Any:
+    array = (llama_cpp.llama_logit_bias * len(biases))()
+    for entry, (token, bias) in zip(array, biases, strict=True):
+        entry.token, entry.bias = token, bias
+    return llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), array)
