@@ -8,6 +8,7 @@
     │   ├── AuthenticationError     401  API key missing or wrong
     │   ├── NotFoundError           404  no such model or path
     │   ├── PayloadTooLarge         413  body over the limit
+    │   ├── UnsupportedMediaType    415  the body is no JSON, or compressed
     │   └── Overloaded              429  the queue is full
     ├── EngineError                 500  this request failed inside the engine
     │   └── EngineUnavailable       503  engine starting, restarting or lost
@@ -94,6 +95,13 @@ class PayloadTooLarge(RequestError):
 
     status = 413
     default_code = "request_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is of a type or an encoding that the endpoint does not read."""
+
+    status = 415
+    default_code = "unsupported_media_type"
 
 
 class Overloaded(RequestError):

@@ -15,6 +15,7 @@ from server.api.app import create_app
 from server.config import Settings
 from server.engine_client import EngineClient
 from server.errors import StartupError
+from server.http_protocol import HttpProtocol
 from server.hub import ResolvedModel
 from server.logs import configure_logging
 from server.messages import EngineReady, VisionFacts
@@ -52,6 +53,8 @@ async def _serve(settings: Settings, model: ResolvedModel, listener: socket.sock
     server = _Server(
         uvicorn.Config(
             app,
+            http=HttpProtocol,
+            ws="none",
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=GRACE_SECONDS,

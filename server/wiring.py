@@ -71,6 +71,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         image_root=_image_root(settings),
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,
+        sse_ping_interval=float(settings.sse_ping_interval),
     )
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.engine_state import EngineState
+from server.http_protocol import HttpProtocol
 from server.messages import (
     Admitted,
     BuildFacts,
@@ -234,6 +235,7 @@ def serving(engine: FakeEngine, **options: Any) -> Iterator[str]:
     config = uvicorn.Config(
         create_app(engine, ApiOptions(**options)),
         lifespan="off",
+        http=HttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,

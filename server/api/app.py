@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api import errors
 from server.api.chat import chat_router
+from server.api.docs_page import docs_router
 from server.api.engine import Engine
 from server.api.file_store import FileStore
 from server.api.files import files_router
@@ -21,12 +22,18 @@ from server.api.services import Services, TemplateCache
 from server.api.sources import SourceReader
 from server.metrics import Metrics
 
+_DESCRIPTION = (
+    "Chat with pictures, in OpenAI's API and with llama.cpp's extras. Errors have OpenAI's shape"
+    " on every path; `code` is for programs to read and `param` names the field."
+)
+
 
 def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
     """The app. It starts nothing and stops nothing: the engine belongs to the caller."""
-    # No OpenAPI document until it is a true one: bodies are validated by our own hands.
+    # The document is ours too: FastAPI's own could not see the bodies (server.api.openapi).
     app = FastAPI(
         title="llava-server",
+        description=_DESCRIPTION,
         version=__version__,
         openapi_url=None,
         redirect_slashes=False,
@@ -47,6 +54,8 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
     app.include_router(images_router(services))
     app.include_router(models_router(services))
     app.include_router(ops_router(services))
+    if options.docs:
+        app.include_router(docs_router(app, keys=bool(options.api_keys)))
     errors.install(app, metrics)
     # The last one added is the outermost.
     if options.api_keys:

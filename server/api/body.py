@@ -10,7 +10,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from server.api.connection import ClientGone
-from server.errors import PayloadTooLarge, RequestError
+from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 T = TypeVar("T")
 # Parsing and validating this much takes a few milliseconds at worst.
@@ -20,14 +20,30 @@ _LARGE = 64 * 1024
 async def read_body(request: Request, limit: int, validate: Callable[[dict[str, Any]], T]) -> T:
     """The body, a JSON object of at most ``limit`` bytes, as ``validate`` returns it.
 
-    Raises PayloadTooLarge or RequestError.
+    Raises UnsupportedMediaType, PayloadTooLarge or RequestError.
     """
+    check_media_type(request)
     raw = await _read(request, limit)
 
     def parse() -> T:
         return validate(_parse_object(raw))
 
     return await to_thread.run_sync(parse) if len(raw) > _LARGE else parse()
+
+
+def check_media_type(request: Request) -> None:
+    """Raise UnsupportedMediaType unless the body claims to be plain JSON, or claims nothing.
+
+    This is also what keeps other sites' pages from posting here: a browser asks us first before
+    it sends JSON for a page, but not before it sends a form or plain text.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(
+            f"the body is {kind[:100]}; send JSON with the header content-type: application/json"
+        )
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("compressed bodies are not read; send it as it is")
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -10,32 +9,59 @@ from collections.abc import AsyncIterator
 from anyio import fail_after, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
 
+from server.api.answers.chat import ChatCompletion, ChatEvent
 from server.api.body import read_body
-from server.api.chat_reply import DONE, ChatReply, event, images
+from server.api.chat_reply import ChatReply, images
 from server.api.chat_schema import ChatRequest, parse_chat
 from server.api.connection import EventStream, while_connected
 from server.api.engine import require_ready
-from server.api.errors import error_body, internal_error
 from server.api.generation import Generation
 from server.api.image_report import pictures_of
+from server.api.openapi import operation
 from server.api.pictures import read_turns
 from server.api.services import Services
+from server.api.streams import guarded
+from server.api.timings import timings
 from server.errors import LlavaError
 from server.messages import EngineReady, ImageInput
 from server.prompt import ChatTemplate, Part, Picture, Turn
 
-log = logging.getLogger(__name__)
-
 # A template checks its own time now and then; this is for one that never gets that far.
 _TEMPLATE_SECONDS = 5.0
+
+
+EXAMPLE = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}},
+                {"type": "text", "text": "What is in the picture?"},
+            ],
+        }
+    ],
+    "max_tokens": 100,
+}
 
 
 def chat_router(services: Services) -> APIRouter:
     """The chat endpoint."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions")
+    @router.post(
+        "/v1/chat/completions",
+        **operation(
+            "Chat completion",
+            "chat",
+            body=ChatRequest,
+            answer=ChatCompletion,
+            events=TypeAdapter(ChatEvent),
+            engine=True,
+            example=EXAMPLE,
+        ),
+    )
     async def chat_completions(request: Request) -> Response:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
@@ -45,8 +71,8 @@ def chat_router(services: Services) -> APIRouter:
             request.receive, _begin(services, ready, body, reply.id, arrival)
         )
         if body.stream:
-            events = _events(services, reply, generation, body.include_usage, request)
-            return EventStream(events, generation.aclose)
+            events = guarded(_events(reply, generation, body.include_usage), services, request)
+            return EventStream(events, generation.aclose, services.options.sse_ping_interval)
         return await while_connected(request.receive, _whole(reply, generation))
 
     return router
@@ -99,30 +125,14 @@ async def _whole(reply: ChatReply, generation: Generation) -> Response:
 
 
 async def _events(
-    services: Services,
-    reply: ChatReply,
-    generation: Generation,
-    include_usage: bool,
-    request: Request,
+    reply: ChatReply, generation: Generation, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    try:
-        yield reply.delta({"role": "assistant", "content": ""})
-        async for output in generation:
-            if output.text:
-                yield reply.delta({"content": output.text})
-            if output.finish_reason:
-                yield reply.delta({}, output.finish_reason.value, **images(generation))
-        if include_usage:
-            yield reply.usage_chunk(generation)
-    except LlavaError as exc:
-        yield _broken(services, exc)
-    except Exception:
-        request_id = request.state.request_id
-        log.exception("request %s failed in its stream", request_id)
-        yield _broken(services, internal_error(request_id))
-    yield DONE
-
-
-def _broken(services: Services, error: LlavaError) -> bytes:
-    services.metrics.failed(error.status, error.code)
-    return event(error_body(error))
+    yield reply.delta({"role": "assistant", "content": ""})
+    async for output in generation:
+        if output.text:
+            yield reply.delta({"content": output.text})
+        if output.finish_reason:
+            last = {} if include_usage else timings(generation)
+            yield reply.delta({}, output.finish_reason.value, **images(generation), **last)
+    if include_usage:
+        yield reply.usage_chunk(generation)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.generation import Generation
-
-DONE = b"data: [DONE]\n\n"
-
-
-def event(payload: dict[str, Any]) -> bytes:
-    """A server-sent event. ASCII alone: some clients end lines at U+2028."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode("ascii") + b"\n\n"
+from server.api.streams import event
+from server.api.timings import timings
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,6 +32,7 @@ class ChatReply:
             **self._head("chat.completion"),
             "choices": [choice],
             "usage": usage(generation),
+            **timings(generation),
             **images(generation),
         }
 
@@ -49,7 +44,8 @@ class ChatReply:
     def usage_chunk(self, generation: Generation) -> bytes:
         """The chunk after the last choice, asked for by ``include_usage``."""
         head = self._head("chat.completion.chunk")
-        return event({**head, "choices": [], "usage": usage(generation)})
+        last = {"usage": usage(generation), **timings(generation)}
+        return event({**head, "choices": [], **last})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

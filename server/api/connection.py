@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -39,18 +40,33 @@ async def _goodbye(receive: Receive) -> None:
         pass
 
 
+# A comment, which every reader of server-sent events passes over.
+PING = b": ping\n\n"
+
+
 class EventStream(Response):
-    """Server-sent events. ``close`` is always awaited: at the end, or when the client left."""
+    """Server-sent events. ``close`` is always awaited: at the end, or when the client left.
+
+    After ``ping_interval`` seconds of silence a comment is sent, so that no proxy takes a long
+    prefill for a dead connection; 0 sends none.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+        ping_interval: float = 0.0,
+    ) -> None:
         self.status_code = 200
         self.background = None
         # Proxies such as nginx would collect the events otherwise.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._close = close
+        self._interval = ping_interval
+        self._last = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or nobody reads them."""
@@ -63,6 +79,23 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for event in self._events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        self._last = time.monotonic()
+        # One task a stream instead of a timeout around every event, of which there are many.
+        pings = asyncio.ensure_future(self._ping(send)) if self._interval > 0 else None
+        try:
+            async for event in self._events:
+                self._last = time.monotonic()
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        finally:
+            if pings is not None:
+                pings.cancel()
+                await asyncio.gather(pings, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _ping(self, send: Send) -> None:
+        while True:
+            silence = time.monotonic() - self._last
+            if silence >= self._interval:
+                self._last, silence = time.monotonic(), 0.0
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
+            await asyncio.sleep(self._interval - silence)

@@ -7,7 +7,9 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from server.api.connection import ClientGone
@@ -90,14 +92,31 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def on_llava_error(_: Request, exc: LlavaError) -> Response:
         return answer(exc)
 
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, exc: RequestValidationError) -> Response:
+        # Parameters that FastAPI reads from path and query; its locations begin with which.
+        return answer(validation_error([{**e, "loc": e["loc"][1:]} for e in exc.errors()]))
+
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, exc: HTTPException) -> Response:
         # The router's own 404 and 405; not counted, or scanners would fill the metrics.
         status = HTTPStatus(exc.status_code)
         where = f"{request.method} {request.url.path}"
         error = RequestError(f"{status.phrase}: {where}", code=status.name.lower())
-        return JSONResponse(error_body(error), status_code=status, headers=exc.headers)
+        headers = dict(exc.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {"allow": ", ".join(_allowed(request))}
+        return JSONResponse(error_body(error), status_code=status, headers=headers)
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, __: ClientGone) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes at this path; the router names the first one's alone."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.path_regex.match(request.scope["path"]):
+            methods |= route.methods or set()
+    return sorted(methods)

@@ -9,14 +9,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.api.answers.files import FileDeleted, FileList, FileObject
 from server.api.errors import validation_error
 from server.api.file_store import StoredFile
 from server.api.form import Form, read_form
+from server.api.openapi import operation
 from server.api.services import Services
 from server.errors import RequestError
 
 _MONTH: Final = 30 * 24 * 3600
 _LONGEST_NAME: Final = 255
+_BYTES: Final = "application/octet-stream"
 
 
 class _Upload(BaseModel):
@@ -33,6 +36,12 @@ class _Upload(BaseModel):
     ] = None
 
 
+class UploadForm(_Upload):
+    """A multipart form with the file, for the OpenAPI document."""
+
+    file: Annotated[str, Field(json_schema_extra={"contentMediaType": _BYTES})]
+
+
 class _Page(BaseModel):
     """The query of a listing."""
 
@@ -44,12 +53,19 @@ class _Page(BaseModel):
     purpose: str | None = None
 
 
+_CREATE = operation("Upload a picture", "files", form=UploadForm, answer=FileObject)
+_LIST = operation("List uploads", "files", query=_Page, answer=FileList)
+_RETRIEVE = operation("An upload", "files", answer=FileObject, errors=(404,))
+_CONTENT = operation("An upload's bytes", "files", text=_BYTES, errors=(404,))
+_DELETE = operation("Forget an upload", "files", answer=FileDeleted, errors=(404,))
+
+
 def files_router(services: Services) -> APIRouter:
     """The endpoints of uploads, as OpenAI has them."""
     router = APIRouter()
     store = services.files
 
-    @router.post("/v1/files")
+    @router.post("/v1/files", **_CREATE)
     async def create_file(request: Request) -> Response:
         form = await read_form(request, services.options.images.limits.max_bytes)
         if not form.content:
@@ -59,15 +75,15 @@ def files_router(services: Services) -> APIRouter:
         file = store.add(form.content, name, fields.purpose, fields.seconds)
         return JSONResponse(_file(file))
 
-    @router.get("/v1/files")
+    @router.get("/v1/files", **_LIST)
     async def list_files(request: Request) -> Response:
         return JSONResponse(_page(store.list(), dict(request.query_params)))
 
-    @router.get("/v1/files/{file_id}")
+    @router.get("/v1/files/{file_id}", **_RETRIEVE)
     async def retrieve_file(file_id: str) -> Response:
         return JSONResponse(_file(store.get(file_id)))
 
-    @router.get("/v1/files/{file_id}/content")
+    @router.get("/v1/files/{file_id}/content", **_CONTENT)
     async def file_content(file_id: str) -> Response:
         file = store.get(file_id)
         # Never shown by a browser as a page of ours, whatever somebody uploaded.
@@ -75,9 +91,9 @@ def files_router(services: Services) -> APIRouter:
             "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
             "x-content-type-options": "nosniff",
         }
-        return Response(file.content, media_type="application/octet-stream", headers=headers)
+        return Response(file.content, media_type=_BYTES, headers=headers)
 
-    @router.delete("/v1/files/{file_id}")
+    @router.delete("/v1/files/{file_id}", **_DELETE)
     async def delete_file(file_id: str) -> Response:
         store.delete(file_id)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})

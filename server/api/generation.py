@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator
 from server.api.engine import close
 from server.api.image_report import ImageReport
 from server.errors import EngineError, EngineUnavailable
-from server.messages import Admitted, EncodedImage, FinishReason, ImageInput, TokenOutput
+from server.messages import (
+    Admitted,
+    EncodedImage,
+    FinishReason,
+    ImageInput,
+    RequestTimings,
+    TokenOutput,
+)
 from server.metrics import ABORTED, Metrics
 
 log = logging.getLogger(__name__)
@@ -39,6 +46,7 @@ class Generation:
         self.completion_tokens = 0
         self.cached_tokens = 0
         self.images: tuple[ImageReport, ...] = ()
+        self.timings: RequestTimings | None = None
 
     async def admit(self) -> None:
         """Wait until the prompt was counted. Raises RequestError when it does not fit."""
@@ -73,6 +81,7 @@ class Generation:
 
     def _record(self, output: TokenOutput) -> None:
         self.completion_tokens = output.completion_tokens
+        self.timings = output.timings or self.timings
         if not self._begun:
             self._begun = True
             self.cached_tokens = output.cached_tokens

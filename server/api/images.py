@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from server.api.answers.pictures import Inspection as InspectionAnswer
 from server.api.body import read_body
 from server.api.connection import while_connected
 from server.api.engine import require_ready
 from server.api.errors import validation_error
 from server.api.form import is_form, read_form
+from server.api.openapi import operation
 from server.api.schema import Strict
 from server.api.services import Services
 from server.images.inspection import Inspection, resolutions
 from server.messages import Counted, VisionFacts
 
 
-class _Wanted(Strict):
+class InspectRequest(Strict):
     """The JSON body: whatever may stand in ``image_url.url``."""
 
     url: str
+
+
+class InspectForm(Strict):
+    """The multipart form, for the OpenAPI document."""
+
+    file: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/octet-stream"})]
 
 
 def images_router(services: Services) -> APIRouter:
@@ -30,7 +38,18 @@ def images_router(services: Services) -> APIRouter:
     router = APIRouter()
     pictures = services.pictures
 
-    @router.post("/v1/images/inspect")
+    @router.post(
+        "/v1/images/inspect",
+        **operation(
+            "What a picture would cost",
+            "pictures",
+            body=InspectRequest,
+            form=InspectForm,
+            answer=InspectionAnswer,
+            engine=True,
+            example={"url": "data:image/png;base64,..."},
+        ),
+    )
     async def inspect_image(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
         source, param = await _source(request, services)
@@ -54,9 +73,9 @@ async def _source(request: Request, services: Services) -> tuple[str | bytes, st
     return wanted.url, "url"
 
 
-def _parse(body: dict[str, Any]) -> _Wanted:
+def _parse(body: dict[str, Any]) -> InspectRequest:
     try:
-        return _Wanted.model_validate(body)
+        return InspectRequest.model_validate(body)
     except ValidationError as exc:
         raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
 

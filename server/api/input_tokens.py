@@ -6,11 +6,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from server.api.answers.chat import InputTokens
 from server.api.body import read_body
-from server.api.chat import prompt_of
-from server.api.chat_schema import parse_chat
+from server.api.chat import EXAMPLE, prompt_of
+from server.api.chat_schema import ChatRequest, parse_chat
 from server.api.connection import while_connected
 from server.api.engine import require_ready
+from server.api.openapi import operation
 from server.api.services import Services
 
 
@@ -18,7 +20,17 @@ def input_tokens_router(services: Services) -> APIRouter:
     """The counting endpoint; its body is a chat completion's."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions/input_tokens")
+    @router.post(
+        "/v1/chat/completions/input_tokens",
+        **operation(
+            "Tokens of a chat completion's prompt",
+            "chat",
+            body=ChatRequest,
+            answer=InputTokens,
+            engine=True,
+            example=EXAMPLE,
+        ),
+    )
     async def input_tokens(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
         body = await read_body(request, services.options.max_body_bytes, parse_chat)

@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from server.api.answers.models import ModelList, ModelObject
+from server.api.openapi import operation
 from server.api.services import Services
 from server.errors import EngineUnavailable, NotFoundError
 from server.messages import EngineReady
@@ -24,11 +26,17 @@ def models_router(services: Services) -> APIRouter:
         template = await services.templates.get(ready.model)
         return _model(services.served_name(ready.model), services.started, ready, template)
 
-    @router.get("/v1/models")
+    @router.get(
+        "/v1/models",
+        **operation("The model that is served", "models", answer=ModelList, errors=(503,)),
+    )
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [await served()]}
 
-    @router.get("/v1/models/{model_id:path}")
+    @router.get(
+        "/v1/models/{model_id:path}",
+        **operation("A model by its name", "models", answer=ModelObject, errors=(404, 503)),
+    )
     async def retrieve_model(model_id: str) -> dict[str, Any]:
         model = await served()
         if model_id != model["id"]:

@@ -10,8 +10,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from server.api.answers.ops import Healthy, Memory, Unhealthy
 from server.api.engine import Engine
 from server.api.errors import RETRY_SECONDS
+from server.api.openapi import operation
 from server.api.services import Services
 from server.engine_state import EngineState
 from server.errors import EngineUnavailable
@@ -22,21 +24,28 @@ _WORDS = {
     EngineState.RESTARTING: ("restarting", "Restarting the engine"),
     EngineState.FAILED: ("failed", "The engine cannot be started"),
 }
+_UNHEALTHY = {503: Unhealthy}
 
 
 def ops_router(services: Services) -> APIRouter:
     """The operator's endpoints. None of them waits for the engine."""
     router = APIRouter()
 
-    @router.get("/health")
+    @router.get(
+        "/health",
+        **operation("Whether requests can come", "server", answer=Healthy, others=_UNHEALTHY),
+    )
     async def health() -> Response:
         return _health(services.engine)
 
-    @router.get("/metrics")
+    @router.get("/metrics", **operation("Prometheus metrics", "server", text="text/plain"))
     async def metrics() -> Response:
         return Response(services.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    @router.get("/v1/memory")
+    @router.get(
+        "/v1/memory",
+        **operation("Where the memory went", "server", answer=Memory, errors=(503,)),
+    )
     async def memory() -> dict[str, Any]:
         ready = services.engine.ready
         if ready is None:

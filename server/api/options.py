@@ -16,7 +16,9 @@ class ApiOptions:
     ``model_alias`` is the name in the API; without one the GGUF's name serves. ``chat_template``
     is the name of a built-in template or a Jinja source. No ``api_keys``: open to all.
     Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all uploads
-    together, which stay for ``files_expire`` seconds, or for good if that is 0.
+    together, which stay for ``files_expire`` seconds, or for good if that is 0. Streams that are
+    silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never. ``docs``: the
+    OpenAPI document and the page that shows it are served.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -29,3 +31,5 @@ class ApiOptions:
     image_root: Path | None = None
     files_max_bytes: int = 256 * 1024 * 1024
     files_expire: int = 24 * 3600
+    sse_ping_interval: float = 15.0
+    docs: bool = True

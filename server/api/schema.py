@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 _PARTS_TO_COME = ("input_audio", "video_url", "refusal")
@@ -139,7 +140,7 @@ ContentPart = Annotated[
     Annotated[TextPart, Tag("@text")]
     | Annotated[ImagePart, Tag("@image")]
     | Annotated[FilePart, Tag("@file")]
-    | Annotated[OtherPart, Tag("@other")],
+    | SkipJsonSchema[Annotated[OtherPart, Tag("@other")]],
     Discriminator(_kind_of_part),
 ]
 

@@ -22,3 +22,6 @@ class ServerSettings(BaseModel):
     api_key: Annotated[Secret | None, Flag("Server", (), "KEY", "none, open to all")] = Field(
         None, description="key that clients must send as a bearer token"
     )
+    sse_ping_interval: Annotated[int, Flag("Server", (), "SECONDS")] = Field(
+        15, ge=-1, le=3600, description="silence in a stream before a comment; -1 sends none"
+    )

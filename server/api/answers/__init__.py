@@ -1,0 +1,1 @@
+"""The answers' shapes, for the OpenAPI document. They describe; they neither make nor check."""

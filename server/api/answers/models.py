@@ -1,0 +1,25 @@
+"""The model that is served."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from server.api.answers.base import Answer
+
+
+class ModelObject(Answer):
+    """A model; ``meta`` holds its facts, under llama-server's names where it has them."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    capabilities: list[Literal["completion", "multimodal"]]
+    meta: dict[str, Any]
+
+
+class ModelList(Answer):
+    """The one model, in a list."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
