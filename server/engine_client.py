@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -50,6 +50,7 @@ class EngineClient:
         self.stats = SchedulerStats()
         self.restarts = 0
         self._config = config
+        self._on_step: Callable[[StepOutputs], None] = lambda _: None
         self._process: EngineProcess | None = None
         self._streams: dict[str, asyncio.Queue[_Item]] = {}
         self._settled: asyncio.Future[None] | None = None
@@ -57,6 +58,10 @@ class EngineClient:
         self._error: LlavaError | None = None
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
+        """Calls ``on_step`` with all that comes from the engine, on the event loop."""
+        self._on_step = on_step
 
     async def start(self) -> None:
         """Starts the process and waits until the model is loaded.
@@ -162,6 +167,7 @@ class EngineClient:
     def _deliver(self, message: StepOutputs) -> None:
         if message.stats is not None:
             self.stats = message.stats
+        self._on_step(message)
         for output in message.outputs:
             items = self._streams.get(output.request_id)
             if items is not None:

@@ -8,7 +8,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +36,7 @@ from server.messages import (
     MemoryReport,
     ModelFacts,
     SchedulerStats,
+    StepOutputs,
     TokenOutput,
     VisionFacts,
 )
@@ -124,6 +125,9 @@ class FakeEngine:
     aborted: list[str] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
+
+    def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
+        self.on_step = on_step
 
     async def generate(
         self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str

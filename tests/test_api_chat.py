@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeEngine, chat, data_url, engine_ready, image_part, post_chat, text_part
 
 from server.errors import ContextLengthExceeded
+from server.images.decode import DecodedImage
 from server.images.prepare import ImageOptions
 from server.messages import FinishReason, ImageInput
 from server.sampling import SamplingParams
@@ -129,13 +130,13 @@ def test_picture_twice_in_a_request_is_prepared_once(monkeypatch: pytest.MonkeyP
     from server.api import pictures
 
     prepared: list[str] = []
-    real = pictures.prepare
+    real = pictures.decode_for
 
-    def counting(data: bytes, *rest: Any) -> ImageInput:
+    def counting(data: bytes, *rest: Any) -> DecodedImage:
         prepared.append(rest[-1])
         return real(data, *rest)
 
-    monkeypatch.setattr(pictures, "prepare", counting)
+    monkeypatch.setattr(pictures, "decode_for", counting)
     engine = FakeEngine()
     content = [image_part(RED), image_part(GREEN), image_part(RED)]
     assert post_chat(engine, chat(content)).status_code == 200

@@ -111,22 +111,23 @@ def test_metrics_after_some_requests() -> None:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = response.text.splitlines()
     for line in (
-        "llava_num_requests_running 2.0",
-        "llava_num_requests_waiting 1.0",
-        "llava_kv_cache_usage_perc 0.25",
-        "llava_engine_restarts_total 3.0",
-        "llava_prompt_tokens_total 74.0",
-        "llava_image_tokens_total 64.0",
-        "llava_generation_tokens_total 3.0",
-        "llava_images_total 1.0",
-        'llava_request_success_total{finished_reason="stop"} 1.0',
-        'llava_requests_failed_total{code="invalid_value",status="400"} 1.0',
-        "llava_time_to_first_token_seconds_count 1.0",
-        "llava_e2e_request_latency_seconds_count 1.0",
-        "llava_image_encode_seconds_sum 0.012",
-        "llava_image_decode_seconds_count 1.0",
-        'llava_memory_bytes{device="CPU",part="weights"} 2000.0',
-        'llava_device_memory_bytes{device="CPU",kind="total"} 8000.0',
+        'llava_num_requests_running{model_name="fake-llava"} 2.0',
+        'llava_num_requests_waiting{model_name="fake-llava"} 1.0',
+        'llava_kv_cache_usage_perc{model_name="fake-llava"} 0.25',
+        'llava_engine_restarts_total{model_name="fake-llava"} 3.0',
+        'llava_prompt_tokens_total{model_name="fake-llava"} 74.0',
+        'llava_image_tokens_total{model_name="fake-llava"} 64.0',
+        'llava_generation_tokens_total{model_name="fake-llava"} 3.0',
+        'llava_images_total{model_name="fake-llava"} 1.0',
+        'llava_request_success_total{finished_reason="stop",model_name="fake-llava"} 1.0',
+        'llava_requests_failed_total{code="invalid_value",model_name="fake-llava"'
+        ',status="400"} 1.0',
+        'llava_time_to_first_token_seconds_count{model_name="fake-llava"} 1.0',
+        'llava_e2e_request_latency_seconds_count{model_name="fake-llava"} 1.0',
+        'llava_image_encode_seconds_sum{model_name="fake-llava",result="ok"} 0.012',
+        'llava_image_decode_seconds_count{model_name="fake-llava",result="ok"} 1.0',
+        'llava_memory_bytes{device="CPU",model_name="fake-llava",part="weights"} 2000.0',
+        'llava_device_memory_bytes{device="CPU",kind="total",model_name="fake-llava"} 8000.0',
     ):
         assert line in lines
 

@@ -14,9 +14,11 @@ import pytest
 from fakes import FakeEngine, chat, image_part, serving, text_part, wait_for
 
 from server.errors import ContextLengthExceeded, EngineUnavailable
-from server.messages import FinishReason, ImageInput
+from server.images.decode import DecodedImage
+from server.messages import FinishReason
 
 PATH = "/v1/chat/completions"
+ENDED = 'llava_request_success_total{{finished_reason="{}",model_name="fake-llava"}} {}.0'
 
 
 def client(url: str) -> openai.OpenAI:
@@ -136,7 +138,10 @@ def test_error_in_mid_stream_is_raised_by_the_sdk(error: Exception, code: str, t
         metrics = httpx.get(url + "/metrics").text
     assert "".join(seen) == "A red"
     assert f'llava_requests_failed_total{{code="{code}"' in metrics
-    assert 'llava_request_success_total{finished_reason="abort"} 0.0' in metrics
+    assert (
+        'llava_request_success_total{finished_reason="abort",model_name="fake-llava"} 0.0'
+        in metrics
+    )
     assert caught.value.code == code
     assert "secret" not in str(caught.value)
     assert again.choices[0].message.content == "A red circle."
@@ -162,7 +167,7 @@ def test_client_that_leaves_aborts_its_request(stream: bool, slow: str) -> None:
         engine.texts, engine.admit_seconds, engine.token_seconds = ("ok",), 0, 0
         assert httpx.post(url + PATH, json=chat()).status_code == 200
         metrics = httpx.get(url + "/metrics").text
-    assert 'llava_request_success_total{finished_reason="stop"} 1.0' in metrics
+    assert ENDED.format("stop", 1) in metrics
 
 
 def test_stream_closed_early_by_the_sdk_aborts_its_request() -> None:
@@ -174,7 +179,7 @@ def test_stream_closed_early_by_the_sdk_aborts_its_request() -> None:
         assert next(iter(stream)).choices[0].delta.role == "assistant"
         stream.close()
         wait_for(lambda: engine.aborted == engine.ids)
-        wait_for(lambda: 'finished_reason="abort"} 1.0' in httpx.get(url + "/metrics").text)
+        wait_for(lambda: ENDED.format("abort", 1) in httpx.get(url + "/metrics").text)
 
 
 def test_client_that_leaves_in_the_middle_of_its_body_harms_nobody() -> None:
@@ -204,14 +209,14 @@ def test_others_are_served_while_a_picture_is_decoded(monkeypatch: pytest.Monkey
     from server.api import pictures
 
     decoding, go_on = threading.Event(), threading.Event()
-    real = pictures.prepare
+    real = pictures.decode_for
 
-    def slow(*args: Any) -> ImageInput:
+    def slow(*args: Any) -> DecodedImage:
         decoding.set()
         assert go_on.wait(10)
         return real(*args)
 
-    monkeypatch.setattr(pictures, "prepare", slow)
+    monkeypatch.setattr(pictures, "decode_for", slow)
     answers: list[httpx.Response] = []
     with serving(FakeEngine()) as url:
         body = chat([image_part()])

@@ -111,7 +111,10 @@ def test_a_figure_that_was_measured_badly_is_not_judged() -> None:
 
 
 def test_the_engines_own_time_comes_from_the_metrics_page() -> None:
-    page = "# HELP x\nllava_engine_busy_seconds_total 4.0\nllava_engine_llama_seconds_total 3.5\n"
+    page = (
+        '# HELP x\nllava_engine_busy_seconds_total{model_name="a b"} 4.0\n'
+        'llava_engine_llama_seconds_total{model_name="a b"} 3.5\n'
+    )
     assert parse(page).since(EngineTime(2.0, 1.6)).own_share == pytest.approx(0.05)
     assert parse("").own_share is None
 

@@ -48,7 +48,8 @@ def test_a_killed_engine_is_replaced_and_its_requests_are_told(tmp_path: Path) -
         server.wait_healthy()
         assert server.engine_pid() != engine
         assert "red" in answer(client, shape("circle", RED), "What colour is the circle?")
-        assert "llava_engine_restarts_total 1.0" in httpx.get(f"{server.url}/metrics").text
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'llava_engine_restarts_total{model_name="demo"} 1.0' in metrics
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

@@ -85,6 +85,7 @@ def test_a_picture_that_fails_ends_its_request_alone() -> None:
     core.add(add("b", "four"))
     outputs = drain(core)
     assert isinstance(outputs["a"][-1].error, EngineError)  # type: ignore[attr-defined]
+    assert outputs["a"][-1].encode_seconds >= 0  # type: ignore[attr-defined]
     assert text_of(outputs["b"]) == "4,3,2,1,"
     assert core.scheduler.kv.pinned == 0
 
@@ -205,3 +206,13 @@ def test_a_resumed_request_goes_on_where_the_lost_engine_was(taken: int) -> None
     assert text_of(said[:taken]) + text_of(rest) == text_of(said)
     assert [output.completion_tokens for output in rest] == list(range(taken + 1, len(said) + 1))
     assert rest[-1].finish_reason is said[-1].finish_reason is FinishReason.STOP
+
+
+def test_decodes_and_their_sequences_are_counted() -> None:
+    core, _ = make_core()
+    core.add(add("a", "four"))
+    core.add(add("b", "four"))
+    drain(core)
+    stats = core._stats(0.0)
+    assert (stats.decodes, stats.decode_sequences) == (5, 10)
+    assert stats.tokens_max == 4 + 5

@@ -30,7 +30,8 @@ def parse(page: str) -> EngineTime:
     """The counters on our /metrics page; zeros where it does not have them."""
     values = {}
     for line in page.splitlines():
-        name, _, value = line.partition(" ")
+        name, _, value = line.rpartition(" ")
+        name = name.partition("{")[0]
         if name in {BUSY, LLAMA}:
             values[name] = float(value)
     return EngineTime(values.get(BUSY, 0.0), values.get(LLAMA, 0.0))

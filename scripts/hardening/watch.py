@@ -91,7 +91,7 @@ class Watch:
 
     def _engine_problems(self) -> list[str]:
         metrics = httpx.get(f"{self._server.url}/metrics", timeout=30, trust_env=False).text
-        restarts = re.search(r"(?m)^llava_engine_restarts_total (\S+)", metrics)
+        restarts = re.search(r"(?m)^llava_engine_restarts_total\S* (\S+)", metrics)
         if restarts is None or float(restarts[1]):
             return [f"engine restarts: {restarts[1] if restarts else 'not told'}"]
         if self._server.engine_pid() != self._engine:

@@ -38,13 +38,13 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    metrics = Metrics(engine)
+    metrics = Metrics(engine, _model_name(engine, options))
     files = FileStore(options.files_max_bytes, options.files_expire)
     services = Services(
         engine=engine,
         options=options,
         metrics=metrics,
-        pictures=PictureReader(options, SourceReader(options, files), metrics),
+        pictures=PictureReader(options, SourceReader(options, files, metrics), metrics),
         templates=TemplateCache(options.chat_template),
         files=files,
     )
@@ -62,3 +62,8 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
     app.add_middleware(RequestLog, metrics=metrics)
     return app
+
+
+def _model_name(engine: Engine, options: ApiOptions) -> str:
+    """What the metrics are labelled with: the model's name in the API."""
+    return options.model_alias or (engine.ready.model.name if engine.ready else "")

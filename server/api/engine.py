@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol, runtime_checkable
 
 from server.engine_state import EngineState
@@ -14,6 +14,7 @@ from server.messages import (
     EngineReady,
     ImageInput,
     SchedulerStats,
+    StepOutputs,
     TokenOutput,
 )
 from server.sampling import SamplingParams
@@ -47,6 +48,9 @@ class Engine(Protocol):
     @property
     def restarts(self) -> int:
         """How often the engine was started again."""
+
+    def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
+        """Call ``on_step`` with all that comes from the engine, on the event loop."""
 
     def generate(
         self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str

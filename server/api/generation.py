@@ -36,11 +36,12 @@ class Generation:
         pictures: tuple[ImageInput, ...] = (),
     ) -> None:
         self._outputs = outputs
-        self._metrics = metrics
+        self._metrics = metrics.requests
+        self._picture_metrics = metrics.pictures
         self._arrival = arrival
         self._pictures = pictures
         self._open = True
-        self._begun = False
+        self._last = 0.0
         self.prompt_tokens = 0
         self.image_tokens = 0
         self.completion_tokens = 0
@@ -59,7 +60,7 @@ class Generation:
             raise
         self.prompt_tokens = first.prompt_tokens
         self.image_tokens = first.image_tokens
-        self._metrics.admitted(first.prompt_tokens, first.image_tokens)
+        self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
 
     async def __aiter__(self) -> AsyncIterator[TokenOutput]:
         try:
@@ -81,11 +82,16 @@ class Generation:
 
     def _record(self, output: TokenOutput) -> None:
         self.completion_tokens = output.completion_tokens
+        now = time.monotonic()
         self.timings = output.timings or self.timings
-        if not self._begun:
-            self._begun = True
+        if self._last:
+            self._metrics.token_gap(now - self._last)
+        else:
             self.cached_tokens = output.cached_tokens
-            self._metrics.first_token(time.monotonic() - self._arrival)
+            self._metrics.first_token(
+                now - self._arrival, self.prompt_tokens, self.cached_tokens, self.timings
+            )
+        self._last = now
         if output.images:
             self._record_images(output.images)
         if output.finish_reason is FinishReason.ABORT:
@@ -96,10 +102,11 @@ class Generation:
     def _record_images(self, images: tuple[EncodedImage, ...]) -> None:
         self.images = tuple(map(ImageReport, self._pictures, images))
         for report in self.images:
-            self._metrics.encoded(report.encoded)
+            self._picture_metrics.encoded(report.image, report.encoded)
             log.info("%s", report.line)
 
     def _end(self, reason: str) -> None:
         if self._open:
             self._open = False
-            self._metrics.finished(reason, self.completion_tokens, time.monotonic() - self._arrival)
+            seconds = time.monotonic() - self._arrival
+            self._metrics.finished(reason, self.completion_tokens, seconds, self.timings)

@@ -12,10 +12,11 @@ from anyio import CapacityLimiter, to_thread
 from server.api.options import ApiOptions
 from server.api.schema import ChatMessage, FilePart, ImagePart, TextPart
 from server.api.sources import Load, SourceReader
+from server.api.stages import stage
 from server.errors import ImageError
 from server.images.inspection import Inspection, inspect
 from server.images.limits import check_count
-from server.images.prepare import Detail, prepare
+from server.images.prepare import Detail, decode_for, fit
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
 from server.prompt import Part, Picture, Turn
@@ -95,14 +96,16 @@ class PictureReader:
             return await to_thread.run_sync(self._timed, load, tower, source, limiter=self._limiter)
 
     def _timed(self, load: Load, tower: VisionFacts, source: Source) -> ImageInput:
-        start = time.perf_counter()
-        options = self._options
+        start = time.monotonic()
+        options, metrics = self._options, self._metrics.pictures
         if source.detail in ("low", "high"):
             options = replace(options, detail=source.detail)
-        picture = prepare(load(), tower, options, source.param)
-        seconds = time.perf_counter() - start
-        self._metrics.decoded(seconds)
-        return replace(picture, decode_seconds=seconds)
+        with stage(metrics, "decode"):
+            data = load()
+            decoded = decode_for(data, tower, options, source.param)
+        with stage(metrics, "resize"):
+            picture = fit(decoded, data, tower, options, source.param)
+        return replace(picture, decode_seconds=time.monotonic() - start)
 
     async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
         """What a picture is and becomes; ``source`` is a URL or the file itself."""

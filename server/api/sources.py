@@ -13,10 +13,12 @@ from anyio import CapacityLimiter
 
 from server.api.file_store import FileStore
 from server.api.options import ApiOptions
+from server.api.stages import stage
 from server.errors import ImageError, NotFoundError
 from server.images.fetch import Fetcher
 from server.images.local_file import read_file
 from server.images.source import read_source
+from server.metrics import Metrics
 
 _WEB: Final = re.compile(r"\s*https?:", re.IGNORECASE)
 _FILE: Final = re.compile(r"\s*file:", re.IGNORECASE)
@@ -29,7 +31,8 @@ Load = Callable[[], bytes]
 class SourceReader:
     """Opens pictures' sources."""
 
-    def __init__(self, options: ApiOptions, files: FileStore) -> None:
+    def __init__(self, options: ApiOptions, files: FileStore, metrics: Metrics) -> None:
+        self._metrics = metrics.pictures
         self._limits = options.images.limits
         self._root = options.image_root
         self._files = files
@@ -49,7 +52,8 @@ class SourceReader:
         """
         if self._fetches and _WEB.match(url):
             async with self._host(url), self._slots:
-                data = await self._fetcher.fetch(url.strip(), param)
+                with stage(self._metrics, "fetch"):
+                    data = await self._fetcher.fetch(url.strip(), param)
                 yield lambda: data
         elif upload := _UPLOAD.fullmatch(url):
             content = self._upload(upload[1], param)

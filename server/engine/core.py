@@ -50,6 +50,9 @@ class EngineCore:
         self.scheduler = scheduler
         self.images = images
         self.busy_seconds = 0.0
+        self._decodes = 0
+        self._decode_sequences = 0
+        self._tokens_max = 0
         self._start_encode = start_encode
         self._waits = False
         self._detokenizers: dict[str, Detokenizer] = {}
@@ -126,7 +129,7 @@ class EngineCore:
         for request in [r for r in self.scheduler.running if done.run in r.runs]:
             logger.error("request %s: %s", request.request_id, done.error)
             failure = EngineError(f"a picture could not be encoded: {done.error}")
-            self._outputs.append(Rejected(request.request_id, failure))
+            self._outputs.append(Rejected(request.request_id, failure, done.seconds))
             self._finish(request)
 
     def step(self) -> StepOutputs:
@@ -153,6 +156,9 @@ class EngineCore:
             image_cache_queries=images.queries,
             image_cache_hits=images.hits,
             image_cache_bytes=images.n_bytes,
+            decodes=self._decodes,
+            decode_sequences=self._decode_sequences,
+            tokens_max=self._tokens_max,
         )
 
     def take_outputs(self) -> tuple[Output, ...]:
@@ -162,6 +168,9 @@ class EngineCore:
 
     def _run(self, plan: Plan) -> None:
         self.runner.change_cache(plan.cache)
+        if plan.tokens:
+            self._decodes += 1
+            self._decode_sequences += len(plan.tokens)
         if plan.encode is not None:
             self._encode(plan.encode)
         for chunks in (plan.tokens, plan.pictures):
@@ -218,6 +227,7 @@ class EngineCore:
         self._outputs.append(output)
 
     def _finish(self, request: Request) -> None:
+        self._tokens_max = max(self._tokens_max, request.num_tokens)
         self.scheduler.finish(request)
         self.runner.release(request)
         self._detokenizers.pop(request.request_id, None)

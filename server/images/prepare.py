@@ -71,13 +71,33 @@ def prepare(
 
     Raises ImageError with ``param``: not a whole, permitted picture, or too narrow for the tower.
     """
-    decoded = decode(
+    return fit(decode_for(data, tower, options, param), data, tower, options, param)
+
+
+def decode_for(
+    data: bytes, tower: VisionFacts, options: ImageOptions, param: str | None
+) -> DecodedImage:
+    """The first half of ``prepare``: the picture, as large as the second half needs it."""
+    return decode(
         data,
         options.limits,
         background=options.background,
         target=_target(tower, options),
         param=param,
     )
+
+
+def fit(
+    decoded: DecodedImage,
+    data: bytes,
+    tower: VisionFacts,
+    options: ImageOptions,
+    param: str | None,
+) -> ImageInput:
+    """The second half of ``prepare``: the decoded picture of ``data``, as the tower is to see it.
+
+    Raises ImageError with ``param`` if it is too narrow for the tower.
+    """
     if tower.tiled:
         pixels = _in_tiles(decoded, tower, options)
     elif tower.fixed:

@@ -66,10 +66,14 @@ class Counted:
 
 @dataclass(slots=True, frozen=True)
 class Rejected:
-    """The request cannot be served, or failed on its own; the engine goes on."""
+    """The request cannot be served, or failed on its own; the engine goes on.
+
+    ``encode_seconds``: how long a picture took that could not be encoded, None if none failed.
+    """
 
     request_id: str
     error: LlavaError
+    encode_seconds: float | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,7 +97,11 @@ class TokenOutput:
 
 @dataclass(slots=True, frozen=True)
 class SchedulerStats:
-    """The engine's state after a step; from ``preemptions`` on, totals since its start."""
+    """The engine's state after a step; from ``preemptions`` on, totals since its start.
+
+    ``decodes`` are batches of tokens, ``decode_sequences`` the sequences in all of them, and
+    ``tokens_max`` is the longest sequence so far.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -108,6 +116,9 @@ class SchedulerStats:
     image_cache_queries: int = 0
     image_cache_hits: int = 0
     image_cache_bytes: int = 0
+    decodes: int = 0
+    decode_sequences: int = 0
+    tokens_max: int = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.metrics.engine import MetricsSource
-from server.metrics.requests import ABORTED, Metrics
+from server.metrics.metrics import Metrics
+from server.metrics.requests import ABORTED
 
 __all__ = ["ABORTED", "Metrics", "MetricsSource"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server import __version__
-from server.messages import EngineReady, SchedulerStats
+from server.engine_state import EngineState
+from server.messages import EngineReady, SchedulerStats, StepOutputs
+from server.metrics.families import MODEL
 from server.metrics.memory import memory
 
 # What the engine counts itself, by the name of its field in SchedulerStats.
@@ -17,6 +19,7 @@ _TOTALS = {
     "preemptions": ("llava_num_preemptions", "Requests put back for want of cells"),
     "busy_seconds": ("llava_engine_busy_seconds", "Time in which the engine's loop did not wait"),
     "llama_seconds": ("llava_engine_llama_seconds", "The part of it in llama.cpp"),
+    "decodes": ("llava_engine_decodes", "Batches of tokens computed"),
     "prefix_queries": ("llava_prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
     "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
     "image_cache_queries": ("llava_mm_cache_queries", "Pictures looked up before an encode"),
@@ -25,7 +28,11 @@ _TOTALS = {
 
 
 class MetricsSource(Protocol):
-    """What is looked up when Prometheus asks."""
+    """What is looked up when Prometheus asks, and what tells of each step."""
+
+    @property
+    def state(self) -> EngineState:
+        """Whether requests can come."""
 
     @property
     def ready(self) -> EngineReady | None:
@@ -39,44 +46,73 @@ class MetricsSource(Protocol):
     def restarts(self) -> int:
         """How often the engine was started again."""
 
+    def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
+        """Call ``on_step`` with all that comes from the engine, on the event loop."""
+
 
 class EngineCollector(Collector):
     """Reads the engine's state at the time of the scrape, so nothing goes stale."""
 
-    def __init__(self, source: MetricsSource) -> None:
+    def __init__(self, source: MetricsSource, model: str) -> None:
         self._source = source
+        self._model = model
 
     def collect(self) -> Iterator[Metric]:
         """All families that are looked up, not counted."""
         stats = self._source.stats
         used = stats.kv_cells_used / stats.kv_cells_total if stats.kv_cells_total else 0.0
-        yield _gauge("llava_num_requests_running", "Requests in the batch", stats.num_running)
-        yield _gauge("llava_num_requests_waiting", "Requests in the queue", stats.num_waiting)
-        yield _gauge("llava_kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", used)
+        yield self._gauge("llava_num_requests_running", "Requests in the batch", stats.num_running)
+        yield self._gauge("llava_num_requests_waiting", "Requests in the queue", stats.num_waiting)
+        yield self._gauge("llava_kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", used)
         kept = stats.image_cache_bytes
-        yield _gauge("llava_mm_cache_bytes", "Bytes of picture embeddings that are kept", kept)
+        yield self._gauge("llava_mm_cache_bytes", "Bytes of picture embeddings that are kept", kept)
+        up = self._source.state is EngineState.READY
+        yield self._gauge("llava_engine_up", "1 while the model is loaded and serves", up)
         for field, (name, text) in _TOTALS.items():
-            yield CounterMetricFamily(name, text, getattr(stats, field))
-        yield CounterMetricFamily(
+            yield self._counter(name, text, getattr(stats, field))
+        yield self._counter(
             "llava_engine_restarts", "Engine processes started again", self._source.restarts
         )
         ready = self._source.ready
-        yield _build(ready)
+        yield self._build(ready)
         if ready is not None:
-            yield from memory(ready.memory)
+            yield self._encoder(ready)
+            yield self._gauge(
+                "llava_model_load_seconds", "How long the model took to load", ready.load_seconds
+            )
+            yield from memory(ready.memory, self._model)
 
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=[MODEL])
+        family.add_metric([self._model], value)
+        return family
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value)
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(name, text, labels=[MODEL])
+        family.add_metric([self._model], value)
+        return family
 
+    def _build(self, ready: EngineReady | None) -> Metric:
+        build = ready.build if ready else None
+        labels = {
+            "version": __version__,
+            "llama_cpp_python": build.llama_cpp_python if build else "",
+            "backends": ",".join(build.backends) if build else "",
+        }
+        return self._info("llava_build_info", "Versions; always 1", labels)
 
-def _build(ready: EngineReady | None) -> Metric:
-    family = GaugeMetricFamily(
-        "llava_build_info",
-        "Versions; always 1",
-        labels=("version", "llama_cpp_python", "backends"),
-    )
-    build = ready.build if ready else None
-    backends = ",".join(build.backends) if build else ""
-    family.add_metric((__version__, build.llama_cpp_python if build else "", backends), 1)
-    return family
+    def _encoder(self, ready: EngineReady) -> Metric:
+        vision = ready.vision
+        labels = {
+            "backend": vision.backend if vision else "none",
+            "projector": vision.projector if vision else "",
+            "image_size": str(vision.image_size) if vision else "",
+            "undone": ",".join(vision.undone) if vision else "",
+        }
+        text = "Where the vision tower runs, and its faults that were undone; always 1"
+        return self._info("llava_image_encoder_info", text, labels)
+
+    def _info(self, name: str, text: str, labels: dict[str, str]) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=[MODEL, *labels])
+        family.add_metric([self._model, *labels.values()], 1)
+        return family

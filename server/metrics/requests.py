@@ -1,79 +1,124 @@
-"""Metrics: what requests do, counted as it happens."""
+"""What requests do and how long it takes them, counted as it happens."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-
-from server.messages import EncodedImage
-from server.metrics.buckets import LONG, SHORT
-from server.metrics.engine import EngineCollector, MetricsSource
+from server.messages import RequestTimings
+from server.metrics.buckets import GAPS, LONG, PICTURES, TOKENS
+from server.metrics.families import Families
+from server.metrics.llama_server import LlamaServerMetrics
+from server.metrics.quick import QuickHistograms
 
 ABORTED = "abort"
 _REASONS = ("stop", "length", ABORTED)
+# What is turned away though the request itself may be in order.
+_REFUSALS = frozenset({401, 403, 413, 429, 503})
+_KNOWN_REFUSALS = ("queue_full", "invalid_api_key", "request_too_large", "engine_unavailable")
 
 
-class Metrics:
-    """Counts what requests do. Cheap enough to be called for each of them, from any thread."""
+class RequestMetrics:
+    """The families of generation. Written on the event loop."""
 
-    def __init__(self, source: MetricsSource) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(EngineCollector(source))
-        self._prompt_tokens = self._counter("llava_prompt_tokens", "Prompt tokens, pictures too")
-        self._generation_tokens = self._counter("llava_generation_tokens", "Tokens generated")
-        self._image_tokens = self._counter("llava_image_tokens", "Prompt tokens of pictures")
-        self._images = self._counter("llava_images", "Pictures in prompts")
-        self._success = self._counter("llava_request_success", "Ended requests", "finished_reason")
-        self._failed = self._counter("llava_requests_failed", "Errors answered", "status", "code")
-        self._first_token = self._histogram(
-            "llava_time_to_first_token_seconds",
-            "From a request's arrival to its first token",
-            LONG,
+    def __init__(self, families: Families, llama_server: LlamaServerMetrics) -> None:
+        self._llama_server = llama_server
+        self._model = families.model
+        self.prompt_tokens = families.counter("llava_prompt_tokens", "Prompt tokens, pictures too")
+        self.generation_tokens = families.counter("llava_generation_tokens", "Tokens generated")
+        self._image_tokens = families.counter("llava_image_tokens", "Prompt tokens of pictures")
+        self._ended = families.counters(
+            "llava_request_success", "Ended requests", "finished_reason", _REASONS
         )
-        self._latency = self._histogram(
+        self._refused = families.counters(
+            "llava_requests_refused",
+            "Requests turned away, by error code",
+            "reason",
+            _KNOWN_REFUSALS,
+        )
+        self._failed = families.many("llava_requests_failed", "Errors answered", "status", "code")
+        self._make_times(families)
+        self._make_sizes(families)
+
+    def _make_times(self, families: Families) -> None:
+        seconds = families.histogram
+        self._first_token = seconds(
+            "llava_time_to_first_token_seconds", "From a request's arrival to its first token", LONG
+        )
+        self._latency = seconds(
             "llava_e2e_request_latency_seconds", "From a request's arrival to its end", LONG
         )
-        self._encode = self._histogram(
-            "llava_image_encode_seconds", "Vision encoder, per picture; 0 from a cache", SHORT
+        self._queue = seconds(
+            "llava_request_queue_time_seconds", "Waiting for a sequence in the engine", LONG
         )
-        self._decode = self._histogram(
-            "llava_image_decode_seconds", "Decoding and resizing a picture", SHORT
+        self._prefill = seconds(
+            "llava_request_prefill_time_seconds",
+            "From the first sequence to the first token, encodes included",
+            LONG,
         )
-        self._by_reason = {reason: self._success.labels(reason) for reason in _REASONS}
+        self._decode = seconds(
+            "llava_request_decode_time_seconds", "From the first token to the last", LONG
+        )
+        self._per_token = seconds(
+            "llava_request_time_per_output_token_seconds",
+            "Decode time of a request for each token after its first",
+            GAPS,
+        )
+        gaps = families.quick(
+            "llava_inter_token_latency_seconds", "Between two tokens of a request", GAPS
+        )
+        families.registry.register(QuickHistograms(gaps))
+        # Called for every token: no method of ours in between.
+        self.token_gap = gaps.observe
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
+    def _make_sizes(self, families: Families) -> None:
+        self._prompt_size = families.histogram(
+            "llava_request_prompt_tokens", "Prompt tokens of a request, pictures too", TOKENS
+        )
+        self._answer_size = families.histogram(
+            "llava_request_generation_tokens", "Tokens generated for a request", TOKENS
+        )
+        self._pictures = families.histogram(
+            "llava_request_images", "Pictures in a request", PICTURES
+        )
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, buckets=buckets, registry=self._registry)
-
-    def admitted(self, prompt_tokens: int, image_tokens: int) -> None:
+    def admitted(self, prompt_tokens: int, image_tokens: int, pictures: int = 0) -> None:
         """A prompt was counted and fits."""
-        self._prompt_tokens.inc(prompt_tokens)
+        self.prompt_tokens.inc(prompt_tokens)
         self._image_tokens.inc(image_tokens)
+        self._prompt_size.observe(prompt_tokens)
+        self._pictures.observe(pictures)
 
-    def first_token(self, seconds: float) -> None:
-        """A request's first token came."""
+    def first_token(
+        self, seconds: float, prompt_tokens: int, cached: int, timings: RequestTimings | None
+    ) -> None:
+        """A request's first token came, so many seconds after the request.
+
+        ``cached`` of its ``prompt_tokens`` had been computed before.
+        """
         self._first_token.observe(seconds)
+        if timings is not None:
+            self._queue.observe(timings.queue_seconds)
+            self._prefill.observe(timings.prefill_seconds)
+            self._llama_server.prefilled(prompt_tokens, cached, timings.prefill_seconds)
 
-    def decoded(self, seconds: float) -> None:
-        """A picture was read, decoded and resized."""
-        self._decode.observe(seconds)
-
-    def encoded(self, image: EncodedImage) -> None:
-        """A picture went through the vision tower."""
-        self._images.inc()
-        self._encode.observe(image.encode_seconds)
-
-    def finished(self, reason: str, completion_tokens: int, seconds: float) -> None:
+    def finished(
+        self,
+        reason: str,
+        completion_tokens: int,
+        seconds: float,
+        timings: RequestTimings | None = None,
+    ) -> None:
         """A request ended: ``stop``, ``length``, or ``abort`` when its client left."""
-        self._by_reason[reason].inc()
-        self._generation_tokens.inc(completion_tokens)
+        self._ended.inc(reason)
+        self.generation_tokens.inc(completion_tokens)
+        self._answer_size.observe(completion_tokens)
         self._latency.observe(seconds)
+        if timings is not None and timings.finished:
+            self._decode.observe(timings.decode_seconds)
+            self._llama_server.decoded(completion_tokens, timings.decode_seconds)
+            if completion_tokens > 1:
+                self._per_token.observe(timings.decode_seconds / (completion_tokens - 1))
 
     def failed(self, status: int, code: str | None) -> None:
         """A request was answered with an error, before or in its stream."""
-        self._failed.labels(str(status), code or "").inc()
-
-    def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self._registry)
+        self._failed.labels(self._model, str(status), code or "").inc()
+        if status in _REFUSALS:
+            self._refused.inc(code or str(status))

@@ -1,0 +1,30 @@
+"""Stages of a picture's way to the engine, timed for the metrics and for the request's record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from server.api.record import Stage, current_record
+from server.metrics.pictures import FAILED, OK, PictureMetrics
+
+
+@contextmanager
+def stage(metrics: PictureMetrics, name: str) -> Iterator[None]:
+    """Times what is inside: fetch, decode or resize of one picture. May be used in any thread.
+
+    What is cancelled because the client left has neither succeeded nor failed: it is not counted.
+    """
+    start = time.monotonic()
+    try:
+        yield
+    except Exception:
+        _took(metrics, Stage(name, start, time.monotonic(), FAILED))
+        raise
+    _took(metrics, Stage(name, start, time.monotonic(), OK))
+
+
+def _took(metrics: PictureMetrics, done: Stage) -> None:
+    metrics.took(done.name, done.result, done.end - done.start)
+    current_record().stages.append(done)

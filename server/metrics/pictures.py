@@ -1,0 +1,53 @@
+"""What pictures are and what they cost."""
+
+from __future__ import annotations
+
+from server.messages import EncodedImage, ImageInput
+from server.metrics.buckets import IMAGE_TOKENS, PIXELS, SHORT, TILES
+from server.metrics.families import Families
+
+OK, CACHED, FAILED = "ok", "cached", "failed"
+_STAGES = {
+    "fetch": ("Getting a picture from its URL", (OK, FAILED)),
+    "decode": ("Reading and decoding a picture", (OK, FAILED)),
+    "resize": ("Bringing a decoded picture to the tower's size", (OK, FAILED)),
+    "encode": ("Vision tower, per picture; 0 if cached", (OK, CACHED, FAILED)),
+}
+
+
+class PictureMetrics:
+    """The families of pictures. Written on any thread."""
+
+    def __init__(self, families: Families) -> None:
+        self._count = families.counter("llava_images", "Pictures in prompts")
+        self._tokens = families.histogram(
+            "llava_image_prompt_tokens", "Prompt tokens of a picture", IMAGE_TOKENS
+        )
+        self._pixels = families.histogram(
+            "llava_image_source_pixels", "Pixels of a picture as it came", PIXELS
+        )
+        self._encoded = families.histogram(
+            "llava_image_encoded_pixels", "Pixels of a picture as the tower saw it", PIXELS
+        )
+        self._tiles = families.histogram(
+            "llava_image_tiles", "Squares in which the tower saw a picture", TILES
+        )
+        self._seconds = {
+            stage: families.histograms(
+                f"llava_image_{stage}_seconds", text, SHORT, "result", results
+            )
+            for stage, (text, results) in _STAGES.items()
+        }
+
+    def took(self, stage: str, result: str, seconds: float) -> None:
+        """A stage (fetch, decode, resize, encode) of one picture ended."""
+        self._seconds[stage][result].observe(seconds)
+
+    def encoded(self, image: ImageInput, encoded: EncodedImage) -> None:
+        """A picture went through the vision tower, or came from its cache."""
+        self._count.inc()
+        self._tokens.observe(encoded.tokens)
+        self._pixels.observe(image.source_width * image.source_height)
+        self._encoded.observe(image.encoded_width * image.encoded_height)
+        self._tiles.observe(image.n_squares)
+        self.took("encode", CACHED if encoded.cached else OK, encoded.encode_seconds)
