@@ -8,9 +8,11 @@ from fastapi import APIRouter, Request
 
 from server.api.answers.chat import InputTokens
 from server.api.body import read_body
-from server.api.chat import EXAMPLE, prompt_of
+from server.api.chat import EXAMPLE
+from server.api.chat_dialog import read_chat
 from server.api.chat_schema import ChatRequest, parse_chat
 from server.api.connection import while_connected
+from server.api.dialog import prompt_of
 from server.api.engine import require_ready
 from server.api.openapi import operation
 from server.api.services import Services
@@ -36,7 +38,8 @@ def input_tokens_router(services: Services) -> APIRouter:
         body = await read_body(request, services.options.max_body_bytes, parse_chat)
 
         async def work() -> dict[str, Any]:
-            counted = await services.engine.count(await prompt_of(services, ready, body))
+            parts = await prompt_of(services, ready, read_chat(body))
+            counted = await services.engine.count(parts)
             return {
                 "object": "response.input_tokens",
                 "input_tokens": counted.prompt_tokens,

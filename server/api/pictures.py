@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from anyio import CapacityLimiter, to_thread
 
 from server.api.options import ApiOptions
-from server.api.schema import ChatMessage, FilePart, ImagePart, TextPart
 from server.api.sources import Load, SourceReader
 from server.api.stages import stage
 from server.errors import ImageError
@@ -19,9 +18,6 @@ from server.images.limits import check_count
 from server.images.prepare import Detail, decode_for, fit
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
-from server.prompt import Part, Picture, Turn
-
-_ROLES = {"developer": "system"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,30 +29,6 @@ class Source:
     url: str
     param: str
     detail: Detail | None = None
-
-
-def read_turns(messages: Sequence[ChatMessage]) -> tuple[list[Turn], list[Source]]:
-    """The conversation for the template, and its pictures in order."""
-    turns: list[Turn] = []
-    sources: list[Source] = []
-    for number, message in enumerate(messages):
-        content: list[Part] = []
-        for place, part in enumerate(message.pieces):
-            if isinstance(part, TextPart):
-                content.append(part.text)
-            elif isinstance(part, ImagePart | FilePart):
-                where = f"messages[{number}].content[{place}]"
-                _check_role(message, where)
-                content.append(Picture(len(sources)))
-                detail = part.detail if isinstance(part, ImagePart) else None
-                sources.append(Source(part.source, f"{where}.{part.field}", detail))
-        turns.append(Turn(_ROLES.get(message.role, message.role), tuple(content)))
-    return turns, sources
-
-
-def _check_role(message: ChatMessage, where: str) -> None:
-    if message.role == "assistant":
-        raise ImageError("pictures belong into user and system messages", param=where)
 
 
 class PictureReader:

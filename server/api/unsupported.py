@@ -71,15 +71,18 @@ _MESSAGE: dict[str, tuple[object, ...]] = {
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:
     """Raise UnsupportedParameter for the first field that would have to be ignored."""
-    _check(body, {**_OPENAI, **_LLAMA_CPP}, "")
-    _check(body.get("stream_options"), _STREAM, "stream_options.")
+    refuse_fields(body, {**_OPENAI, **_LLAMA_CPP}, "")
+    refuse_fields(body.get("stream_options"), _STREAM, "stream_options.")
     messages = body.get("messages")
     if isinstance(messages, list):
         for number, message in enumerate(messages):
-            _check(message, _MESSAGE, f"messages[{number}].")
+            refuse_fields(message, _MESSAGE, f"messages[{number}].")
 
 
-def _check(value: object, table: Mapping[str, tuple[object, ...]], path: str) -> None:
+def refuse_fields(value: object, table: Mapping[str, tuple[object, ...]], path: str = "") -> None:
+    """Raise UnsupportedParameter for the first field of the object ``value`` that ``table`` knows
+    and that does not have one of the values that change nothing; ``path`` leads to the object.
+    """
     if not isinstance(value, dict):
         return
     for field in table.keys() & value.keys():

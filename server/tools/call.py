@@ -61,5 +61,5 @@ class Toolbox:
 
 
 def new_call_id() -> str:
-    """A fresh id of a call: nine letters and digits, which is what Mistral's templates demand."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(9))
+    """A fresh id of a call; letters and digits, the last nine of them unique enough alone."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(24))

@@ -1,0 +1,92 @@
+"""Dialog: what any of our APIs asks of the model, in one form.
+
+Each API reads its own messages into turns (chat, responses/, anthropic/); from here on they go
+one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from anyio import fail_after, to_thread
+
+from server.api.pictures import Source
+from server.api.services import Services
+from server.errors import LlavaError, RequestError
+from server.images.prepare import Detail
+from server.messages import EngineReady, ImageInput
+from server.prompt import ChatTemplate, Part, Picture, Turn
+from server.tools import Toolbox
+
+# A template checks its own time now and then; this is for one that never gets that far.
+_TEMPLATE_SECONDS = 5.0
+
+
+@dataclass(slots=True, frozen=True)
+class Dialog:
+    """A conversation for the template, its pictures in order, and the functions to be called."""
+
+    turns: Sequence[Turn]
+    sources: Sequence[Source] = ()
+    toolbox: Toolbox = field(default_factory=Toolbox)
+
+
+async def prompt_of(
+    services: Services, ready: EngineReady, dialog: Dialog
+) -> tuple[str | ImageInput, ...]:
+    """The dialog as the engine reads it: the template's text, with the pictures in place.
+
+    Raises RequestError, naming the field, where a picture or the conversation cannot be taken.
+    """
+    pictures = await services.pictures.read(dialog.sources, ready.vision)
+    template = await services.templates.get(ready.model)
+    parts = await _render(template, dialog)
+    return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+
+
+async def _render(template: ChatTemplate, dialog: Dialog) -> tuple[Part, ...]:
+    def render() -> tuple[Part, ...]:
+        return template.parts(dialog.turns, dialog.toolbox.tools)
+
+    try:
+        with fail_after(_TEMPLATE_SECONDS):
+            return await to_thread.run_sync(render, abandon_on_cancel=True)
+    except TimeoutError as exc:
+        raise LlavaError("the model's chat template takes too long") from exc
+
+
+class DialogReader:
+    """Gathers turns and pictures, and holds results of calls against the calls."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.sources: list[Source] = []
+        self._called: dict[str, str] = {}
+
+    def picture(self, url: str, param: str, detail: Detail | None = None) -> Picture:
+        """The place of a picture in a turn; ``param`` is the request's field that holds it."""
+        self.sources.append(Source(url, param, detail))
+        return Picture(len(self.sources) - 1)
+
+    def add(self, turn: Turn, param: str = "") -> None:
+        """One more turn. Raises RequestError, naming ``param``, where it answers no call."""
+        if turn.tool_call_id is not None:
+            name = self._called.get(turn.tool_call_id)
+            if name is None:
+                raise RequestError(
+                    f"{param}: no call before it has the id {turn.tool_call_id[:100]!r}",
+                    param=param,
+                    code="invalid_value",
+                )
+            turn = Turn(turn.role, turn.content, (), turn.tool_call_id, turn.name or name)
+        self._called.update((call.id, call.name) for call in turn.tool_calls)
+        self.turns.append(turn)
+
+    def call(self, turn: Turn) -> None:
+        """A turn with calls, which join those of the assistant's turn just before it."""
+        last = self.turns[-1] if self.turns else None
+        if last is not None and last.role == "assistant":
+            self.turns.pop()
+            turn = Turn("assistant", last.content + turn.content, last.tool_calls + turn.tool_calls)
+        self.add(turn)
