@@ -59,17 +59,10 @@ def chat_router(services: Services) -> APIRouter:
         ready = require_ready(services.engine)
         body = await read_body(request, services.options.max_body_bytes, parse_chat)
         reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", services.served_name(ready.model))
-        answer = await while_connected(
-            request.receive,
-            begin(
-                services,
-                ready,
-                read_chat(body),
-                body.sampling(),
-                request_id=reply.id,
-                arrival=arrival,
-            ),
+        begun = begin(
+            services, ready, read_chat(body), body.sampling(), request_id=reply.id, arrival=arrival
         )
+        answer = await while_connected(request.receive, begun)
         if body.stream:
             events = guarded(
                 _events(reply, answer.generation, body.include_usage), services, request
