@@ -29,16 +29,27 @@ def write_pair(
     quant: GGMLQuantizationType = GGMLQuantizationType.F16,
     tower_quant: GGMLQuantizationType = GGMLQuantizationType.F16,
     seed: int = 0,
+    empty: bool = False,
 ) -> tuple[Path, Path]:
-    """Writes ``name.gguf`` and ``mmproj-name.gguf`` into ``folder``; returns both paths."""
+    """Writes ``name.gguf`` and ``mmproj-name.gguf`` into ``folder``; returns both paths.
+
+    ``empty`` files have the size of full ones and zeros for weights, which take no room on the
+    disk: enough for all that is a matter of sizes.
+    """
     llm, tower = folder / f"{name}.gguf", folder / f"mmproj-{name}.gguf"
-    write_llm(llm, name, shape.llm, quant, seed)
-    write_mmproj(tower, name, shape, tower_quant, seed + 1)
+    write_llm(llm, name, shape.llm, quant, seed, empty=empty)
+    write_mmproj(tower, name, shape, tower_quant, seed + 1, empty=empty)
     return llm, tower
 
 
 def write_llm(
-    path: Path, name: str, shape: LlmShape, quant: GGMLQuantizationType, seed: int
+    path: Path,
+    name: str,
+    shape: LlmShape,
+    quant: GGMLQuantizationType,
+    seed: int,
+    *,
+    empty: bool = False,
 ) -> None:
     """Writes a language model that llama.cpp loads and serves, and that talks nonsense."""
     writer = GGUFWriter(path, "llama")
@@ -54,11 +65,17 @@ def write_llm(
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_vocab_size(shape.vocabulary)
     add_vocabulary(writer, shape.vocabulary)
-    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed))
+    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed), empty=empty)
 
 
 def write_mmproj(
-    path: Path, name: str, shape: ModelShape, quant: GGMLQuantizationType, seed: int
+    path: Path,
+    name: str,
+    shape: ModelShape,
+    quant: GGMLQuantizationType,
+    seed: int,
+    *,
+    empty: bool = False,
 ) -> None:
     """Writes a vision tower with its projector, laid out as published LLaVA files are."""
     writer = GGUFWriter(path, "clip")
@@ -70,7 +87,7 @@ def write_mmproj(
         shapes = _with_pooling(shapes, shape.tower.n_out)
     if shape.tower.pinpoints:
         shapes = {**shapes, NEWLINES[0]: (shape.tower.n_out,)}
-    _write_tensors(writer, shapes, WeightPool(quant, seed))
+    _write_tensors(writer, shapes, WeightPool(quant, seed), empty=empty)
 
 
 def _llm_tensors(shape: LlmShape) -> dict[str, tuple[int, ...]]:
@@ -102,7 +119,7 @@ def _with_pooling(shapes: Shapes, n_out: int) -> dict[str, tuple[int, ...]]:
     return renamed | {_PEG: (n_out, 1, 3, 3), "mm.model.peg.0.bias": (n_out,)}
 
 
-def _write_tensors(writer: GGUFWriter, shapes: Shapes, pool: WeightPool) -> None:
+def _write_tensors(writer: GGUFWriter, shapes: Shapes, pool: WeightPool, *, empty: bool) -> None:
     pools = {kind: WeightPool(kind, 0) for kind in (_F32, _F16)} | {pool.kind: pool}
     kinds = {name: _kind(name, shape, pool) for name, shape in shapes.items()}
     for name, shape in shapes.items():
@@ -114,11 +131,24 @@ def _write_tensors(writer: GGUFWriter, shapes: Shapes, pool: WeightPool) -> None
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    if empty:
+        _leave_empty(writer)
+        return
     draw = np.random.default_rng(len(shapes))
     for name, shape in shapes.items():
         plain = _is_plain(name, shape)
         data = _plain(name, shape, draw) if plain else pools[kinds[name]].matrix(shape, 1.0)
         writer.write_tensor_data(data)
+    writer.close()
+
+
+def _leave_empty(writer: GGUFWriter) -> None:
+    """Closes the file at its full size, a hole where the weights would be."""
+    files = writer.fout or []
+    for file, tensors in zip(files, writer.tensors, strict=True):
+        sizes = [writer.ggml_pad(info.nbytes, writer.data_alignment) for info in tensors.values()]
+        start = writer.ggml_pad(file.tell(), writer.data_alignment)
+        file.truncate(start + sum(sizes))
     writer.close()
 
 

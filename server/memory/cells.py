@@ -36,7 +36,7 @@ def layer_bytes(model: ModelHeader, settings: PlanSettings) -> list[int]:
     """Bytes of each layer's cells and state."""
     keeps, slide, states = attends(model), slides(model), recurrent(model)
     heads = layer_heads(model)
-    full, small = settings.cells, _window_cells(model, settings)
+    full, small = settings.cells, window_cells(model, settings)
     streams = 1 if settings.kv_unified else max(1, settings.n_seq_max)
     if not settings.kv_unified:
         full = padded(max(settings.cells // streams, 1), 256)
@@ -74,7 +74,7 @@ def _row(kind: str, width: int) -> int:
     return width // numbers * size
 
 
-def _window_cells(model: ModelHeader, settings: PlanSettings) -> int:
+def window_cells(model: ModelHeader, settings: PlanSettings) -> int:
     """Cells of a layer with a sliding window: those of all sequences, and of one more batch."""
     if settings.swa_full:
         return settings.cells
