@@ -33,7 +33,7 @@ class EngineProcess:
         self.popen = subprocess.Popen(  # noqa: S603 (our own module, no shell)
             [sys.executable, "-m", "server.engine", str(descriptor)],
             pass_fds=[descriptor],
-            env=_environment(),
+            env=_environment(config),
             start_new_session=True,  # Ctrl-C is the web process's to handle
         )
         theirs.close()
@@ -68,15 +68,26 @@ class EngineProcess:
         return code
 
 
-def _environment() -> dict[str, str]:
+def _environment(config: EngineConfig) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        # libgomp's threads spin at every barrier, for milliseconds by default: as soon as another
-        # process wants one of the cores, a step takes ten times as long. A short spin costs
-        # nothing on an idle machine, where threads that sleep at once would cost a factor of two.
-        "GOMP_SPINCOUNT": "1000",
+        **openmp(config.threads),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONSAFEPATH": "1",  # a folder named "server" where we were started is not ours
     }
+
+
+def openmp(threads: int) -> dict[str, str]:
+    """How llama.cpp's threads wait for each other; docs/engine.md has the measurements.
+
+    They meet at hundreds of barriers a token. Free to move, two of them often end up on one core
+    as soon as anything else runs, and spin there in vain: a token took up to 40 times as long.
+    So where they are to use all cores, each is bound to its own. With fewer threads than cores
+    they are not: a second server's would be bound to the same ones.
+    """
+    spin = {"GOMP_SPINCOUNT": "10000"}
+    usable = getattr(os, "sched_getaffinity", None)
+    all_cores = usable is not None and threads >= len(usable(0))
+    return {**spin, "OMP_PROC_BIND": "true"} if all_cores else spin

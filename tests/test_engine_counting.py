@@ -74,7 +74,7 @@ def test_the_worker_answers_at_once() -> None:
     line = Line()
     inbox: Any = Inbox([CountRequest("c", ("four",))], [Shutdown()])
     core: Any = Core()
-    worker.serve(core, inbox, line)  # type: ignore[arg-type]
+    worker.Worker(core, inbox, line).serve()  # type: ignore[arg-type]
     assert line.sent[0] == StepOutputs((Counted("c", 4, 0),))
 
 

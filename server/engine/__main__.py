@@ -11,7 +11,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from server.engine.worker import Inbox, serve
+from server.engine import cores  # noqa: F401 (first: it notes the cores before libgomp loads)
+from server.engine.worker import Inbox, Worker
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineDead
@@ -39,7 +40,7 @@ def main(descriptor: int) -> int:
         return 1
     line.send(engine.ready)
     try:
-        serve(engine.core, inbox, line)
+        Worker(engine.core, inbox, line, engine.slices).serve()
     except Exception as error:
         logger.exception("the engine failed")
         line.send(EngineDead(EngineError(f"the engine failed: {error}")))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.cores import unbind
 from server.engine.request import ImageRun
 from server.messages import ImageInput
 
@@ -58,6 +59,7 @@ class EncodeThread:
         self._thread.join()
 
     def _work(self) -> None:
+        unbind()
         # On Linux a priority is a thread's, and OpenMP's threads inherit it from this one.
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.engine.bindings.context import Batch, Context
+from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.devices import build_facts, list_devices
 from server.engine.bindings.log import LlamaLog
 from server.engine.bindings.model import Model
 from server.engine.core import EngineCore
+from server.engine.cores import unbind
 from server.engine.encoding import EncodeDone, EncodeThread
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
@@ -22,10 +24,11 @@ from server.engine.pace import Pace
 from server.engine.request import ImageRun
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
+from server.engine.slices import SlicedEncodes
 from server.engine.vision import VisionEncoder, load_vision
 from server.errors import ConfigError, StartupError
 from server.memory.report import format_report, read_report, tower_backend
-from server.messages import EngineConfig, EngineProgress, EngineReady
+from server.messages import DeviceMemory, EngineConfig, EngineProgress, EngineReady
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,12 @@ class LoadedEngine:
     model: Model
     context: Context
     encoder: VisionEncoder | None
-    encoding: EncodeThread | None
+    encoding: EncodeThread | SlicedEncodes | None
+
+    @property
+    def slices(self) -> SlicedEncodes | None:
+        """The encoder that wants to be called by the engine's loop, if it is of that kind."""
+        return self.encoding if isinstance(self.encoding, SlicedEncodes) else None
 
     def close(self) -> None:
         """Frees every handle."""
@@ -94,7 +102,8 @@ def _load(
     )
     lines = log.take()
     report(EngineProgress("vision tower", 0.0))
-    encoder = load_vision(config, model)
+    cuts = _cuts(config, devices)
+    encoder = load_vision(config, model, cuts)
     tower_lines = _of_last_tower(log.take())
     report(EngineProgress("context", 0.0))
     context = _make_context(config, model)
@@ -113,11 +122,42 @@ def _load(
         load_seconds=time.perf_counter() - start,
         pid=os.getpid(),
     )
-    encoding = EncodeThread(encoder.encode, encoded) if encoder else None
-    start_encode = encoding.submit if encoding else _no_tower
     scheduler = _make_scheduler(config, model, context, speed)
-    core = EngineCore(runner, scheduler, ImageCache(config.image_cache_bytes), start_encode)
+    encoding = _make_encoding(config, encoder, cuts, encoded)
+    core = _make_core(config, runner, scheduler, encoding)
     return LoadedEngine(core, ready, model, context, encoder, encoding)
+
+
+def _cuts(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Cuts | None:
+    """Where tower and language model both run on the CPU, they must take turns there."""
+    on_cpu = config.n_gpu_layers == 0 and not config.mmproj_offload
+    if on_cpu or all(device.kind in {"cpu", "accel"} for device in devices):
+        return Cuts()
+    unbind()  # the GPU computes; this thread should not be stuck on one core
+    return None
+
+
+def _make_encoding(
+    config: EngineConfig,
+    encoder: VisionEncoder | None,
+    cuts: Cuts | None,
+    encoded: Callable[[EncodeDone], None],
+) -> EncodeThread | SlicedEncodes | None:
+    if encoder is None:
+        return None
+    if cuts is not None:
+        return SlicedEncodes(encoder.encode, cuts, config.itl_target)
+    return EncodeThread(encoder.encode, encoded)
+
+
+def _make_core(
+    config: EngineConfig,
+    runner: LlamaRunner,
+    scheduler: Scheduler,
+    encoding: EncodeThread | SlicedEncodes | None,
+) -> EngineCore:
+    start_encode = encoding.submit if encoding else _no_tower
+    return EngineCore(runner, scheduler, ImageCache(config.image_cache_bytes), start_encode)
 
 
 def _no_tower(_run: ImageRun) -> None:

@@ -8,18 +8,22 @@ _WEIGHT = 0.2
 
 
 class Pace:
-    """Bounds prefill chunks by time: ``target`` seconds a step, at the speed measured so far."""
+    """Bounds prefill chunks by time: a step of ``target`` seconds, at the speed seen so far."""
 
     def __init__(self, target: float, positions_per_second: float) -> None:
         self.target = target
         self.speed = positions_per_second
+        self.decode_seconds = 0.0
 
     @property
     def chunk(self) -> int:
-        """Positions that take about ``target`` seconds, but no fewer than make sense."""
-        return max(SMALLEST_CHUNK, int(self.target * self.speed))
+        """Positions that take what decodes leave of ``target``, but no fewer than make sense."""
+        left = self.target - self.decode_seconds
+        return max(SMALLEST_CHUNK, int(left * self.speed))
 
     def observe(self, positions: int, seconds: float) -> None:
-        """A batch of so many positions took so long. Small ones say nothing about prefill."""
+        """A batch of so many positions took so long; small ones are decodes, not prefill."""
         if positions >= SMALLEST_CHUNK and seconds > 0:
             self.speed += _WEIGHT * (positions / seconds - self.speed)
+        elif positions:
+            self.decode_seconds += _WEIGHT * (seconds - self.decode_seconds)

@@ -58,6 +58,11 @@ class Scheduler:
         both = (*self.running, *self.waiting)
         return next((r for r in both if r.request_id == request_id), None)
 
+    def wants(self, run: ImageRun) -> bool:
+        """Whether a request still needs this picture's rows."""
+        both = (*self.running, *self.waiting)
+        return any(run.image.digest == other.image.digest for r in both for other in r.images)
+
     def finish(self, request: Request) -> None:
         """Takes a request out, whatever its state; what it computed stays to serve others."""
         if request.status is RequestStatus.RUNNING:

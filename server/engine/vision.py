@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.assemble import assemble, count
+from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.model import Model
 from server.engine.bindings.vision import ImageSpan, Vision
 from server.engine.picture_settings import check_picture_settings
@@ -94,8 +95,10 @@ class VisionEncoder:
         )
 
 
-def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
-    """Tests this libmtmd, repairs the mmproj where needed, and loads it.
+def load_vision(
+    config: EngineConfig, model: Model, cuts: Cuts | None = None
+) -> VisionEncoder | None:
+    """Tests this libmtmd, repairs the mmproj where needed, and loads it, interruptible by ``cuts``.
 
     Raises:
         StartupError: the file does not fit the language model, or cannot be loaded.
@@ -123,14 +126,19 @@ def load_vision(config: EngineConfig, model: Model) -> VisionEncoder | None:
         warmup=True,
         min_tokens=config.image_min_tokens,
         max_tokens=config.image_max_tokens,
+        cuts=cuts,
     )
+    _check_served(config.mmproj, vision, facts)
+    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
+
+
+def _check_served(mmproj: Path, vision: Vision, facts: TowerFacts) -> None:
     if vision.needs_whole_image or vision.uses_mrope:
         vision.close()
         raise StartupError(
-            f"{config.mmproj.name}: models with projector {facts.projector_type!r} are not served"
+            f"{mmproj.name}: models with projector {facts.projector_type!r} are not served"
             " yet; this version serves LLaVA and other models with causal image attention"
         )
-    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
 
 
 def _check_width(mmproj: Path, facts: TowerFacts, model: Model) -> None:

@@ -11,8 +11,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engine.core import EngineCore
+from server.engine.cores import unbind
 from server.engine.counting import count
 from server.engine.encoding import EncodeDone
+from server.engine.request import ImageRun
+from server.engine.slices import SlicedEncodes
 from server.messages import AbortRequest, AddRequest, CountRequest, Shutdown, StepOutputs
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def _read(self) -> None:
+        unbind()
         while True:
             try:
                 message = self._line.recv()
@@ -42,6 +46,11 @@ class Inbox:
         """A message from within the engine process; wakes the loop like one from outside."""
         self._queue.put(message)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return self._queue.empty()
+
     def take(self, *, wait: bool) -> list[Any]:
         """All messages there are; with ``wait``, at least one."""
         messages = [self._queue.get()] if wait else []
@@ -50,25 +59,64 @@ class Inbox:
         return messages
 
 
-def serve(core: EngineCore, inbox: Inbox, line: Connection[Any, Any]) -> None:
-    """Steps until told to stop. A failed step is reported as EngineDead and raised."""
-    while True:
-        messages = inbox.take(wait=not core.has_work)
+class Worker:
+    """Steps the core until told to stop."""
+
+    def __init__(
+        self,
+        core: EngineCore,
+        inbox: Inbox,
+        line: Connection[Any, Any],
+        slices: SlicedEncodes | None = None,
+    ) -> None:
+        self._core = core
+        self._inbox = inbox
+        self._line = line
+        self._slices = slices
+        self._stopped = False
+
+    def serve(self) -> None:
+        """Returns when told to stop; what a step raises comes out, for llama.cpp may be amiss."""
+        while not self._stopped:
+            self._turn(wait=not self._core.has_work)
+            while self._slices is not None and self._slices.pending and not self._stopped:
+                done = self._slices.encode_next(self._step_between, self._called, self._wanted)
+                self._core.take_encoded(done)
+
+    def _step_between(self) -> float | None:
+        """A turn in the middle of an encode; returns its seconds, None if there was no step."""
+        spent = self._turn(wait=False)
+        return spent if self._core.has_work else None
+
+    def _called(self) -> bool:
+        return not self._inbox.empty
+
+    def _wanted(self, run: ImageRun) -> bool:
+        return not self._stopped and self._core.scheduler.wants(run)
+
+    def _turn(self, *, wait: bool) -> float:
+        messages = self._inbox.take(wait=wait)
         start = time.perf_counter()
         for message in messages:
-            if isinstance(message, Shutdown):
-                return
-            if isinstance(message, AddRequest):
-                core.add(message)
-            elif isinstance(message, AbortRequest):
-                core.abort(message)
-            elif isinstance(message, CountRequest):
-                line.send(StepOutputs((count(core.runner, message),)))
-            elif isinstance(message, EncodeDone):
-                core.take_encoded(message)
+            self._take(message)
         # What was admitted or refused is told before the step that may take long.
-        outputs = core.take_outputs()
+        outputs = self._core.take_outputs()
         if outputs:
-            line.send(StepOutputs(outputs))
-        line.send(core.step())
-        core.busy_seconds += time.perf_counter() - start
+            self._line.send(StepOutputs(outputs))
+        if not self._stopped:
+            self._line.send(self._core.step())
+        spent = time.perf_counter() - start
+        self._core.busy_seconds += spent
+        return spent
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Shutdown):
+            self._stopped = True
+        elif isinstance(message, AddRequest):
+            self._core.add(message)
+        elif isinstance(message, AbortRequest):
+            self._core.abort(message)
+        elif isinstance(message, CountRequest):
+            self._line.send(StepOutputs((count(self._core.runner, message),)))
+        elif isinstance(message, EncodeDone):
+            self._core.take_encoded(message)

@@ -30,7 +30,7 @@ class EngineSettings(BaseModel):
         512, description="most tokens computed at once, at most the batch"
     )
     itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
-        50.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
+        80.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
     )
     n_gpu_layers: Annotated[GpuLayers, Flag("Engine", ("-ngl",), "N|auto|all")] = Field(
         "auto", description="layers of the language model on the GPU"

@@ -13,6 +13,7 @@ import numpy as np
 from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
+from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.model import Model
 from server.errors import RequestError, StartupError
 from server.messages import ImageInput
@@ -40,11 +41,12 @@ class Vision:
         warmup: bool,
         min_tokens: int | None = None,
         max_tokens: int | None = None,
+        cuts: Cuts | None = None,
     ) -> None:
         """Loads the mmproj beside its language model.
 
         ``min_tokens`` and ``max_tokens`` bound a picture's tokens where the tower takes any
-        size; None leaves what the file or libmtmd says.
+        size; None leaves what the file or libmtmd says. With ``cuts``, encodes can be interrupted.
 
         Raises:
             StartupError: libmtmd cannot load it for this model.
@@ -58,6 +60,9 @@ class Vision:
             params.image_min_tokens = min_tokens
         if max_tokens is not None:
             params.image_max_tokens = max_tokens
+        if cuts is not None:
+            params.cb_eval = cuts.callback
+        self._cuts = cuts  # the callback lives as long as libmtmd may call it
         self._n_embd = model.n_embd
         self.handle: Any = mtmd_cpp.mtmd_init_from_file(str(path).encode(), model.handle, params)
         if not self.handle:
