@@ -21,6 +21,7 @@ from pydantic_settings import (
 from server.errors import ConfigError
 from server.settings.engine import EngineSettings
 from server.settings.general import GeneralSettings
+from server.settings.limits import LimitSettings
 from server.settings.model import ModelSettings
 from server.settings.pictures import PicturesSettings
 from server.settings.server import ServerSettings
@@ -34,6 +35,7 @@ class Settings(
     UploadsSettings,
     PicturesSettings,
     EngineSettings,
+    LimitSettings,
     ServerSettings,
     ModelSettings,
     GeneralSettings,

@@ -10,6 +10,7 @@
     │   ├── PayloadTooLarge         413  body over the limit
     │   ├── UnsupportedMediaType    415  the body is no JSON, or compressed
     │   └── Overloaded              429  the queue is full
+    ├── DeadlineExceeded            504  the request took longer than it may
     ├── EngineError                 500  this request failed inside the engine
     │   └── EngineUnavailable       503  engine starting, restarting or lost
     └── StartupError                     the server cannot start; the text is one line, exit code 1
@@ -110,6 +111,14 @@ class Overloaded(RequestError):
     status = 429
     type = "rate_limit_error"
     default_code = "queue_full"
+
+
+class DeadlineExceeded(LlavaError):
+    """The request took longer than the server permits."""
+
+    status = 504
+    type = "timeout_error"
+    default_code = "deadline_exceeded"
 
 
 class EngineError(LlavaError):

@@ -19,7 +19,7 @@ from server.http_protocol import HttpProtocol
 from server.hub import ResolvedModel
 from server.logs import configure_logging
 from server.messages import EngineReady, VisionFacts
-from server.wiring import api_options, engine_config
+from server.wiring import api_options, engine_config, engine_limits
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run(settings: Settings, model: ResolvedModel) -> int:
 
 
 async def _serve(settings: Settings, model: ResolvedModel, listener: socket.socket) -> int:
-    engine = EngineClient(engine_config(settings, model))
+    engine = EngineClient(engine_config(settings, model), engine_limits(settings))
     app = create_app(engine, api_options(settings, model))
     server = _Server(
         uvicorn.Config(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from server.api.options import ApiOptions
 from server.config import Settings
+from server.engine_client import EngineLimits
 from server.errors import ConfigError
 from server.hub import ResolvedModel
 from server.images.limits import ImageLimits
@@ -35,6 +36,15 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         itl_target=settings.itl_target / 1000,
         image_cache_bytes=settings.image_cache_bytes,
         log_level=settings.log_level,
+    )
+
+
+def engine_limits(settings: Settings) -> EngineLimits:
+    """How long the engine is waited for, and how much one request may ask of it."""
+    return EngineLimits(
+        stall=settings.stall_timeout,
+        restart=settings.restart_timeout,
+        max_tokens=settings.max_tokens,
     )
 
 
@@ -69,6 +79,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
             timeout=settings.image_fetch_timeout,
         ),
         image_root=_image_root(settings),
+        request_timeout=settings.request_timeout,
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,
         sse_ping_interval=float(settings.sse_ping_interval),

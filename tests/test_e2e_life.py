@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import gguf
-import httpx
 import numpy as np
 import openai
 import pytest
@@ -20,36 +17,6 @@ from asking import RED, answer, shape
 from live import DEMO, ROOT, LiveServer, children, gone
 
 LLM, MMPROJ = DEMO / "llava-demo-q8_0.gguf", DEMO / "llava-demo-mmproj-f16.gguf"
-
-
-def test_a_killed_engine_is_replaced_and_its_requests_are_told(tmp_path: Path) -> None:
-    with (
-        LiveServer(tmp_path) as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client,
-    ):
-        engine = server.engine_pid()
-        # Stopped first, so that the request is surely running when the engine dies.
-        os.kill(engine, signal.SIGSTOP)
-        told: list[Exception] = []
-
-        def run() -> None:
-            try:
-                answer(client, shape("circle", RED), "What is this?")
-            except openai.APIStatusError as error:
-                told.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        time.sleep(0.5)
-        os.kill(engine, signal.SIGKILL)
-        assert gone(engine)
-        thread.join(10)
-        assert [error.status_code for error in told] == [503]  # type: ignore[attr-defined]
-        server.wait_healthy()
-        assert server.engine_pid() != engine
-        assert "red" in answer(client, shape("circle", RED), "What colour is the circle?")
-        metrics = httpx.get(f"{server.url}/metrics").text
-        assert 'llava_engine_restarts_total{model_name="demo"} 1.0' in metrics
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

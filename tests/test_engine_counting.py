@@ -11,6 +11,7 @@ from engine_fakes import IMAGE_TOKENS, FakeRunner, picture
 
 from server.engine import worker
 from server.engine.counting import count
+from server.engine.pulse import Pulse
 from server.engine_client import EngineClient
 from server.engine_state import EngineState
 from server.errors import EngineUnavailable, RequestError
@@ -42,6 +43,7 @@ class Core:
 
     def __init__(self) -> None:
         self.runner = FakeRunner()
+        self.pulse = Pulse()
 
     def take_outputs(self) -> tuple[()]:
         return ()
@@ -99,7 +101,9 @@ def client_with(answer: Any) -> EngineClient:
     config = EngineConfig(Path("m"), None, Path(), ctx_size=0, parallel=1, threads=1)
     client = EngineClient(config)
     client.state = EngineState.READY
-    client._process = Process(client, answer)  # type: ignore[assignment]
+    process: Any = Process(client, answer)
+    client._process = process
+    client._requests.connect(process.send)
     return client
 
 
@@ -107,7 +111,7 @@ def test_the_client_hands_the_count_back_and_keeps_nothing() -> None:
     client = client_with(lambda request_id: Counted(request_id, 74, 64))
     counted = asyncio.run(client.count(PARTS))
     assert (counted.prompt_tokens, counted.image_tokens) == (74, 64)
-    assert client._streams == {}
+    assert len(client._requests) == 0
 
 
 def test_the_client_raises_what_the_engine_refuses() -> None:

@@ -11,6 +11,7 @@ from server.api.docs_page import docs_router
 from server.api.engine import Engine
 from server.api.file_store import FileStore
 from server.api.files import files_router
+from server.api.gate import Deadline
 from server.api.images import images_router
 from server.api.input_tokens import input_tokens_router
 from server.api.middleware import ApiKey, RequestLog
@@ -58,6 +59,8 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         app.include_router(docs_router(app, keys=bool(options.api_keys)))
     errors.install(app, metrics)
     # The last one added is the outermost.
+    if options.request_timeout:
+        app.add_middleware(Deadline, seconds=options.request_timeout)
     if options.api_keys:
         app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
     app.add_middleware(RequestLog, metrics=metrics)

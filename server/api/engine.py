@@ -21,7 +21,6 @@ from server.sampling import SamplingParams
 
 _WHY_NOT = {
     EngineState.STARTING: "the model is still loading; try again in a moment",
-    EngineState.RESTARTING: "the engine is being restarted; try again in a moment",
     EngineState.FAILED: "the engine could not be started again; the server's log says why",
 }
 
@@ -65,9 +64,12 @@ class Engine(Protocol):
 
 
 def require_ready(engine: Engine) -> EngineReady:
-    """The model's facts, or EngineUnavailable with the reason."""
+    """The model's facts, or EngineUnavailable with the reason.
+
+    While the engine is being restarted requests may come: they wait for the next one.
+    """
     ready = engine.ready
-    if engine.state is not EngineState.READY or ready is None:
+    if engine.state in _WHY_NOT or ready is None:
         raise EngineUnavailable(_WHY_NOT.get(engine.state, "the engine is not ready"))
     return ready
 

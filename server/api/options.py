@@ -29,6 +29,7 @@ class ApiOptions:
     image_workers: int = 2
     fetch: FetchOptions = field(default_factory=FetchOptions)
     image_root: Path | None = None
+    request_timeout: float = 0.0
     files_max_bytes: int = 256 * 1024 * 1024
     files_expire: int = 24 * 3600
     sse_ping_interval: float = 15.0

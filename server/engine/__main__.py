@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engine import cores  # noqa: F401 (first: it notes the cores before libgomp loads)
-from server.engine.worker import Inbox, Worker
+from server.engine.encoding import EncodeThread
+from server.engine.worker import Inbox, Outbox, Worker
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineDead
@@ -29,21 +30,24 @@ def main(descriptor: int) -> int:
     config = line.recv()
     assert isinstance(config, EngineConfig)
     configure_logging(config.log_level)
-    inbox = Inbox(line)
+    inbox, outbox = Inbox(line), Outbox(line)
     # Imported late: the import alone loads libllama and every backend's driver.
     from server.engine.load import load  # noqa: PLC0415
 
     try:
-        engine = load(config, line.send, inbox.put)
+        engine = load(config, outbox.send, inbox.put)
     except LlavaError as error:
-        line.send(EngineDead(error))
+        outbox.send(EngineDead(error))
         return 1
-    line.send(engine.ready)
+    outbox.send(engine.ready)
+    if isinstance(engine.encoding, EncodeThread):
+        engine.encoding.pulse = engine.core.pulse
+    engine.core.pulse.start(outbox.send)
     try:
-        Worker(engine.core, inbox, line, engine.slices).serve()
+        Worker(engine.core, inbox, outbox, engine.slices).serve()
     except Exception as error:
         logger.exception("the engine failed")
-        line.send(EngineDead(EngineError(f"the engine failed: {error}")))
+        outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))
         return 1
     engine.close()
     return 0

@@ -12,6 +12,7 @@ from server.engine.encoding import EncodeDone
 from server.engine.image_cache import ImageCache
 from server.engine.outputs import encoded_image, timings
 from server.engine.plan import Chunk, Plan
+from server.engine.pulse import Pulse
 from server.engine.request import ImageRun, Request, RequestStatus
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
@@ -53,6 +54,7 @@ class EngineCore:
         self._decodes = 0
         self._decode_sequences = 0
         self._tokens_max = 0
+        self.pulse = Pulse()
         self._start_encode = start_encode
         self._waits = False
         self._detokenizers: dict[str, Detokenizer] = {}
@@ -179,8 +181,9 @@ class EngineCore:
 
     def _decode(self, chunks: list[Chunk]) -> dict[Request, int]:
         start = time.perf_counter()
-        sampled = self.runner.decode(chunks)
         positions = sum(chunk.count for chunk in chunks)
+        self.pulse.begin("loop", "decode", positions / self.scheduler.pace.speed)
+        sampled = self.runner.decode(chunks)
         self.scheduler.pace.observe(positions, time.perf_counter() - start)
         for chunk in chunks:
             chunk.request.num_computed += chunk.count

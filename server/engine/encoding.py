@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.cores import unbind
+from server.engine.pulse import Pulse
 from server.engine.request import ImageRun
 from server.messages import ImageInput
 
 # Where decode and encode want the same cores, decode is served first.
 _NICENESS = 5
+# Seconds that the first square may take; those after it, about as long as the slowest so far.
+_FIRST_SQUARE = 30.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,6 +48,8 @@ class EncodeThread:
     ) -> None:
         self._encode = encode
         self._done = done
+        self.pulse = Pulse()
+        self._slowest = 0.0
         self._jobs: queue.SimpleQueue[ImageRun | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
@@ -64,7 +69,15 @@ class EncodeThread:
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (run := self._jobs.get()) is not None:
-            self._done(encode_run(self._encode, run))
+            self._done(self._timed(run))
+
+    def _timed(self, run: ImageRun) -> EncodeDone:
+        squares = run.image.n_squares
+        self.pulse.begin("encoder", "encode", squares * (self._slowest or _FIRST_SQUARE))
+        done = encode_run(self._encode, run)
+        self._slowest = max(self._slowest, done.seconds / squares)
+        self.pulse.end("encoder")
+        return done
 
 
 def encode_run(encode: Callable[[ImageInput], NDArray[np.float32]], run: ImageRun) -> EncodeDone:

@@ -20,6 +20,11 @@ from server.messages import AbortRequest, AddRequest, CountRequest, Shutdown, St
 
 logger = logging.getLogger(__name__)
 
+# Tokenizing the longest prompt that the API takes, on a slow machine.
+SECONDS_A_MESSAGE = 5.0
+# A piece of an encode between two steps, or all of it where nobody waits for a step.
+SECONDS_A_SLICE = 30.0
+
 
 class Inbox:
     """Messages of the web process, read by a thread so that the loop never waits for them.
@@ -59,6 +64,19 @@ class Inbox:
         return messages
 
 
+class Outbox:
+    """Messages to the web process, from the loop and from the heartbeat's thread."""
+
+    def __init__(self, line: Connection[Any, Any]) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+
+    def send(self, message: object) -> None:
+        """Writes one message."""
+        with self._lock:
+            self._line.send(message)
+
+
 class Worker:
     """Steps the core until told to stop."""
 
@@ -66,7 +84,7 @@ class Worker:
         self,
         core: EngineCore,
         inbox: Inbox,
-        line: Connection[Any, Any],
+        line: Outbox,
         slices: SlicedEncodes | None = None,
     ) -> None:
         self._core = core
@@ -74,18 +92,22 @@ class Worker:
         self._line = line
         self._slices = slices
         self._stopped = False
+        self._pulse = core.pulse
 
     def serve(self) -> None:
         """Returns when told to stop; what a step raises comes out, for llama.cpp may be amiss."""
         while not self._stopped:
             self._turn(wait=not self._core.has_work)
             while self._slices is not None and self._slices.pending and not self._stopped:
+                self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
                 done = self._slices.encode_next(self._step_between, self._called, self._wanted)
+                self._pulse.end("encoder")
                 self._core.take_encoded(done)
 
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
         spent = self._turn(wait=False)
+        self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
         return spent if self._core.has_work else None
 
     def _called(self) -> bool:
@@ -95,8 +117,10 @@ class Worker:
         return not self._stopped and self._core.scheduler.wants(run)
 
     def _turn(self, *, wait: bool) -> float:
+        self._pulse.end("loop")
         messages = self._inbox.take(wait=wait)
         start = time.perf_counter()
+        self._pulse.begin("loop", "messages", SECONDS_A_MESSAGE * len(messages))
         for message in messages:
             self._take(message)
         # What was admitted or refused is told before the step that may take long.
@@ -107,6 +131,7 @@ class Worker:
             self._line.send(self._core.step())
         spent = time.perf_counter() - start
         self._core.busy_seconds += spent
+        self._pulse.end("loop")
         return spent
 
     def _take(self, message: object) -> None:

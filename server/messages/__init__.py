@@ -1,7 +1,7 @@
 """All that crosses the line between the web process and the engine process.
 
 Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, Shutdown.
-Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs.
+Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs and Heartbeats.
 The two ends are children of one installation, so the messages travel by pickle.
 """
 
@@ -22,6 +22,7 @@ from server.messages.outputs import (
     EngineProgress,
     EngineReady,
     FinishReason,
+    Heartbeat,
     Rejected,
     SchedulerStats,
     StepOutputs,
@@ -55,6 +56,7 @@ __all__ = [
     "EngineProgress",
     "EngineReady",
     "FinishReason",
+    "Heartbeat",
     "ImageInput",
     "MemoryPart",
     "MemoryReport",

@@ -32,6 +32,15 @@ class EngineReady:
 
 
 @dataclass(slots=True, frozen=True)
+class Heartbeat:
+    """Sent every second: ``what`` is being done for ``age`` seconds, and may take ``expected``."""
+
+    what: str
+    age: float
+    expected: float
+
+
+@dataclass(slots=True, frozen=True)
 class EngineDead:
     """The engine cannot go on. Sent if it still can; the closed line says it otherwise."""
 

@@ -1,0 +1,160 @@
+"""The requests that the engine is at, as the web process knows them: enough to begin again.
+
+An engine that is lost takes nobody's request with it. Each is kept here with its prompt and the
+tokens that have come, and is handed to the next engine, which goes on behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from server.errors import EngineUnavailable, LlavaError
+from server.messages import (
+    AbortRequest,
+    AddRequest,
+    Admitted,
+    Counted,
+    CountRequest,
+    Rejected,
+    RequestTimings,
+    TokenOutput,
+)
+
+logger = logging.getLogger(__name__)
+
+# A request that was in this many engines when they were lost may be what they died of.
+SUSPECT = 2
+
+Item = Admitted | Counted | TokenOutput | LlavaError
+Output = Admitted | Counted | Rejected | TokenOutput
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One request. ``losses`` counts the engines that were lost while they had it."""
+
+    message: AddRequest | CountRequest
+    items: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
+    tokens: list[int] = field(default_factory=list)
+    admitted: bool = False
+    sent: bool = False
+    losses: int = 0
+    first: RequestTimings | None = None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is to be sent only while no other suspect is in the engine."""
+        return self.losses >= SUSPECT
+
+    def take(self, output: Output) -> None:
+        """Passes on what the engine says; what the client has heard already is left out."""
+        if isinstance(output, Rejected):
+            self.items.put_nowait(output.error)
+            return
+        if isinstance(output, TokenOutput):
+            self.tokens.append(output.token)
+            if output.timings is not None:
+                output = self._with_first_timings(output, output.timings)
+        elif isinstance(output, Admitted):
+            if self.admitted:
+                return
+            self.admitted = True
+        self.items.put_nowait(output)
+
+    def _with_first_timings(self, output: TokenOutput, timings: RequestTimings) -> TokenOutput:
+        if self.first is None:
+            self.first = timings
+            return output
+        # Of a request that was resumed the engine knows no more than its second half.
+        return replace(output, timings=replace(self.first, finished=timings.finished))
+
+    def next_message(self) -> AddRequest | CountRequest:
+        """What to send to an engine so that it goes on from here."""
+        if self.tokens and isinstance(self.message, AddRequest):
+            return replace(self.message, resumed=tuple(self.tokens))
+        return self.message
+
+
+class Requests:
+    """All requests that somebody waits for, in the order of their arrival.
+
+    ``connect`` names the engine that takes them; without one they wait.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, Running] = {}
+        self._send: Callable[[Any], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Running]:
+        return iter(list(self._running.values()))
+
+    def open(self, message: AddRequest | CountRequest) -> Running:
+        """Takes a request in, and sends it if there is an engine."""
+        running = self._running[message.request_id] = Running(message)
+        if self._send is not None:
+            self._dispatch(running)
+        return running
+
+    def close(self, running: Running, *, abort: bool) -> None:
+        """Nobody waits for it any more; with ``abort`` the engine is to stop, too."""
+        self._running.pop(running.message.request_id, None)
+        if running.sent and self._send is not None:
+            if abort:
+                self._send(AbortRequest(running.message.request_id))
+            if running.suspect:
+                self._send_waiting()
+
+    def take(self, output: Output) -> None:
+        """Something that the engine says of one of them."""
+        running = self._running.get(output.request_id)
+        if running is not None:
+            running.take(output)
+
+    def connect(self, send: Callable[[Any], None]) -> None:
+        """There is an engine: it is sent all that wait."""
+        self._send = send
+        self._send_waiting()
+
+    def disconnect(self) -> None:
+        """The engine is lost. If it was surely one request's fault, that one is not tried again.
+
+        All that it had may be what it died of. Those that were in two lost engines are suspects
+        and sent one at a time from then on, so that the next loss tells which one it is.
+        """
+        self._send = None
+        had = [running for running in self if running.sent]
+        for running in had:
+            running.sent = False
+            running.losses += 1
+        worst = max((running.losses for running in had), default=0)
+        suspects = [running for running in had if running.losses == worst]
+        if worst >= SUSPECT and len(suspects) == 1:
+            culprit = suspects[0]
+            logger.error("request %s is not tried again", culprit.message.request_id)
+            culprit.items.put_nowait(
+                EngineUnavailable(f"the engine was lost {worst} times while this request ran")
+            )
+
+    def fail(self, error: LlavaError) -> None:
+        """None of them will be served."""
+        for running in self:
+            running.items.put_nowait(error)
+
+    def _send_waiting(self) -> None:
+        for running in self:
+            if not running.sent:
+                self._dispatch(running)
+
+    def _dispatch(self, running: Running) -> None:
+        if running.suspect and any(other.suspect and other.sent for other in self):
+            return
+        assert self._send is not None
+        running.sent = True
+        self._send(running.next_message())

@@ -1,0 +1,161 @@
+"""An engine that is lost or stuck is replaced, and nobody who waits for an answer notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from asking import BLUE, GREEN, RED, ask, shape, user
+from live import LiveServer, gone
+
+# What the demo model is sure of: llama.cpp's last bits change with what else is in a batch, and
+# where two tokens are equally likely, so would the text, whether an engine dies or not.
+QUESTIONS: list[dict[str, Any]] = [
+    {"content": ("Describe the picture.", shape("circle", RED)), "temperature": 0},
+    {"content": ("Describe the picture.", shape("square", BLUE)), "temperature": 0},
+    {"content": ("Describe the picture.", shape("circle", GREEN)), "temperature": 0},
+    {"content": ("Describe it.", shape("square", RED)), "temperature": 0.3, "seed": 5},
+]
+ENDLESS = {"content": ("Go on and on.",), "extra_body": {"ignore_eos": True}, "max_tokens": 1500}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("resume")
+    with LiveServer(folder, "--parallel", "4", "--stall-timeout", "3") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+class Reader(threading.Thread):
+    """Reads one stream to its end."""
+
+    def __init__(self, client: openai.OpenAI, question: dict[str, Any]) -> None:
+        super().__init__()
+        self.client, self.question = client, question
+        self.texts: list[str] = []
+        self.usage: Any = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        options = {name: value for name, value in self.question.items() if name != "content"}
+        try:
+            for chunk in self.client.chat.completions.create(
+                model="demo",
+                messages=[user(*self.question["content"])],  # type: ignore[list-item]
+                stream=True,
+                stream_options={"include_usage": True},
+                **options,
+            ):
+                self.texts += [choice.delta.content or "" for choice in chunk.choices]
+                self.usage = chunk.usage
+        except openai.APIError as error:
+            self.error = error
+
+    @property
+    def begun(self) -> bool:
+        return sum(map(bool, self.texts)) > 1
+
+    def answer(self) -> tuple[str, int, int]:
+        self.join(60)
+        assert self.error is None
+        return "".join(self.texts), self.usage.prompt_tokens, self.usage.completion_tokens
+
+
+def metric(server: LiveServer, name: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    (line,) = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    return float(line.rpartition(" ")[2])
+
+
+def restarts(server: LiveServer) -> int:
+    return int(metric(server, "llava_engine_restarts_total"))
+
+
+def begin_slowly(client: openai.OpenAI, engine: int) -> list[Reader]:
+    """All questions, the engine stopped when each has begun to be answered and none has ended."""
+    for _ in range(10):
+        os.kill(engine, signal.SIGSTOP)
+        readers = [Reader(client, question) for question in QUESTIONS]
+        time.sleep(0.5)
+        while not all(reader.begun for reader in readers):
+            os.kill(engine, signal.SIGCONT)
+            time.sleep(0.005)
+            os.kill(engine, signal.SIGSTOP)
+            time.sleep(0.05)
+        if all(reader.is_alive() for reader in readers):
+            return readers
+        os.kill(engine, signal.SIGCONT)
+    raise AssertionError("the answers always come too fast")
+
+
+def test_no_client_notices_a_killed_engine(server: LiveServer, client: openai.OpenAI) -> None:
+    undisturbed = [Reader(client, question).answer() for question in QUESTIONS]
+    before, engine = restarts(server), server.engine_pid()
+    readers = begin_slowly(client, engine)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(ask, client, "Say something.", max_tokens=8)
+        os.kill(engine, signal.SIGKILL)
+        assert gone(engine)
+        assert late.result(60).usage.completion_tokens > 0, "who comes meanwhile waits"
+    assert [reader.answer() for reader in readers] == undisturbed
+    assert restarts(server) == before + 1
+    assert server.engine_pid() != engine
+
+
+def test_an_engine_that_does_not_move_is_replaced(
+    server: LiveServer, client: openai.OpenAI
+) -> None:
+    engine, before = server.engine_pid(), restarts(server)
+    os.kill(engine, signal.SIGSTOP)
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, client, shape("circle", RED), "What colour is the circle?")
+        for _ in range(20):
+            health = httpx.get(f"{server.url}/health", timeout=2)
+            assert health.status_code == 200, "alive, whatever the engine does"
+            time.sleep(0.05)
+        assert "red" in waiting.result(60).choices[0].message.content
+    assert time.monotonic() - start < 30
+    assert restarts(server) == before + 1
+    assert gone(engine)
+    assert "no sign of life" in server.log
+
+
+def test_a_request_that_kills_engines_is_given_up_and_others_go_on(
+    server: LiveServer, client: openai.OpenAI
+) -> None:
+    """The poison is played by us: whenever it runs, the engine dies."""
+    before = restarts(server)
+    poison = Reader(client, ENDLESS)
+    for number in (1, 2):
+        wait_running(server)
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while restarts(server) < before + number:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    poison.join(60)
+    assert "lost 2 times" in str(poison.error)
+    assert "red" in ask(client, shape("circle", RED), "What colour?").choices[0].message.content
+
+
+def wait_running(server: LiveServer) -> None:
+    deadline = time.monotonic() + 30
+    while metric(server, "llava_num_requests_running") != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,240 @@
+"""What becomes of requests when engines are lost, and when an engine counts as stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.deadline import deadline
+from server.engine.pulse import Pulse
+from server.engine_client import EngineClient, EngineLimits
+from server.engine_requests import Requests, Running
+from server.engine_state import EngineState
+from server.engine_watch import PATIENCE, Watch
+from server.errors import DeadlineExceeded, EngineUnavailable, RequestError
+from server.messages import (
+    AbortRequest,
+    AddRequest,
+    Admitted,
+    CountRequest,
+    EngineConfig,
+    FinishReason,
+    Heartbeat,
+    Rejected,
+    RequestTimings,
+    StepOutputs,
+    TokenOutput,
+)
+from server.sampling import SamplingParams
+
+
+def request(name: str) -> AddRequest:
+    return AddRequest(name, ("prompt",), SamplingParams(), 0.0)
+
+
+def items(running: Running) -> list[Any]:
+    return [running.items.get_nowait() for _ in range(running.items.qsize())]
+
+
+class Engines:
+    """One engine after another; ``got`` is what the present one was sent."""
+
+    def __init__(self) -> None:
+        self.requests = Requests()
+        self.got: list[Any] = []
+
+    def start(self) -> None:
+        self.got = []
+        self.requests.connect(self.got.append)
+
+    def restart(self) -> None:
+        self.requests.disconnect()
+        self.start()
+
+    @property
+    def ids(self) -> list[str]:
+        return [message.request_id for message in self.got]
+
+
+def test_the_next_engine_goes_on_where_the_lost_one_was() -> None:
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    asked = engines.requests.open(CountRequest("c", ("prompt",)))
+    engines.requests.take(Admitted("a", 3, 0))
+    first = RequestTimings(1.0, 2.0, 3.0)
+    engines.requests.take(TokenOutput("a", "x", 1, token=7, timings=first))
+    engines.requests.take(TokenOutput("a", "", 2, token=8))
+    said = items(running)
+    engines.restart()
+    again, count = engines.got
+    assert (again.resumed, again.parts, again.arrival) == ((7, 8), ("prompt",), 0.0)
+    assert count is asked.message
+    engines.requests.take(Admitted("a", 3, 0))
+    last = RequestTimings(11.0, 12.0, 0.0, 14.0)
+    engines.requests.take(TokenOutput("a", "y", 3, FinishReason.STOP, token=9, timings=last))
+    (end,) = items(running)
+    assert (len(said), end.text) == (3, "y")
+    assert end.timings == RequestTimings(1.0, 2.0, 3.0, 14.0), "as its client knows it"
+
+
+def test_who_comes_between_two_engines_waits_and_keeps_its_place() -> None:
+    engines = Engines()
+    engines.start()
+    engines.requests.open(request("a"))
+    engines.requests.disconnect()
+    engines.requests.open(request("b"))
+    gone = engines.requests.open(request("c"))
+    engines.requests.close(gone, abort=True)
+    engines.start()
+    assert engines.ids == ["a", "b"], "who has left is not sent at all"
+    assert not any(isinstance(message, AbortRequest) for message in engines.got)
+
+
+def test_one_request_alone_with_two_lost_engines_is_given_up() -> None:
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    engines.restart()
+    assert not items(running)
+    engines.requests.disconnect()
+    (error,) = items(running)
+    assert isinstance(error, EngineUnavailable)
+
+
+def test_suspects_are_tried_one_at_a_time_and_only_the_culprit_is_given_up() -> None:
+    engines = Engines()
+    engines.start()
+    running = {name: engines.requests.open(request(name)) for name in "abc"}
+    engines.restart()
+    assert engines.ids == ["a", "b", "c"]
+    engines.restart()
+    assert engines.ids == ["a"], "the first of three suspects"
+    fresh = engines.requests.open(request("d"))
+    assert engines.ids == ["a", "d"], "others go beside it"
+    engines.requests.close(running["a"], abort=False)
+    assert engines.ids == ["a", "d", "b"], "it was not the first: the second"
+    engines.requests.disconnect()
+    assert [len(items(one)) for one in (running["b"], running["c"], fresh)] == [1, 0, 0]
+    engines.requests.close(running["b"], abort=True)
+    engines.start()
+    assert engines.ids == ["c", "d"]
+
+
+def test_rejections_reach_who_asked_and_the_rest_nobody() -> None:
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    engines.requests.take(TokenOutput("other", "x", 1))
+    engines.requests.take(Rejected("a", RequestError("no")))
+    (error,) = items(running)
+    assert isinstance(error, RequestError)
+
+
+def tick(watch: Watch, times: int, beat: Heartbeat | None = None) -> list[str]:
+    found = []
+    for _ in range(times):
+        if beat is not None:
+            watch.heard(beat)
+        fault = watch.tick()
+        if fault:
+            found.append(fault)
+    return found
+
+
+def test_silence_is_a_fault_and_idleness_is_not() -> None:
+    watch = Watch(8)
+    assert not tick(watch, 100, Heartbeat("nothing", 0.0, 0.0))
+    assert not tick(watch, 7)
+    assert tick(watch, 1)
+    watch.heard(StepOutputs())
+    assert not tick(watch, 8)
+    watch.reset()
+    assert not tick(watch, 8)
+    assert not tick(Watch(0), 1000), "0 is no watch at all"
+
+
+def test_a_long_call_is_a_fault_once_it_is_far_longer_than_expected() -> None:
+    watch = Watch(8)
+    assert tick(watch, 1, Heartbeat("decode", 8.5, 0.01))
+    assert watch.step_age == 8.5
+    assert not tick(watch, 1, Heartbeat("decode", 8.0 + PATIENCE * 20, 20.0)), "a long prefill"
+    assert tick(watch, 1, Heartbeat("decode", 9.0 + PATIENCE * 20, 20.0))
+
+
+def test_the_pulse_tells_of_what_is_most_overdue() -> None:
+    pulse = Pulse()
+    assert pulse.beat() == Heartbeat("nothing", 0.0, 0.0)
+    pulse.begin("encoder", "encode", 100.0)
+    pulse.begin("loop", "decode", 0.5)
+    assert (pulse.beat().what, pulse.beat().expected) == ("decode", 0.5)
+    pulse.end("loop")
+    assert pulse.beat().what == "encode"
+    beats: list[Any] = []
+    pulse.start(beats.append)
+    end = time.monotonic() + 5
+    while not beats and time.monotonic() < end:
+        time.sleep(0.01)
+    assert beats[0].what == "encode"
+
+
+class Process:
+    """An engine process that says nothing."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def stop(self, patience: float) -> int:
+        return 0
+
+
+def client_of(process: Process, **limits: Any) -> EngineClient:
+    config = EngineConfig(Path("m"), None, Path(), ctx_size=0, parallel=1, threads=1)
+    client = EngineClient(config, EngineLimits(**limits))
+    client.state = EngineState.READY
+    client._process = process  # type: ignore[assignment]
+    client._requests.connect(process.send)
+    return client
+
+
+def generate(client: EngineClient, **sampling: Any) -> Any:
+    return anext(client.generate(("prompt",), SamplingParams(**sampling), "r"))
+
+
+def test_a_request_past_its_deadline_is_ended_here_and_in_the_engine() -> None:
+    process = Process()
+
+    async def ask() -> None:
+        deadline.set(time.monotonic() + 0.05)
+        with pytest.raises(DeadlineExceeded):
+            await generate(client_of(process))
+        with pytest.raises(DeadlineExceeded):
+            await client_of(process).count(("prompt",))
+
+    asyncio.run(ask())
+    assert isinstance(process.sent[1], AbortRequest)
+
+
+def test_the_most_tokens_are_a_default_and_a_bound() -> None:
+    process = Process()
+    client = client_of(process, max_tokens=5)
+
+    async def ask() -> None:
+        with pytest.raises(RequestError) as refused:
+            await generate(client, max_tokens=6)
+        assert refused.value.param == "max_tokens"
+        for asked in (None, 5):
+            waiting = asyncio.ensure_future(generate(client, max_tokens=asked))
+            await asyncio.sleep(0)
+            waiting.cancel()
+
+    asyncio.run(ask())
+    sent = [message for message in process.sent if isinstance(message, AddRequest)]
+    assert [message.sampling.max_tokens for message in sent] == [5, 5]
