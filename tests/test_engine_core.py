@@ -22,6 +22,7 @@ def test_a_prompt_is_admitted_answered_and_ended() -> None:
     last = outputs[-1]
     assert isinstance(last, TokenOutput)
     assert (last.finish_reason, last.completion_tokens) == (FinishReason.STOP, 5)
+    assert last.stop is None
     assert runner.released == ["a"]
     assert core.scheduler.kv.pinned == 0
 
@@ -95,7 +96,9 @@ def test_a_stop_string_is_not_sent_and_ends_the_request() -> None:
     core.add(add("a", "123456789", stop=("7,6",)))
     outputs = drain(core)["a"]
     assert text_of(outputs) == "9,8,"
-    assert outputs[-1].finish_reason is FinishReason.STOP  # type: ignore[attr-defined]
+    last = outputs[-1]
+    assert isinstance(last, TokenOutput)
+    assert (last.finish_reason, last.stop) == (FinishReason.STOP, "7,6")
 
 
 def test_an_abort_frees_the_sequence_within_a_step() -> None:

@@ -36,6 +36,12 @@ def test_a_stop_string_over_three_tokens_is_never_sent() -> None:
     assert ("".join(sent), stopped) == ("one ", True)
 
 
+def test_the_stop_string_that_came_first_is_told() -> None:
+    detokenizer = Detokenizer(("two", "one", "three"), strip_first_space=False)
+    assert detokenizer.push(b"zero one two") == "zero "
+    assert detokenizer.stop == "one"
+
+
 def test_what_only_looked_like_a_stop_string_is_sent_after_all() -> None:
     sent, stopped = feed(("END",), [b"one E", b"N", b"T two"])
     assert ("".join(sent), stopped) == ("one ENT two", False)

@@ -225,6 +225,8 @@ class EngineCore:
             request.first_token = time.monotonic()
             images = tuple(map(encoded_image, request.images))
             output = replace(output, images=images, cached_tokens=request.num_cached)
+        if reason is not None:
+            output = replace(output, stop=self._detokenizers[request.request_id].stop)
         if count == 1 or reason is not None:
             output = replace(output, timings=timings(request, ended=reason is not None))
         self._outputs.append(output)

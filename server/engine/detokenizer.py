@@ -14,11 +14,16 @@ class Detokenizer:
     """
 
     def __init__(self, stop: tuple[str, ...], *, strip_first_space: bool) -> None:
-        self._stop = stop
+        self._stops = stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._strip = strip_first_space
-        self.stopped = False
+        self.stop: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is complete; ``stop`` says which."""
+        return self.stop is not None
 
     def push(self, piece: bytes) -> str:
         """Takes the bytes of one token, returns the text that is now safe to send.
@@ -41,10 +46,10 @@ class Detokenizer:
         if self._strip and text:
             text, self._strip = text.removeprefix(" "), False
         self._held += text
-        found = [at for at in map(self._held.find, self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            safe, self._held = self._held[: min(found)], ""
+            end, self.stop = min(found)
+            safe, self._held = self._held[:end], ""
             return safe
         keep = self._unsure()
         split = len(self._held) - keep
@@ -53,9 +58,9 @@ class Detokenizer:
 
     def _unsure(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
-        longest = max(map(len, self._stop), default=0) - 1
+        longest = max(map(len, self._stops), default=0) - 1
         for size in range(min(longest, len(self._held)), 0, -1):
             tail = self._held[-size:]
-            if any(stop.startswith(tail) for stop in self._stop):
+            if any(stop.startswith(tail) for stop in self._stops):
                 return size
         return 0

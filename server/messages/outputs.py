@@ -92,6 +92,7 @@ class TokenOutput:
     ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
     all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
     the last. ``token`` is the sampled token's id: with it the request can be continued elsewhere.
+    ``stop`` is the stop string that ended it, with the last one if there was any.
     """
 
     request_id: str
@@ -102,6 +103,7 @@ class TokenOutput:
     cached_tokens: int = 0
     timings: RequestTimings | None = None
     token: int = -1
+    stop: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
