@@ -19,7 +19,8 @@ class LayerShape:
     """Widths of a layer: query, key and value over all heads, feed-forward; heads; experts used.
 
     ``cells`` that it attends to, under the ``mask`` of that number; ``rotate_k``, ``rotate_v``:
-    keys and values are turned before they are quantized into the cache.
+    keys and values are turned before they are quantized into the cache. ``copied``: bytes of
+    the largest matrix where weights lie in the RAM and are copied to the GPU for each use.
     """
 
     q: int
@@ -38,11 +39,17 @@ class LayerShape:
     rotate_k: bool = False
     rotate_v: bool = False
     mask: int = 0
+    copied: int = 0
 
 
 @dataclass(slots=True, frozen=True)
 class GraphShape:
-    """A batch of ``rows`` positions, ``outputs`` of which are asked for, through the layers."""
+    """A batch of ``rows`` positions, ``outputs`` of which are asked for, through the layers.
+
+    ``from_tokens``: it begins with the tokens' embeddings, else with the result of another
+    device. ``n_vocab`` 0: it ends before the output layer. ``copies`` of each input are kept
+    where devices work in a pipeline.
+    """
 
     rows: int
     outputs: int
@@ -50,6 +57,9 @@ class GraphShape:
     n_vocab: int
     flash_attn: bool
     layers: tuple[LayerShape, ...]
+    from_tokens: bool = True
+    copies: int = 1
+    alignment: int = 64
 
 
 @dataclass(slots=True)
@@ -140,9 +150,13 @@ def _linear(tape: Tape, size: int, source: int, *, biased: bool = False) -> int:
 
 def _feed_forward(tape: Tape, graph: GraphShape, layer: LayerShape, normed: int, rows: int) -> int:
     wide = rows * layer.ff * F32
-    place = _linear(tape, wide, normed, biased=layer.biased and not layer.gated)
+    if layer.copied:
+        place = tape.op(wide, normed, tape.op(layer.copied))
+    else:
+        place = _linear(tape, wide, normed, biased=layer.biased and not layer.gated)
     if layer.gated:
-        place = tape.op(wide, place, tape.op(wide, normed))
+        other = (tape.op(layer.copied),) if layer.copied else ()
+        place = tape.op(wide, place, tape.op(wide, normed, *other))
     else:
         place = tape.op(wide, place, inplace=True)
     return tape.op(rows * graph.n_embd * F32, place)
@@ -157,8 +171,10 @@ def _experts(tape: Tape, graph: GraphShape, layer: LayerShape, normed: int, rows
     weights = tape.op(rows * layer.experts_used * F32, weights, total, inplace=True)
     wide = rows * layer.experts_used * layer.expert_ff * F32
     source = tape.view(normed)
-    gate = tape.op(wide, source, order)
-    place = tape.op(wide, gate, tape.op(wide, source, order))
+    other = (tape.op(layer.copied),) if layer.copied else ()
+    gate = tape.op(wide, source, order, *other)
+    other = (tape.op(layer.copied),) if layer.copied else ()
+    place = tape.op(wide, gate, tape.op(wide, source, order, *other))
     size = rows * layer.experts_used * graph.n_embd * F32
     place = tape.op(size, place, order)
     place = tape.op(size, place, weights, inplace=True)

@@ -72,6 +72,15 @@ class ModelHeader(Header):
         """llama.cpp's name of the architecture: ``llama``, ``qwen2``, ..."""
         return self.text("general.architecture", "unknown")
 
+    @cached_property
+    def by_layer(self) -> dict[int, list[TensorInfo]]:
+        """The tensors of each layer."""
+        found: dict[int, list[TensorInfo]] = {}
+        for tensor in self.tensors:
+            if (layer := tensor.layer) is not None:
+                found.setdefault(layer, []).append(tensor)
+        return found
+
     def key(self, name: str, default: int = 0) -> int:
         """The architecture's whole number ``name``: ``context_length``, ..."""
         return self.number(f"{self.architecture}.{name}", default)
