@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from server.memory.header import TowerHeader
+from server.memory.image_tokens import POOLED, is_resized, patch, patches, projector, side
 from server.memory.parts import PlannedPart
 from server.memory.settings import PlanSettings, padded
 from server.memory.vision_graph import VisionShape, vision_bytes
@@ -12,11 +13,9 @@ from server.memory.weights import CPU
 
 _POSITIONS: Final = "v.position_embd.weight"
 _CLASS: Final = "v.class_embd"
-_LLAVA: Final = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
+# Whose graphs are those of vision_graph.py, as measured (docs/memory.md).
 _EXACT: Final = frozenset({"mlp", "ldpv2"})
 _F32: Final = 4
-# What libmtmd warms up with where a file says nothing of sizes: pixels along a side.
-_WARM_UP: Final = 1024
 _ALIGNMENT: Final = 64
 
 
@@ -25,7 +24,7 @@ def tower_parts(tower: TowerHeader | None, settings: PlanSettings) -> list[Plann
     if tower is None:
         return []
     on_gpu = bool(settings.mmproj_offload and settings.gpus)
-    device = settings.gpus[0].name if on_gpu else CPU
+    device = _gpu(settings) if on_gpu else CPU
     shape = vision_shape(tower, settings)
     guess = on_gpu or projector(tower) not in _EXACT
     return [
@@ -35,16 +34,17 @@ def tower_parts(tower: TowerHeader | None, settings: PlanSettings) -> list[Plann
     ]
 
 
-def projector(tower: TowerHeader) -> str:
-    """The projector's type, under either key."""
-    return tower.text("clip.projector_type") or tower.text("clip.vision.projector_type")
+def _gpu(settings: PlanSettings) -> str:
+    """The GPU of the tower: the main one."""
+    gpus = settings.gpus
+    return gpus[min(settings.main_gpu, len(gpus) - 1)].name
 
 
 def tower_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
     """Bytes of the weights; a changed resolution changes the table of positions."""
     size = sum(padded(tensor.n_bytes, _ALIGNMENT) for tensor in tower.tensors)
     table = tower.by_name.get(_POSITIONS)
-    if table is None or not _resized(tower, settings):
+    if table is None or not is_resized(tower, settings):
         return size
     shape = vision_shape(tower, settings)
     rows = shape.rows + shape.class_token
@@ -53,15 +53,11 @@ def tower_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
 
 def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
     """The largest square that the tower will compute."""
-    patch = tower.number("clip.vision.patch_size", 14) or 14
-    side = tower.number("clip.vision.image_size") or _WARM_UP
-    if _resized(tower, settings):
-        side = settings.image_size or side
-    rows = max(side // patch, 1) ** 2
+    rows = patches(tower, settings)
     width = tower.number("clip.vision.embedding_length")
     return VisionShape(
-        pixels=side * side,
-        patch=patch,
+        pixels=side(tower, settings) ** 2 or rows * patch(tower) ** 2,
+        patch=patch(tower),
         rows=rows,
         class_token=_CLASS in tower.by_name,
         pre_norm="v.pre_ln.weight" in tower.by_name,
@@ -72,14 +68,9 @@ def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
         gated="v.blk.0.ffn_gate.weight" in tower.by_name,
         hidden=_width(tower, ("mm.0.weight", "mm.model.mlp.0.weight", "mm.model.mlp.1.weight")),
         out=_width(tower, ("mm.2.weight", "mm.model.mlp.2.weight", "mm.model.mlp.3.weight")),
-        pooled=projector(tower) in {"ldp", "ldpv2"},
+        pooled=projector(tower) in POOLED,
         flash_attn=True,
     )
-
-
-def _resized(tower: TowerHeader, settings: PlanSettings) -> bool:
-    """Whether ``image_size`` means this tower: those of any size are not rewritten."""
-    return settings.image_size is not None and projector(tower) in _LLAVA
 
 
 def _width(tower: TowerHeader, names: tuple[str, ...]) -> int:

@@ -6,9 +6,9 @@ types (``ggml-backend.cpp``, ``ggml-cuda.cu``).
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate
 from typing import Final
+
+import numpy as np
 
 from server.memory.header import ModelHeader, TensorInfo
 from server.memory.settings import PlanSettings, padded
@@ -28,11 +28,13 @@ def layer_devices(model: ModelHeader, settings: PlanSettings) -> tuple[str, ...]
     shares = settings.tensor_split[: len(gpus)]
     if len(shares) < len(gpus) or not any(shares):
         shares = tuple(float(max(device.free, 1)) for device in gpus)
-    ends = [end / sum(shares) for end in accumulate(shares)]
+    # In 32 bits, as llama.cpp does: a layer on the edge must fall to the same side.
+    ends = np.cumsum(np.array(shares, np.float32), dtype=np.float32)
+    ends /= ends[-1]
     first = n_layers - wanted
-    placed = [
-        gpus[min(bisect_right(ends, index / wanted), len(gpus) - 1)].name for index in range(wanted)
-    ]
+    places = np.arange(wanted, dtype=np.float32) / np.float32(wanted)
+    found = np.minimum(np.searchsorted(ends, places, side="right"), len(gpus) - 1)
+    placed = [gpus[int(index)].name for index in found]
     return (CPU,) * first + tuple(placed)
 
 

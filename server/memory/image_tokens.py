@@ -1,0 +1,100 @@
+"""How many tokens of context a picture takes, known from the mmproj's header."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from server.memory.header import TowerHeader
+from server.memory.settings import PlanSettings
+
+LLAVA: Final = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
+POOLED: Final = frozenset({"ldp", "ldpv2"})
+_NEWLINES: Final = ("model.image_newline", "v.image_newline")
+# What libmtmd allows at most where neither the file nor a setting says (clip.cpp).
+_MOST: Final = 4096
+# Patches along a side that become one token, where the file does not say.
+_JOINED: Final = {"gemma3": 4, "idefics3": 3, "internvl": 2, "llama4": 2}
+# Towers whose pictures may have any size, 2 x 2 patches a token (pixtral's file says).
+_ANY_SIZE: Final = frozenset(
+    {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "pixtral", "lightonocr", "kimivl"}
+    | {"kimik25", "lfm2", "glm4v", "glm5v", "hunyuanvl", "youtuvl", "dots_ocr", "paddleocr"}
+)
+
+
+def projector(tower: TowerHeader) -> str:
+    """The projector's type, under either key."""
+    return tower.text("clip.projector_type") or tower.text("clip.vision.projector_type")
+
+
+def side(tower: TowerHeader, settings: PlanSettings) -> int:
+    """Pixels along the square that the tower computes."""
+    if is_resized(tower, settings) and settings.image_size:
+        return settings.image_size
+    return tower.number("clip.vision.image_size", 0, most=1 << 14)
+
+
+def patch(tower: TowerHeader) -> int:
+    """Pixels along a patch."""
+    return tower.number("clip.vision.patch_size", 14, most=1 << 14) or 14
+
+
+def is_resized(tower: TowerHeader, settings: PlanSettings) -> bool:
+    """Whether ``image_size`` means this tower: those of any size are not rewritten."""
+    return settings.image_size is not None and projector(tower) in LLAVA
+
+
+def patches(tower: TowerHeader, settings: PlanSettings) -> int:
+    """Patches of the largest square or picture that is computed at once."""
+    if projector(tower) in _ANY_SIZE:
+        return _most_tokens(tower, settings) * joined(tower) ** 2
+    return max(side(tower, settings) // patch(tower), 1) ** 2
+
+
+def joined(tower: TowerHeader) -> int:
+    """Patches along a side that become one token."""
+    kind = projector(tower)
+    if kind in POOLED:
+        return 2
+    if kind in LLAVA:
+        return 1
+    default = 2 if kind in _ANY_SIZE else _JOINED.get(kind, 1)
+    found = tower.number("clip.vision.spatial_merge_size", 0, most=64)
+    return found or tower.number("clip.vision.projector.scale_factor", default, most=64) or 1
+
+
+def image_tokens(tower: TowerHeader, settings: PlanSettings) -> int:
+    """The most tokens that one picture takes, tiles and the ends of their rows included."""
+    tokens = max(patches(tower, settings) // joined(tower) ** 2, 1)
+    found = [tokens, *(_tiled(tower, tokens, *size) for size in _pinpoints(tower))]
+    return max(found)
+
+
+def _tiled(tower: TowerHeader, tokens: int, columns: int, rows: int) -> int:
+    """The overview and the tiles of a picture that fills them."""
+    newlines = any(name in tower.by_name for name in _NEWLINES)
+    edge = int(tokens**0.5)
+    return tokens * (1 + columns * rows) + (rows * edge if newlines else 0)
+
+
+def _pinpoints(tower: TowerHeader) -> list[tuple[int, int]]:
+    """Columns and rows of tiles that a picture may be cut to."""
+    edge = side(tower, _NATIVE)
+    flat = tower.metadata.get("clip.vision.image_grid_pinpoints")
+    if projector(tower) not in LLAVA or not edge or not isinstance(flat, list):
+        return []
+    tiles = [max(1, round(size / edge)) for size in flat if type(size) is int and size > 0]
+    return list(zip(tiles[::2], tiles[1::2], strict=False))
+
+
+def _most_tokens(tower: TowerHeader, settings: PlanSettings) -> int:
+    if settings.image_max_tokens:
+        return settings.image_max_tokens
+    pixels = tower.number("clip.vision.image_max_pixels")
+    if pixels:
+        return max(pixels // (patch(tower) * joined(tower)) ** 2, 1)
+    if projector(tower) == "pixtral":
+        return max(side(tower, settings) // (patch(tower) * joined(tower)), 1) ** 2
+    return _MOST
+
+
+_NATIVE: Final = PlanSettings(devices=())

@@ -1,0 +1,55 @@
+"""The largest context and the most layers that fit, found by planning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.memory.header import ModelHeader, TowerHeader
+from server.memory.plan import plan_memory
+from server.memory.settings import PlanSettings, padded
+
+_STEP = 256
+
+
+def fits(
+    model: ModelHeader, tower: TowerHeader | None, settings: PlanSettings, *, margin: int = 0
+) -> bool:
+    """Whether the plan fits its devices; ``margin`` bytes stay free on each GPU."""
+    return not plan_memory(model, tower, settings).overflow(settings.devices, margin)
+
+
+def largest_context(
+    model: ModelHeader,
+    tower: TowerHeader | None,
+    settings: PlanSettings,
+    *,
+    margin: int = 0,
+    most: int | None = None,
+) -> int:
+    """The most cells that fit, a multiple of 256; 0 where not even those do.
+
+    ``most`` is the model's trained context where nothing is said.
+    """
+
+    def good(steps: int) -> bool:
+        return fits(model, tower, replace(settings, ctx_size=steps * _STEP), margin=margin)
+
+    low, high = 0, padded(most or model.n_ctx_train or _STEP, _STEP) // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if good(middle) else (low, middle - 1)
+    return low * _STEP
+
+
+def largest_offload(
+    model: ModelHeader, tower: TowerHeader | None, settings: PlanSettings, *, margin: int = 0
+) -> int:
+    """The most layers that fit on the GPUs, the output layer counted; -1 if not even none do.
+
+    Searched from all downwards: with all layers there the matrices of none are copied, so a
+    plan with fewer layers may take more.
+    """
+    for count in range(model.n_layer_all + 1, -1, -1):
+        if fits(model, tower, replace(settings, n_gpu_layers=count), margin=margin):
+            return count
+    return -1

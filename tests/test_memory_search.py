@@ -1,0 +1,125 @@
+"""Largest context, most layers, image tokens; and what must hold for every plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.memory.image_tokens import image_tokens
+from server.memory.plan import plan_memory
+from server.memory.search import fits, largest_context, largest_offload
+from server.memory.settings import PlanDevice, PlanSettings
+from server.memory.weights import layer_devices
+from tests.headers import model_of, tower_of
+
+GIB = 1 << 30
+RAM = PlanDevice("CPU", "cpu", 512 * GIB, 512 * GIB)
+MODEL, TOWER = model_of("llava-1.5-7b"), tower_of("llava-1.5-7b")
+
+
+def on(*gigabytes: float) -> PlanSettings:
+    """A machine with such GPUs."""
+    gpus = [
+        PlanDevice(f"CUDA{index}", "gpu", int(size * GIB), int(size * GIB))
+        for index, size in enumerate(gigabytes)
+    ]
+    return PlanSettings((*gpus, RAM), n_seq_max=8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "tokens"),
+    [
+        ("llava-1.5-7b", None, 576),
+        ("llava-1.5-7b", 224, 256),
+        ("llava-1.6-mistral-7b", None, 2928),
+        ("tinyllava-1.1b", None, 729),
+        ("mobilevlm-v2-1.7b", None, 144),
+    ],
+)
+def test_image_tokens(shape: str, size: int | None, tokens: int) -> None:
+    assert image_tokens(tower_of(shape), replace(on(24), image_size=size)) == tokens
+
+
+def test_the_largest_context_fits_and_one_step_more_does_not() -> None:
+    found = largest_context(MODEL, TOWER, on(6), most=1 << 20)
+    assert 256 <= found < 1 << 20
+    assert fits(MODEL, TOWER, replace(on(6), ctx_size=found))
+    assert not fits(MODEL, TOWER, replace(on(6), ctx_size=found + 256))
+    assert largest_context(MODEL, TOWER, on(24)) == MODEL.n_ctx_train
+    assert largest_context(MODEL, TOWER, on(1)) == 0
+
+
+def test_as_many_layers_as_fit() -> None:
+    assert largest_offload(MODEL, TOWER, on(24)) == 33
+    some = largest_offload(MODEL, TOWER, on(4))
+    assert 0 < some < 33
+    assert fits(MODEL, TOWER, replace(on(4), n_gpu_layers=some))
+    assert largest_offload(MODEL, None, PlanSettings((replace(RAM, free=GIB),))) == -1
+
+
+def test_layers_are_split_as_llama_cpp_splits_them() -> None:
+    """upper_bound over the shares: 12 of 33 layers on the first, the output on the last."""
+    chosen = replace(on(24, 24), tensor_split=(12.0, 21.0))
+    devices = layer_devices(MODEL, chosen)
+    assert devices.count("CUDA0") == 12
+    assert devices[-1] == "CUDA1"
+    part = layer_devices(MODEL, replace(on(24), n_gpu_layers=5))
+    assert part == ("CPU",) * 28 + ("CUDA0",) * 5
+
+
+def test_the_main_gpu_takes_the_tower() -> None:
+    plan = plan_memory(MODEL, TOWER, replace(on(24, 24), main_gpu=1))
+    assert {part.device for part in plan.parts if part.part == "vision_encoder"} == {"CUDA1"}
+    alone = plan_memory(MODEL, TOWER, replace(on(24, 24), main_gpu=1, split_mode="none"))
+    assert not alone.on("CUDA0")
+
+
+SIZES = st.sampled_from([512, 1024, 4096, 8192, 32768])
+
+
+@given(SIZES, st.integers(1, 64), st.integers(0, 33), st.sampled_from(["f16", "q8_0", "q4_0"]))
+@settings(max_examples=60, deadline=None)
+def test_more_of_anything_never_takes_less(
+    cells: int, sequences: int, layers: int, kind: str
+) -> None:
+    base = replace(
+        on(80), ctx_size=cells, n_seq_max=sequences, n_gpu_layers=layers, cache_type_k=kind
+    )
+    plan = plan_memory(MODEL, TOWER, base)
+    assert all(part.bytes >= 0 for part in plan.parts)
+    assert plan.layers_offloaded == layers
+    longer = plan_memory(MODEL, TOWER, replace(base, ctx_size=2 * cells))
+    assert longer.of("kv_cache") == 2 * plan.of("kv_cache")
+    assert longer.of("compute") >= plan.of("compute")
+    wider = plan_memory(MODEL, TOWER, replace(base, n_seq_max=sequences + 8))
+    # the batch is rounded up to a multiple of the sequences, so compute may well shrink
+    assert wider.of("output") > plan.of("output")
+    finer = plan_memory(MODEL, TOWER, replace(base, cache_type_k="f32"))
+    assert finer.of("kv_cache") > plan.of("kv_cache")
+    further = plan_memory(MODEL, TOWER, replace(base, n_gpu_layers=min(layers + 1, 33)))
+    assert further.of("weights") == pytest.approx(plan.of("weights"), rel=1e-3)
+    weights = [
+        sum(p.bytes for p in one.parts if (p.part, p.device) == ("weights", "CUDA0"))
+        for one in (plan, further)
+    ]
+    assert weights[1] > weights[0] or layers == 33
+
+
+@given(st.floats(1, 100), st.floats(0.1, 20))
+@settings(max_examples=40, deadline=None)
+def test_more_memory_never_gives_fewer_layers(size: float, more: float) -> None:
+    few = largest_offload(MODEL, TOWER, on(size))
+    many = largest_offload(MODEL, TOWER, on(size + more))
+    assert many >= few
+
+
+@given(st.integers(64, 2048), st.integers(1, 2048))
+@settings(max_examples=30, deadline=None)
+def test_larger_pictures_take_more(size: int, more: int) -> None:
+    small = plan_memory(MODEL, TOWER, replace(on(80), image_size=size))
+    large = plan_memory(MODEL, TOWER, replace(on(80), image_size=size + more))
+    for part in ("vision_encoder", "vision_compute"):
+        assert large.of(part) >= small.of(part)
