@@ -122,3 +122,11 @@ def _announce_tower(vision: VisionFacts) -> None:
         *(vision.tokens_per_image, "square" if vision.tiled else "picture", vision.backend),
         f"; an overview and tiles of {shapes}" if shapes else "",
     )
+    if vision.non_causal:
+        logger.info(
+            "pictures are attended to in both directions: each is computed in one batch, of up to"
+            " %d tokens, which the latency bound cannot divide",
+            vision.largest_picture,
+        )
+    if vision.batch_tokens:
+        logger.info("pictures are encoded together, up to %d tokens", vision.batch_tokens)

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.engine.core import EngineCore
-from server.engine.encoding import encode_run
+from server.engine.encodes import Encodes
+from server.engine.encoding import encode_pictures
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Share
+from server.engine.positions import Positions
 from server.engine.prefix import keys_of
-from server.engine.request import ImageRun, Request, Run, TokenRun
+from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.engine.scheduler import Scheduler
 from server.errors import RequestError
 from server.messages import AddRequest, ImageInput, TokenOutput
@@ -36,10 +38,11 @@ def add(request_id: str, *parts: str | ImageInput, **sampling: object) -> AddReq
 
 
 class Cell:
-    """One cell of the cache and what was computed into it."""
+    """One cell of the cache, what was computed into it, and its position."""
 
-    def __init__(self, key: tuple[int, int]) -> None:
+    def __init__(self, key: tuple[int, int], position: int) -> None:
         self.key = key
+        self.position = position
 
 
 class FakeRunner:
@@ -47,10 +50,15 @@ class FakeRunner:
 
     It keeps the cells of every sequence, shared ones too, as llama.cpp would, and fails on a
     gap, on contents that are not the request's own, on a mixed batch, on a sequence that was
-    not forgotten before it was used again, and on more cells than there are.
+    not forgotten before it was used again, and on more cells than there are; with positions that
+    llama.cpp would refuse, and if a picture that must be whole is not.
+
+    ``kind`` is that of its pictures: "plain"; "whole" in one batch; "mrope" with three
+    positions for nine tokens; "tiled" in two pieces with text between.
     """
 
-    def __init__(self, n_cells: int = 64, n_batch: int = 16) -> None:
+    def __init__(self, n_cells: int = 64, n_batch: int = 16, kind: str = "plain") -> None:
+        self.kind = kind
         self.n_ctx_seq = n_cells
         self.n_cells = n_cells
         self.n_batch = n_batch
@@ -59,6 +67,7 @@ class FakeRunner:
         self.cells: dict[int, list[object]] = {}
         self.computed = 0
         self.encodes: list[str] = []
+        self.encode_sizes: list[int] = []
         self.begun: list[str] = []
         self.released: list[str] = []
         self.broken_pictures: set[str] = set()
@@ -69,20 +78,32 @@ class FakeRunner:
             if isinstance(part, ImageInput):
                 if part.rgb == b"refused":
                     raise RequestError("refused")
-                runs.append(ImageRun(part, IMAGE_TOKENS, 3, 3))
+                runs += self._place(part, sum(run.n_pos for run in runs))
             elif part:
                 runs.append(TokenRun(np.array([ord(c) for c in part], np.int32)))
         return tuple(runs)
 
+    def _place(self, image: ImageInput, position: int) -> list[Run]:
+        seen = Picture(image, IMAGE_TOKENS, 3, 3)
+        if self.kind == "tiled":
+            between = TokenRun(np.array([ord("|")], np.int32))
+            return [ImageRun(seen, 4), between, ImageRun(seen, 5, first_row=4)]
+        if self.kind == "mrope":
+            down, across = np.divmod(np.arange(IMAGE_TOKENS), 3)
+            sections = np.stack([0 * down, down, across, -position + 0 * down]) + position
+            return [ImageRun(seen, IMAGE_TOKENS, positions=Positions(sections, 3))]
+        return [ImageRun(seen, IMAGE_TOKENS, whole=self.kind == "whole")]
+
     def begin(self, request: Request) -> None:
         self.begun.append(request.request_id)
 
-    def encode(self, image: ImageInput) -> np.ndarray:
-        name = image.rgb.decode()
-        if name in self.broken_pictures:
+    def encode(self, images: Sequence[ImageInput]) -> list[np.ndarray]:
+        names = [image.rgb.decode() for image in images]
+        if self.broken_pictures.intersection(names):
             raise RuntimeError("broken picture")
-        self.encodes.append(name)
-        return np.zeros((IMAGE_TOKENS, 4), np.float32)
+        self.encodes += names
+        self.encode_sizes.append(len(names))
+        return [np.zeros((IMAGE_TOKENS, 4), np.float32) for _ in names]
 
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         for change in changes:
@@ -91,8 +112,9 @@ class FakeRunner:
             else:
                 assert change.target not in self.cells, "used again without being forgotten"
                 # The very same cell objects: a shared cell is one cell.
-                self.cells[change.target] = self.cells[change.source][: change.count]
-                assert len(self.cells[change.target]) == change.count
+                source = self.cells[change.source]
+                self.cells[change.target] = [c for c in source if c.position < change.end]
+                assert self.cells[change.target] == source[: change.count]
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
@@ -105,7 +127,9 @@ class FakeRunner:
             keys = [tuple(key) for key in keys_of(request.runs, request.output_tokens).tolist()]
             cells = self.cells.setdefault(request.seq_id, [])
             assert [cell.key for cell in cells] == keys[: chunk.start], "a gap or others' cells"
-            cells += [Cell(key) for key in keys[chunk.start : chunk.start + chunk.count]]
+            positions = self._check_place(chunk, cells)
+            new = keys[chunk.start : chunk.start + chunk.count]
+            cells += [Cell(key, place) for key, place in zip(new, positions, strict=True)]
             self.computed += chunk.count
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
@@ -114,6 +138,22 @@ class FakeRunner:
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
         return sampled
+
+    def _check_place(self, chunk: Chunk, cells: list[Cell]) -> list[int]:
+        """The chunk's positions, checked as llama_batch_allocr::init does."""
+        request = chunk.request
+        run, offset = request.run_at(chunk.start)
+        sections = request.sections(chunk.start, chunk.count)
+        last = max((cell.position for cell in cells), default=-1)
+        if isinstance(run, ImageRun) and run.whole:
+            assert (offset, chunk.count) == (0, run.size), "a picture in pieces"
+        if sections is not None:
+            assert sections.shape == (4, chunk.count)
+            assert sections[0].min() >= last, "positions go back"
+            return list(sections[0])
+        first = request.position_at(chunk.start)
+        assert first > last if self.kind == "mrope" else first == last + 1
+        return list(range(first, first + chunk.count))
 
     def answer(self, request: Request) -> list[int]:
         """The whole answer: counts down from the prompt's length, then END."""
@@ -137,16 +177,19 @@ def make_core(
     idle: int = 6,
     image_bytes: int = 0,
     slow_encodes: bool = False,
+    kind: str = "plain",
+    encode_at_once: int = 0,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
-    runner = FakeRunner(n_cells, n_batch)
+    runner = FakeRunner(n_cells, n_batch, kind)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
-    scheduler = Scheduler(KVCache(n_seq + idle, n_cells), n_batch, n_seq, pace)
-    pending: list[ImageRun] = []
+    kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
+    scheduler = Scheduler(kv, n_batch, n_seq, pace, encodes=encodes)
+    pending: list[list[Picture]] = []
 
-    def start(run: ImageRun) -> None:
-        pending.append(run)
+    def start(pictures: list[Picture]) -> None:
+        pending.append(pictures)
         if not slow_encodes:
             finish_encode(core, runner)
 
@@ -157,7 +200,8 @@ def make_core(
 
 def finish_encode(core: EngineCore, runner: FakeRunner) -> None:
     """The encode that was begun comes to its end."""
-    core.take_encoded(encode_run(runner.encode, core.pending.pop()))  # type: ignore[attr-defined]
+    for done in encode_pictures(runner.encode, core.pending.pop()):  # type: ignore[attr-defined]
+        core.take_encoded(done)
 
 
 def drain(core: EngineCore, runner: FakeRunner | None = None) -> dict[str, list[object]]:

@@ -34,7 +34,8 @@ class Mtmd:
         vision = Vision(mmproj, self.model, threads=1, offload=False, warmup=False)
         try:
             height, width, _ = rgb.shape
-            return vision.encode(ImageInput("test", width, height, rgb.tobytes(), width, height))
+            image = ImageInput("test", width, height, rgb.tobytes(), width, height)
+            return vision.encode([image])[0]
         finally:
             vision.close()
 

@@ -67,7 +67,7 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 def test_embeddings_are_those_of_pytorch(
     engine: tuple[Model, Context, VisionEncoder], number: int
 ) -> None:
-    rows = engine[2].encode(exact_input(CASES[number]))
+    rows = engine[2].encode([exact_input(CASES[number])])[0]
     assert cosines(rows[1:], EMBEDDINGS[number][1:]).min() >= 0.999
 
 
@@ -77,7 +77,7 @@ def test_first_token_log_probabilities_are_those_of_pytorch(
 ) -> None:
     model, context, encoder = engine
     case = CASES[number]
-    rows, ids = encoder.encode(exact_input(case)), case["prompt_ids"]
+    rows, ids = encoder.encode([exact_input(case)])[0], case["prompt_ids"]
     start = ids.index(-1)
     logits = prefill(model, context, ids[:start], rows, ids[start + len(rows) :])
     logprobs = logits - np.logaddexp.reduce(logits)

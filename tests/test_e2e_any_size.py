@@ -13,8 +13,8 @@ from mtmd import open_mtmd
 from PIL import Image
 
 from scripts.synthetic.shapes import PRESETS
+from server.engine.bindings.chunks import ImageSpan
 from server.engine.bindings.model import Model
-from server.engine.bindings.vision import ImageSpan
 from server.engine.vision import load_vision
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig
@@ -61,7 +61,7 @@ def tokens(
         Image.new("RGB", size, (200, 90, 10)).save(file, "PNG")
         image = prepare(file.getvalue(), encoder.facts("CPU"), options, None)
         (span,) = (s for s in encoder.tokenize([image]) if isinstance(s, ImageSpan))
-        assert len(encoder.encode(image)) == span.n_tokens
+        assert len(encoder.encode([image])[0]) == span.n_tokens
         return span.n_tokens
     finally:
         encoder.close()

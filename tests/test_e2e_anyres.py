@@ -18,8 +18,8 @@ from PIL import Image
 from tower_files import cosines
 
 from scripts.synthetic.shapes import PRESETS
+from server.engine.bindings.chunks import ImageSpan
 from server.engine.bindings.model import Model
-from server.engine.bindings.vision import ImageSpan
 from server.engine.vision import VisionEncoder, load_vision
 from server.errors import StartupError
 from server.images.prepare import ImageOptions, prepare
@@ -95,7 +95,7 @@ def encoder(folder: Path, model: Model) -> Iterator[VisionEncoder]:
 def test_every_row_is_the_reference_s(size: tuple[int, int], encoder: VisionEncoder) -> None:
     """From pixels to rows with none of our code in the reference but the tower in NumPy."""
     image = prepared(encoder, size)
-    rows = encoder.encode(image)
+    rows = encoder.encode([image])[0]
     weights = random_weights(SHAPE, 5)
     squares = llava_next.squares(noise(size), PINPOINTS, 56)
     features = [project(weights, SHAPE, np.asarray(square)) for square in squares]
@@ -120,15 +120,15 @@ def test_every_count_is_what_is_encoded(encoder: VisionEncoder) -> None:
         image = prepared(encoder, (width, height))
         layouts.add(image.layout)
         (span, _) = spans(encoder, image)
-        assert span.n_tokens == len(encoder.encode(image))
+        assert span.n_tokens == len(encoder.encode([image])[0])
     assert len(layouts) > 8
 
 
 def test_low_detail_is_the_overview(encoder: VisionEncoder) -> None:
     high, low = (prepared(encoder, (300, 200), detail=detail) for detail in ("high", "low"))
-    rows = encoder.encode(low)
-    np.testing.assert_array_equal(rows, encoder.encode(high)[:16])
-    assert spans(encoder, low) == [ImageSpan(16, 4, 4)] * 2
+    rows = encoder.encode([low])[0]
+    np.testing.assert_array_equal(rows, encoder.encode([high])[0][:16])
+    assert spans(encoder, low) == [ImageSpan(16, 4, 4), ImageSpan(16, 4, 4, picture=1)]
 
 
 def test_without_a_newline_tiles_follow_each_other(
@@ -139,10 +139,10 @@ def test_without_a_newline_tiles_follow_each_other(
         assert "no embedding for the ends of rows" in caplog.text
         assert flat.facts("CPU").row_newlines is False
         image = prepared(flat, (112, 112))
-        rows = flat.encode(image)
+        rows = flat.encode([image])[0]
         assert len(rows) == 5 * 16
         assert spans(flat, image)[0] == ImageSpan(80, 8, 8)
-        with_ends = encoder.encode(image)
+        with_ends = encoder.encode([image])[0]
         # The first tile's first line of patches is the same in both orders, the second's is not.
         np.testing.assert_array_equal(rows[:20], with_ends[:20])
         np.testing.assert_array_equal(rows[32:36], with_ends[20:24])
@@ -157,7 +157,7 @@ def test_tiles_follow_the_image_size(folder: Path, model: Model) -> None:
         assert (facts.image_size, facts.tokens_per_image) == (28, 4)
         assert facts.pinpoints == tuple((w // 2, h // 2) for w, h in PINPOINTS)
         image = prepared(small, (112, 112))
-        assert len(small.encode(image)) == spans(small, image)[0].n_tokens == 4 + 4 * 5
+        assert len(small.encode([image])[0]) == spans(small, image)[0].n_tokens == 4 + 4 * 5
     finally:
         small.close()
 

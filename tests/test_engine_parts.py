@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import queue
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,16 +17,25 @@ from server.engine.encoding import EncodeDone, EncodeThread
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import SMALLEST_CHUNK, Pace
+from server.engine.positions import Positions
 from server.engine.prefix import PrefixCache, common_prefix, keys_of
-from server.engine.request import ImageRun, Run, TokenRun
+from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
+from server.messages import ImageInput
+from server.sampling import SamplingParams
 
 
 def text(words: str) -> TokenRun:
     return TokenRun(np.array([ord(letter) for letter in words], np.int32))
 
 
+def request(*runs: Run) -> Request:
+    made = Request("r", runs, SamplingParams(), 0.0, 1)
+    made.keys = keys_of(runs)
+    return made
+
+
 def image(name: str, n_tokens: int = 4) -> ImageRun:
-    return ImageRun(picture(name), n_tokens, 2, 2)
+    return ImageRun(Picture(picture(name), n_tokens, 2, 2), n_tokens)
 
 
 def test_shared_cells_are_counted_once_and_freed_last() -> None:
@@ -90,8 +101,8 @@ def test_the_keys_of_a_picture_hold_110_bits_of_its_hash() -> None:
     run = image("x", 2)
     digest = int(hashlib.sha256(b"x").hexdigest(), 16)
     for bit in (16, 40, 61, 62, 90, 124):
-        other = ImageRun(picture("x"), 2, 1, 1)
-        object.__setattr__(other.image, "digest", f"{digest ^ (1 << bit):064x}")
+        other = image("x", 2)
+        object.__setattr__(other.picture.image, "digest", f"{digest ^ (1 << bit):064x}")
         assert common_prefix(keys_of([run]), keys_of([other])) == 0, bit
 
 
@@ -100,7 +111,7 @@ def test_a_longer_sequence_makes_its_beginning_superfluous() -> None:
     assert cache.add(1, keys_of([text("ab")])) == []
     assert [entry.seq_id for entry in cache.add(2, keys_of([text("abc")]))] == [1]
     assert cache.add(3, keys_of([text("xyz")])) == []
-    match = cache.find(keys_of([text("abcd")]), running=[])
+    match = cache.find(request(text("abcd")), running=[])
     assert (match.seq_id, match.count) == (2, 3)
     assert cache.pop_oldest().seq_id == 2
 
@@ -108,7 +119,27 @@ def test_a_longer_sequence_makes_its_beginning_superfluous() -> None:
 def test_the_last_position_of_a_prompt_is_always_computed() -> None:
     cache = PrefixCache()
     cache.add(1, keys_of([text("abc")]))
-    assert cache.find(keys_of([text("abc")]), running=[]).count == 2
+    assert cache.find(request(text("abc")), running=[]).count == 2
+
+
+@pytest.mark.parametrize(
+    ("computed", "shared"),
+    # "ab", a picture of 4 tokens in 2 positions, "cd": the picture's tokens go together.
+    [(1, 1), (2, 2), (4, 2), (5, 2), (6, 6), (7, 7)],
+)
+@pytest.mark.parametrize("kind", ["whole", "mrope"])
+def test_a_picture_that_cannot_be_divided_is_shared_whole(
+    kind: str, computed: int, shared: int
+) -> None:
+    places = Positions(np.array([[2, 2, 2, 2], [2, 2, 3, 3], [2, 3, 2, 3], [0] * 4]), 2)
+    seen = image("x")
+    run = replace(seen, whole=True) if kind == "whole" else replace(seen, positions=places)
+    first, second = (request(text("ab"), run, text("cd")) for _ in range(2))
+    first.num_computed = computed
+    match = PrefixCache().find(second, [first])
+    assert match.count == shared
+    skipped = 2 if kind == "mrope" and shared >= 6 else 0
+    assert second.position_at(match.count) == shared - skipped
 
 
 def test_the_image_cache_drops_the_oldest_beyond_its_bytes() -> None:
@@ -137,21 +168,23 @@ def test_chunks_take_the_target_time_at_the_speed_that_was_seen() -> None:
     assert Pace(target=0.001, positions_per_second=10).chunk == SMALLEST_CHUNK
 
 
-def test_the_thread_encodes_in_order_and_reports_failures() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_the_thread_encodes_in_order_and_reports_failures(together: bool) -> None:
+    """One that fails does no harm to those that were encoded with it."""
     done: queue.SimpleQueue[EncodeDone] = queue.SimpleQueue()
 
-    def encode(picture: object) -> np.ndarray:
-        if picture.rgb == b"bad":  # type: ignore[attr-defined]
+    def encode(pictures: Sequence[ImageInput]) -> list[np.ndarray]:
+        if any(picture.rgb == b"bad" for picture in pictures):
             raise RuntimeError("no good")
-        return np.zeros((4, 2), np.float32)
+        return [np.zeros((4, 2), np.float32) for _ in pictures]
 
     thread = EncodeThread(encode, done.put)
-    runs = [image("good"), image("bad"), image("long", 5)]
-    for run in runs:
-        thread.submit(run)
-    results = [done.get(timeout=10) for _ in runs]
+    pictures = [image("good").picture, image("bad").picture, image("long", 5).picture]
+    for each in ([[one] for one in pictures], [pictures])[together]:
+        thread.submit(each)
+    results = [done.get(timeout=10) for _ in pictures]
     thread.close()
-    assert [result.run for result in results] == runs
+    assert [result.picture for result in results] == pictures
     assert [result.error for result in results] == [
         "",
         "no good",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from engine_fakes import (
     IMAGE_TOKENS,
     add,
@@ -122,9 +123,11 @@ _events = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@pytest.mark.parametrize("kind", ["plain", "whole", "mrope", "tiled"])
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(_events, st.integers(1, 4), st.integers(1, 5), st.integers(40, 90), st.integers(10, 24))
 def test_nothing_is_lost_leaked_or_told_twice(
+    kind: str,
     events: list[tuple[list[object], int, int, bool]],
     n_seq: int,
     idle: int,
@@ -132,7 +135,15 @@ def test_nothing_is_lost_leaked_or_told_twice(
     n_batch: int,
 ) -> None:
     """Random arrivals, lengths, pictures, cancellations and cell pressure."""
-    core, runner = make_core(n_seq, n_cells, n_batch, idle=idle, slow_encodes=True)
+    core, runner = make_core(
+        n_seq,
+        n_cells,
+        n_batch,
+        idle=idle,
+        slow_encodes=True,
+        kind=kind,
+        encode_at_once=n_batch * (n_seq % 3),
+    )
     told: dict[str, list[object]] = {}
     aborted = set()
 

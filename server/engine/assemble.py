@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.bindings.vision import ImageSpan
+from server.engine.bindings.chunks import ImageSpan
 from server.messages import ImageInput, TileLayout
 
 Rows = NDArray[np.float32]

@@ -13,7 +13,7 @@ from server.engine.image_cache import ImageCache
 from server.engine.outputs import encoded_image, timings
 from server.engine.plan import Chunk, Plan
 from server.engine.pulse import Pulse
-from server.engine.request import ImageRun, Request, RequestStatus
+from server.engine.request import ImageRun, Picture, Request, RequestStatus
 from server.engine.runner import Runner
 from server.engine.scheduler import Scheduler
 from server.errors import ContextLengthExceeded, EngineError, RequestError
@@ -36,8 +36,8 @@ Output = Admitted | Rejected | TokenOutput
 class EngineCore:
     """Holds the requests and steps them. Knows nothing of processes or of HTTP.
 
-    ``start_encode`` begins to encode a picture, somewhere else; its result comes back through
-    ``take_encoded``.
+    ``start_encode`` begins to encode pictures together, somewhere else; each one's result comes
+    back through ``take_encoded``.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EngineCore:
         runner: Runner,
         scheduler: Scheduler,
         images: ImageCache,
-        start_encode: Callable[[ImageRun], None],
+        start_encode: Callable[[list[Picture]], None],
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
@@ -122,13 +122,14 @@ class EngineCore:
     def take_encoded(self, done: EncodeDone) -> None:
         """A picture is encoded; or cannot be: then its request ends, and others go on."""
         self._waits = False
-        self.scheduler.encoding = None
-        done.run.encode_start, done.run.encode_seconds = done.start, done.seconds
+        picture = done.picture
+        self.scheduler.encodes.finish(picture)
+        picture.encode_start, picture.encode_seconds = done.start, done.seconds
         if done.rows is not None:
-            done.run.rows = done.rows
-            self.images.put(done.run.image.digest, done.rows)
+            picture.rows = done.rows
+            self.images.put(picture.image.digest, done.rows)
             return
-        for request in [r for r in self.scheduler.running if done.run in r.runs]:
+        for request in [r for r in self.scheduler.running if picture in r.pictures]:
             logger.error("request %s: %s", request.request_id, done.error)
             failure = EngineError(f"a picture could not be encoded: {done.error}")
             self._outputs.append(Rejected(request.request_id, failure, done.seconds))
@@ -139,7 +140,7 @@ class EngineCore:
         start = time.perf_counter()
         plan = self.scheduler.schedule()
         self._run(plan)
-        self._waits = plan.idle and self.scheduler.encoding is not None
+        self._waits = plan.idle and bool(self.scheduler.encodes.under_way)
         return StepOutputs(self.take_outputs(), self._stats(time.perf_counter() - start))
 
     def _stats(self, seconds: float) -> SchedulerStats:
@@ -173,7 +174,7 @@ class EngineCore:
         if plan.tokens:
             self._decodes += 1
             self._decode_sequences += len(plan.tokens)
-        if plan.encode is not None:
+        if plan.encode:
             self._encode(plan.encode)
         for chunks in (plan.tokens, plan.pictures):
             for request, token in self._decode(chunks).items():
@@ -189,13 +190,17 @@ class EngineCore:
             chunk.request.num_computed += chunk.count
         return sampled
 
-    def _encode(self, run: ImageRun) -> None:
-        rows = self.images.get(run.image.digest)
-        if rows is None:
-            self._start_encode(run)
-            return
-        run.rows, run.cached = rows, True
-        self.scheduler.encoding = None
+    def _encode(self, pictures: list[Picture]) -> None:
+        new = []
+        for picture in pictures:
+            rows = self.images.get(picture.image.digest)
+            if rows is None:
+                new.append(picture)
+            else:
+                picture.rows, picture.cached = rows, True
+                self.scheduler.encodes.finish(picture)
+        if new:
+            self._start_encode(new)
 
     def _take_token(self, request: Request, token: int) -> None:
         if request.status is RequestStatus.FINISHED:
@@ -223,7 +228,7 @@ class EngineCore:
         )
         if count == 1:
             request.first_token = time.monotonic()
-            images = tuple(map(encoded_image, request.images))
+            images = tuple(map(encoded_image, request.pictures))
             output = replace(output, images=images, cached_tokens=request.num_cached)
         if reason is not None:
             output = replace(output, stop=self._detokenizers[request.request_id].stop)

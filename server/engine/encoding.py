@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from server.engine.cores import unbind
 from server.engine.pulse import Pulse
-from server.engine.request import ImageRun
+from server.engine.request import Picture
 from server.messages import ImageInput
 
 # Where decode and encode want the same cores, decode is served first.
@@ -23,15 +23,18 @@ _NICENESS = 5
 # Seconds that the first square may take; those after it, about as long as the slowest so far.
 _FIRST_SQUARE = 30.0
 
+Encode = Callable[[Sequence[ImageInput]], list[NDArray[np.float32]]]
+
 
 @dataclass(slots=True, frozen=True)
 class EncodeDone:
-    """The result for ``run``: its rows, float32 [n_tokens, n_embd], or what went wrong.
+    """The result for ``picture``: its rows, float32 [n_tokens, n_embd], or what went wrong.
 
-    ``start`` is ``time.monotonic()``.
+    ``start`` is ``time.monotonic()``. Pictures that were encoded together took ``seconds``
+    together.
     """
 
-    run: ImageRun
+    picture: Picture
     rows: NDArray[np.float32] | None
     error: str
     seconds: float
@@ -39,27 +42,26 @@ class EncodeDone:
 
 
 class EncodeThread:
-    """Encodes one picture at a time; ``done`` is called with the result, in this thread."""
+    """Encodes what is submitted together in one go, one after the other otherwise.
 
-    def __init__(
-        self,
-        encode: Callable[[ImageInput], NDArray[np.float32]],
-        done: Callable[[EncodeDone], None],
-    ) -> None:
+    ``done`` is called with the result for each picture, in this thread.
+    """
+
+    def __init__(self, encode: Encode, done: Callable[[EncodeDone], None]) -> None:
         self._encode = encode
         self._done = done
         self.pulse = Pulse()
         self._slowest = 0.0
-        self._jobs: queue.SimpleQueue[ImageRun | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[Picture] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
 
-    def submit(self, run: ImageRun) -> None:
-        """Queues a picture; returns at once."""
-        self._jobs.put(run)
+    def submit(self, pictures: list[Picture]) -> None:
+        """Queues pictures; returns at once."""
+        self._jobs.put(pictures)
 
     def close(self) -> None:
-        """Waits for the picture in work, if any, and ends the thread."""
+        """Waits for the pictures in work, if any, and ends the thread."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -68,27 +70,39 @@ class EncodeThread:
         # On Linux a priority is a thread's, and OpenMP's threads inherit it from this one.
         with suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while (run := self._jobs.get()) is not None:
-            self._done(self._timed(run))
+        while (pictures := self._jobs.get()) is not None:
+            for done in self._timed(pictures):
+                self._done(done)
 
-    def _timed(self, run: ImageRun) -> EncodeDone:
-        squares = run.image.n_squares
+    def _timed(self, pictures: list[Picture]) -> list[EncodeDone]:
+        squares = sum(max(picture.image.n_squares, picture.n_tiles) for picture in pictures)
         self.pulse.begin("encoder", "encode", squares * (self._slowest or _FIRST_SQUARE))
-        done = encode_run(self._encode, run)
-        self._slowest = max(self._slowest, done.seconds / squares)
+        results = list(encode_pictures(self._encode, pictures))
+        self._slowest = max(self._slowest, results[-1].seconds / squares)
         self.pulse.end("encoder")
-        return done
+        return results
 
 
-def encode_run(encode: Callable[[ImageInput], NDArray[np.float32]], run: ImageRun) -> EncodeDone:
-    """Encodes one picture, here and now. A failure is a result: others' requests go on."""
+def encode_pictures(encode: Encode, pictures: Sequence[Picture]) -> Iterator[EncodeDone]:
+    """Encodes pictures together, here and now. A failure is a result: others' requests go on.
+
+    If it fails, each is tried alone: none has to suffer for another.
+    """
     start = time.monotonic()
     try:
-        rows = encode(run.image)
+        rows = encode([picture.image for picture in pictures])
     except (RuntimeError, ValueError) as failure:
-        return EncodeDone(run, None, str(failure), time.monotonic() - start, start)
+        if len(pictures) == 1:
+            seconds = time.monotonic() - start
+            yield EncodeDone(pictures[0], None, str(failure), seconds, start)
+            return
+        for picture in pictures:
+            yield from encode_pictures(encode, [picture])
+        return
     seconds = time.monotonic() - start
-    if len(rows) != run.n_tokens:
-        counted = f"counted {run.n_tokens} picture tokens, encoded {len(rows)}"
-        return EncodeDone(run, None, counted, seconds, start)
-    return EncodeDone(run, rows, "", seconds, start)
+    for picture, its_rows in zip(pictures, rows, strict=True):
+        if len(its_rows) == picture.n_tokens:
+            yield EncodeDone(picture, its_rows, "", seconds, start)
+        else:
+            counted = f"counted {picture.n_tokens} picture tokens, encoded {len(its_rows)}"
+            yield EncodeDone(picture, None, counted, seconds, start)

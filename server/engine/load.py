@@ -17,18 +17,20 @@ from server.engine.bindings.log import LlamaLog
 from server.engine.bindings.model import Model
 from server.engine.core import EngineCore
 from server.engine.cores import unbind
+from server.engine.encodes import Encodes
 from server.engine.encoding import EncodeDone, EncodeThread
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
-from server.engine.request import ImageRun
+from server.engine.picture_batches import for_pictures
+from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
 from server.engine.slices import SlicedEncodes
 from server.engine.vision import VisionEncoder, load_vision
 from server.errors import ConfigError, StartupError
 from server.memory.report import format_report, read_report, tower_backend
-from server.messages import DeviceMemory, EngineConfig, EngineProgress, EngineReady
+from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineProgress, EngineReady
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +96,7 @@ def _load(
     encoded: Callable[[EncodeDone], None],
 ) -> LoadedEngine:
     start = time.perf_counter()
-    build, devices = build_facts(), list_devices()
-    names = ", ".join(build.backends)
-    logger.info("llama-cpp-python %s, devices: %s", build.llama_cpp_python, names)
+    build, devices = _read_build(), list_devices()
     model = Model(
         config.model, config.n_gpu_layers, lambda done: report(EngineProgress("weights", done))
     )
@@ -105,15 +105,16 @@ def _load(
     cuts = _cuts(config, devices)
     encoder = load_vision(config, model, cuts)
     tower_lines = _of_last_tower(log.take())
+    config = for_pictures(config, encoder, tower_backend(tower_lines))
     report(EngineProgress("context", 0.0))
     context = _make_context(config, model)
-    report(EngineProgress("warm-up", 0.0))
-    speed = _warm_up(context, model, config.batch_size)
+    speed = _warm_up(context, model, config.batch_size, report)
     lines += tower_lines + log.take()
     memory = read_report(lines, devices, model.n_layer + 1)
     for line in format_report(memory):
         logger.info("%s", line)
-    runner = LlamaRunner(model, context, encoder, n_batch=config.batch_size)
+    n_batch, n_ubatch = config.batch_size, config.ubatch_size
+    runner = LlamaRunner(model, context, encoder, n_batch=n_batch, n_ubatch=n_ubatch)
     ready = EngineReady(
         model=model.facts(context.n_ctx, runner.n_ctx_seq),
         vision=encoder.facts(tower_backend(tower_lines)) if encoder else None,
@@ -122,10 +123,17 @@ def _load(
         load_seconds=time.perf_counter() - start,
         pid=os.getpid(),
     )
-    scheduler = _make_scheduler(config, model, context, speed)
+    scheduler = _make_scheduler(config, model, context, speed, encoder)
     encoding = _make_encoding(config, encoder, cuts, encoded)
     core = _make_core(config, runner, scheduler, encoding)
     return LoadedEngine(core, ready, model, context, encoder, encoding)
+
+
+def _read_build() -> BuildFacts:
+    build = build_facts()
+    names = ", ".join(build.backends)
+    logger.info("llama-cpp-python %s, devices: %s", build.llama_cpp_python, names)
+    return build
 
 
 def _cuts(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Cuts | None:
@@ -160,7 +168,7 @@ def _make_core(
     return EngineCore(runner, scheduler, ImageCache(config.image_cache_bytes), start_encode)
 
 
-def _no_tower(_run: ImageRun) -> None:
+def _no_tower(_pictures: list[Picture]) -> None:
     raise RuntimeError("a picture was admitted without a vision tower")
 
 
@@ -176,7 +184,11 @@ def _make_context(config: EngineConfig, model: Model) -> Context:
 
 
 def _make_scheduler(
-    config: EngineConfig, model: Model, context: Context, speed: float
+    config: EngineConfig,
+    model: Model,
+    context: Context,
+    speed: float,
+    encoder: VisionEncoder | None,
 ) -> Scheduler:
     return Scheduler(
         KVCache(_sequences(config), context.n_ctx),
@@ -184,6 +196,9 @@ def _make_scheduler(
         config.parallel,
         Pace(config.itl_target, speed),
         share_prefixes=model.shares_prefixes,
+        encodes=Encodes(encoder.batch_tokens if encoder else 0),
+        # llama_decode aborts where more than a micro-batch is to be attended to at once.
+        n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,
     )
 
 
@@ -201,8 +216,11 @@ def _sequences(config: EngineConfig) -> int:
     return min(config.parallel + IDLE_SEQUENCES, most)
 
 
-def _warm_up(context: Context, model: Model, n_batch: int) -> float:
+def _warm_up(
+    context: Context, model: Model, n_batch: int, report: Callable[[EngineProgress], None]
+) -> float:
     """One full prefill batch, so that no buffer grows later; returns positions per second."""
+    report(EngineProgress("warm-up", 0.0))
     batch = Batch(min(n_batch, context.n_ctx))
     tokens = np.full(batch.capacity, max(model.tokenize("a", add_special=False)), np.int32)
     batch.add(tokens, 0, 0, want_last=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.engine.request import ImageRun, Request
+from server.engine.request import Picture, Request
 from server.messages import EncodedImage, RequestTimings
 
 
@@ -14,18 +14,18 @@ def timings(request: Request, *, ended: bool) -> RequestTimings:
     return RequestTimings(request.queued, request.started, request.first_token, finished)
 
 
-def encoded_image(run: ImageRun) -> EncodedImage:
+def encoded_image(picture: Picture) -> EncodedImage:
     """What became of a picture of the prompt."""
     return EncodedImage(
-        tokens=run.n_tokens,
-        grid_width=run.grid_width,
-        grid_height=run.grid_height,
-        width=run.image.width,
-        height=run.image.height,
-        source_width=run.image.source_width,
-        source_height=run.image.source_height,
-        encode_seconds=run.encode_seconds,
+        tokens=picture.n_tokens,
+        grid_width=picture.grid_width,
+        grid_height=picture.grid_height,
+        width=picture.image.width,
+        height=picture.image.height,
+        source_width=picture.image.source_width,
+        source_height=picture.image.source_height,
+        encode_seconds=picture.encode_seconds,
         # Without rows the prefix cache had all of it, and nobody needed to look.
-        cached=run.cached or run.rows is None,
-        encode_start=run.encode_start,
+        cached=picture.cached or picture.rows is None,
+        encode_start=picture.encode_start,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.engine.request import ImageRun, Request
+from server.engine.request import Picture, Request
 
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """Positions ``start`` to ``start + count`` of a request, all within one run of it.
+    """Tokens ``start`` to ``start + count`` of a request, all within one run of it.
 
     ``sample``: with them the request is up to date, and its next token is to be sampled.
     """
@@ -29,23 +29,24 @@ class Forget:
 
 @dataclass(slots=True, frozen=True)
 class Share:
-    """Let ``target`` have the first ``count`` positions of ``source``."""
+    """Let ``target`` have the first ``count`` tokens of ``source``, before position ``end``."""
 
     source: int
     target: int
     count: int
+    end: int
 
 
 @dataclass(slots=True)
 class Plan:
-    """One step. Executed in this order: cache changes, the encode begun, both kinds of chunks.
+    """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
 
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
     of pictures may follow a chunk of text of the same request within a step.
     """
 
     cache: list[Forget | Share] = field(default_factory=list)
-    encode: ImageRun | None = None
+    encode: list[Picture] = field(default_factory=list)
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,9 @@ def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
 def _keys_of_run(run: Run) -> Keys:
     keys = np.zeros((run.size, 2), np.int64)
     if isinstance(run, ImageRun):
-        digest = int(run.image.digest, 16)
-        keys[:, 0] = (_PICTURE | (digest & (_PICTURE - 1) & ~_INDEX)) + np.arange(run.size)
+        digest = int(run.picture.image.digest, 16)
+        places = np.arange(run.first_row, run.first_row + run.size)
+        keys[:, 0] = (_PICTURE | (digest & (_PICTURE - 1) & ~_INDEX)) + places
         keys[:, 1] = digest >> 62 & (_PICTURE * 2 - 1)
     else:
         keys[:, 0] = run.tokens
@@ -100,12 +101,13 @@ class PrefixCache:
         self.entries.remove(oldest)
         return oldest
 
-    def find(self, keys: Keys, running: Iterable[Request]) -> Match:
+    def find(self, wanted: Request, running: Iterable[Request]) -> Match:
         """The longest prefix that is computed already, in an idle or a running sequence.
 
-        The last position of a prompt is never taken: it has to be computed for its logits.
+        The last token of a prompt is never taken: it has to be computed for its logits. Of a
+        picture that cannot be divided, all is taken or nothing.
         """
-        best = Match()
+        best, keys = Match(), wanted.keys
         limit = len(keys) - 1
         for entry in self.entries:
             count = min(common_prefix(entry.keys, keys), limit)
@@ -115,7 +117,8 @@ class PrefixCache:
             shared = common_prefix(request.keys[: request.num_computed], keys)
             if min(shared, limit) > best.count:
                 best = Match(request.seq_id, min(shared, limit))
-        return best
+        count = wanted.shareable(best.count)
+        return replace(best, count=count) if count else Match()
 
     def touch(self, entry: Entry) -> None:
         """The entry was of use just now."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.positions import Positions
 from server.messages import ImageInput
 from server.sampling import SamplingParams
 
@@ -29,30 +30,61 @@ class TokenRun:
 
     @property
     def size(self) -> int:
-        """Positions that the run takes in its sequence."""
+        """Cells that the run takes in the cache."""
+        return len(self.tokens)
+
+    @property
+    def n_pos(self) -> int:
+        """By how much positions grow over the run."""
         return len(self.tokens)
 
 
-@dataclass(slots=True)
-class ImageRun:
-    """A picture in the prompt; ``rows`` is float32 [n_tokens, n_embd] once it is encoded.
+@dataclass(slots=True, eq=False)
+class Picture:
+    """A picture of a prompt; ``rows`` is float32 [n_tokens, n_embd] once it is encoded.
 
-    ``cached``: the rows came from the image cache.
+    ``cached``: the rows came from the image cache. The grid is in tokens.
     """
 
     image: ImageInput
     n_tokens: int
     grid_width: int
     grid_height: int
+    n_tiles: int = 1
     rows: NDArray[np.float32] | None = None
     encode_seconds: float = 0.0
     encode_start: float = 0.0
     cached: bool = False
 
+
+@dataclass(slots=True)
+class ImageRun:
+    """A picture's place in the prompt, or that of one of its tiles: ``n_tokens`` of its rows.
+
+    ``whole``: the model attends to it in both directions, so it is computed in one batch.
+    ``positions`` is None where they count up with the rows (all models but those with M-RoPE).
+    """
+
+    picture: Picture
+    n_tokens: int
+    first_row: int = 0
+    whole: bool = False
+    positions: Positions | None = None
+
     @property
     def size(self) -> int:
-        """Positions that the picture takes in its sequence."""
+        """Cells that the run takes in the cache."""
         return self.n_tokens
+
+    @property
+    def n_pos(self) -> int:
+        """By how much positions grow over the run."""
+        return self.n_tokens if self.positions is None else self.positions.n_pos
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of it is of use to anybody: M-RoPE's rows share their positions."""
+        return not self.whole and self.positions is None
 
 
 Run = TokenRun | ImageRun
@@ -62,11 +94,12 @@ Run = TokenRun | ImageRun
 class Request:
     """A request's whole state.
 
-    ``num_computed`` counts the positions whose keys and values are in the cache. Prefill,
-    decode and the recomputation after a preemption are all the same thing: the positions
-    from there up to ``num_tokens`` are still to be computed. ``num_cached`` positions were
-    taken from another sequence when the request was first admitted; ``keys`` say what stands
-    in the prompt's ``num_prompt`` positions, pictures included (server.engine.prefix).
+    ``num_computed`` counts the tokens whose keys and values are in the cache. Prefill,
+    decode and the recomputation after a preemption are all the same thing: the tokens
+    from there up to ``num_tokens`` are still to be computed. ``num_cached`` tokens were
+    taken from another sequence when the request was first admitted; ``keys`` say what the
+    prompt's ``num_prompt`` tokens are, pictures included (server.engine.prefix). After M-RoPE's
+    pictures, ``num_skipped`` positions are missing: they have fewer than they have tokens.
     """
 
     request_id: str
@@ -81,6 +114,8 @@ class Request:
     num_cached: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     num_prompt: int = field(init=False)
+    pictures: tuple[Picture, ...] = field(init=False)
+    num_skipped: int = field(init=False)
     # time.monotonic() at each stage, 0 before it; see RequestTimings.
     queued: float = 0.0
     started: float = 0.0
@@ -89,16 +124,14 @@ class Request:
     def __post_init__(self) -> None:
         # Read several times a step.
         self.num_prompt = sum(run.size for run in self.runs)
+        self.num_skipped = self.num_prompt - sum(run.n_pos for run in self.runs)
+        images = (run for run in self.runs if isinstance(run, ImageRun))
+        self.pictures = tuple(dict.fromkeys(run.picture for run in images))
 
     @property
     def num_image_tokens(self) -> int:
-        """Positions of the prompt that are pictures."""
-        return sum(run.size for run in self.images)
-
-    @property
-    def images(self) -> list[ImageRun]:
-        """The pictures in the order of the prompt."""
-        return [run for run in self.runs if isinstance(run, ImageRun)]
+        """Tokens of the prompt that are pictures."""
+        return sum(picture.n_tokens for picture in self.pictures)
 
     @property
     def num_tokens(self) -> int:
@@ -124,14 +157,39 @@ class Request:
         return None, position
 
     def rows(self, start: int, count: int) -> NDArray[Any]:
-        """Token ids [count] or embeddings [count, n_embd] of positions within one run."""
+        """Token ids [count] or embeddings [count, n_embd] of tokens within one run."""
         run, offset = self.run_at(start)
         if isinstance(run, TokenRun):
             return run.tokens[offset : offset + count]
         if isinstance(run, ImageRun):
-            assert run.rows is not None
-            return run.rows[offset : offset + count]
+            assert run.picture.rows is not None
+            offset += run.first_row
+            return run.picture.rows[offset : offset + count]
         return np.array(self.output_tokens[offset : offset + count], np.int32)
+
+    def sections(self, start: int, count: int) -> NDArray[np.int32] | None:
+        """M-RoPE's positions of a picture's tokens, int32 [4, count]; None for all else."""
+        run, offset = self.run_at(start)
+        if not isinstance(run, ImageRun) or run.positions is None:
+            return None
+        return run.positions.sections[:, offset : offset + count]
+
+    def position_at(self, index: int) -> int:
+        """The position of the token ``index``: the same number but after an M-RoPE picture."""
+        if not self.num_skipped:
+            return index
+        position = 0
+        for run in self.runs:
+            if index < run.size:
+                break
+            index -= run.size
+            position += run.n_pos
+        return position + index
+
+    def shareable(self, count: int) -> int:
+        """How many of the first ``count`` tokens another sequence can be given."""
+        run, offset = self.run_at(count)
+        return count - offset if isinstance(run, ImageRun) and not run.divisible else count
 
     def reset(self) -> None:
         """Back to the queue with nothing computed; sampled tokens and encoded pictures stay."""

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.bindings.chunks import Span
 from server.engine.bindings.context import Batch, Context
 from server.engine.bindings.model import Model
 from server.engine.bindings.sampler import Sampler
-from server.engine.bindings.vision import ImageSpan
 from server.engine.plan import Chunk, Forget, Share
-from server.engine.request import ImageRun, Request, Run, TokenRun
+from server.engine.request import Request, Run, TokenRun
+from server.engine.runs import check_whole, make_runs
 from server.errors import RequestError
 from server.messages import ImageInput
 
@@ -22,12 +23,22 @@ from server.messages import ImageInput
 class Encoder(Protocol):
     """A vision tower that is ready to serve (server.engine.vision)."""
 
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[list[int] | ImageSpan]:
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[Span]:
         """Counts a prompt."""
         ...
 
-    def encode(self, image: ImageInput) -> NDArray[np.float32]:
-        """Encodes a picture to the rows that the language model was trained on."""
+    def encode(self, images: Sequence[ImageInput]) -> list[NDArray[np.float32]]:
+        """Encodes pictures to the rows that the language model was trained on."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether the language model attends to a picture in both directions."""
+        ...
+
+    @property
+    def n_sections(self) -> int:
+        """Positions that an embedding has: 4 with M-RoPE, 1 otherwise."""
         ...
 
 
@@ -75,14 +86,21 @@ class LlamaRunner:
     """The runner on llama.cpp. Owns the batches and a sampler for each request."""
 
     def __init__(
-        self, model: Model, context: Context, encoder: Encoder | None, *, n_batch: int
+        self,
+        model: Model,
+        context: Context,
+        encoder: Encoder | None,
+        *,
+        n_batch: int,
+        n_ubatch: int,
     ) -> None:
         self.n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
         self._model = model
         self._context = context
         self._encoder = encoder
+        self._n_ubatch = n_ubatch
         self._tokens = Batch(n_batch)
-        self._pictures = Batch(n_batch, model.n_embd) if encoder else None
+        self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
         self._samplers: dict[Request, Sampler] = {}
         self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
@@ -96,15 +114,9 @@ class LlamaRunner:
             return (TokenRun(np.array(tokens, np.int32)),) if tokens else ()
         if self._encoder is None:
             raise RequestError("this model cannot see pictures: no mmproj is loaded")
-        spans, waiting = self._encoder.tokenize(parts), iter(images)
-        runs: list[Run] = []
-        for span in spans:
-            if isinstance(span, ImageSpan):
-                image = next(waiting)
-                runs.append(ImageRun(image, span.n_tokens, span.grid_width, span.grid_height))
-            else:
-                runs.append(TokenRun(np.array(span, np.int32)))
-        return tuple(runs)
+        runs = make_runs(self._encoder.tokenize(parts), images, whole=self._encoder.whole)
+        check_whole(runs, self._n_ubatch)
+        return runs
 
     def begin(self, request: Request) -> None:
         """Builds the request's sampler; it stays, whatever the scheduler does meanwhile."""
@@ -119,7 +131,7 @@ class LlamaRunner:
         """Frees and shares cells in llama.cpp's cache."""
         for change in changes:
             if isinstance(change, Share):
-                self._context.share(change.source, change.target, change.count)
+                self._context.share(change.source, change.target, change.end)
             else:
                 self._context.forget(change.seq_id)
 
@@ -134,11 +146,15 @@ class LlamaRunner:
         for chunk in chunks:
             request = chunk.request
             rows = request.rows(chunk.start, chunk.count)
-            row = batch.add(rows, chunk.start, request.seq_id, want_last=chunk.sample)
+            position = request.position_at(chunk.start)
+            row = batch.add(rows, position, request.seq_id, want_last=chunk.sample)
+            sections = None if batch is self._tokens else request.sections(chunk.start, chunk.count)
+            if sections is not None:
+                batch.place(row + 1 - chunk.count, sections)
             if chunk.sample:
                 asked[request] = row
         start = time.perf_counter()
-        if not self._context.decode(batch):
+        if not self._compute(batch):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
         sampled = {
             request: self._samplers[request].sample(self._context, row)
@@ -146,6 +162,15 @@ class LlamaRunner:
         }
         self.llama_seconds += time.perf_counter() - start
         return sampled
+
+    def _compute(self, batch: Batch) -> bool:
+        if batch is self._tokens or self._encoder is None or not self._encoder.whole:
+            return self._context.decode(batch)
+        self._context.attend_causally(False)
+        try:
+            return self._context.decode(batch)
+        finally:
+            self._context.attend_causally(True)
 
     def _batch_for(self, rows: NDArray[Any]) -> Batch:
         if rows.ndim == 1:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from server.engine.encodes import Encodes
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Plan, Share
 from server.engine.prefix import Match, PrefixCache, common_prefix, keys_of, worth_waiting
-from server.engine.request import ImageRun, Request, RequestStatus
+from server.engine.request import ImageRun, Picture, Request, RequestStatus
 
 
 class Scheduler:
     """Decides; touches no tensor. Cells are counted as the chunks are planned.
 
     ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
-    request begins like is never evicted for its id.
+    request begins like is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
+    ``n_pictures`` of pictures, which no picture that is computed whole exceeds.
     """
 
     def __init__(
@@ -27,11 +29,14 @@ class Scheduler:
         pace: Pace,
         *,
         share_prefixes: bool = True,
+        encodes: Encodes | None = None,
+        n_pictures: int | None = None,
     ) -> None:
         self.kv = kv
         self.n_batch = n_batch
+        self.n_pictures = n_pictures or n_batch
         self.pace = pace
-        self.encoding: ImageRun | None = None
+        self.encodes = encodes or Encodes()
         self.max_running = max_running
         self.share_prefixes = share_prefixes
         self.waiting: deque[Request] = deque()
@@ -58,10 +63,10 @@ class Scheduler:
         both = (*self.running, *self.waiting)
         return next((r for r in both if r.request_id == request_id), None)
 
-    def wants(self, run: ImageRun) -> bool:
+    def wants(self, picture: Picture) -> bool:
         """Whether a request still needs this picture's rows."""
-        both = (*self.running, *self.waiting)
-        return any(run.image.digest == other.image.digest for r in both for other in r.images)
+        both, digest = (*self.running, *self.waiting), picture.image.digest
+        return any(digest == other.image.digest for r in both for other in r.pictures)
 
     def finish(self, request: Request) -> None:
         """Takes a request out, whatever its state; what it computed stays to serve others."""
@@ -104,7 +109,7 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
-            match = self.prefixes.find(request.keys, self.running)
+            match = self.prefixes.find(request, self.running)
             if worth_waiting(request.keys[match.count : self._soon_shared(request)]):
                 continue  # being computed for somebody else; others may go ahead meanwhile
             if not self._fits(request, match):
@@ -143,7 +148,8 @@ class Scheduler:
         request.seq_id = self.kv.open()
         if match.count:
             self.kv.share(match.seq_id, request.seq_id, match.count)
-            self._plan.cache.append(Share(match.seq_id, request.seq_id, match.count))
+            end = request.position_at(match.count)
+            self._plan.cache.append(Share(match.seq_id, request.seq_id, match.count, end))
             request.num_computed = match.count
             if not request.output_tokens:
                 request.num_cached = match.count
@@ -154,9 +160,10 @@ class Scheduler:
     def _plan_prefills(self) -> None:
         busy = bool(self._plan.tokens)  # somebody's stream waits for this step
         text = self.n_batch - len(self._plan.tokens)
-        pictures = self.n_batch
+        pictures = self.n_pictures
         if busy:
-            text = pictures = min(text, self.pace.chunk)
+            text = min(text, self.pace.chunk)
+            pictures = min(pictures, text)
         for request in self.running:
             if request.decoding:
                 continue
@@ -164,6 +171,7 @@ class Scheduler:
             of_pictures = self._plan_picture(request, pictures - of_text * busy)
             text -= of_text + of_pictures * busy
             pictures -= of_pictures + of_text * busy
+        self._plan.encode = self.encodes.plan(self.running, self._planned)
 
     def _plan_text(self, request: Request, budget: int) -> int:
         run, offset = request.run_at(request.num_computed)
@@ -177,11 +185,15 @@ class Scheduler:
         run, offset = request.run_at(position)
         if not isinstance(run, ImageRun):
             return 0
-        if run.rows is None:
-            if self.encoding is None:  # one at a time: the tower has one set of buffers
-                self.encoding = self._plan.encode = run
+        if run.picture.rows is None:
             return 0
-        return self._plan_chunk(self._plan.pictures, request, min(run.size - offset, budget))
+        left = run.size - offset
+        if not run.whole:
+            return self._plan_chunk(self._plan.pictures, request, min(left, budget))
+        # All of it at once, however long the step; but what exceeds the budget goes alone.
+        if (left > budget and self._plan.pictures) or not self._make_room(left):
+            return 0
+        return self._plan_chunk(self._plan.pictures, request, left)
 
     def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
         self._make_room(wanted)

@@ -8,12 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from server.engine.encoding import EncodeDone, encode_run
-from server.engine.request import ImageRun
-from server.messages import ImageInput
+from server.engine.encoding import Encode, EncodeDone, encode_pictures
+from server.engine.request import Picture
 
 
 class Interruptible(Protocol):
@@ -35,20 +31,15 @@ class SlicedEncodes:
     ``target`` seconds, and never less than half of the step, so that pictures come on too.
     """
 
-    def __init__(
-        self,
-        encode: Callable[[ImageInput], NDArray[np.float32]],
-        cuts: Interruptible,
-        target: float,
-    ) -> None:
+    def __init__(self, encode: Encode, cuts: Interruptible, target: float) -> None:
         self._encode = encode
         self._cuts = cuts
         self._target = target
-        self._jobs: deque[ImageRun] = deque()
+        self._jobs: deque[list[Picture]] = deque()
 
-    def submit(self, run: ImageRun) -> None:
-        """Queues a picture."""
-        self._jobs.append(run)
+    def submit(self, pictures: list[Picture]) -> None:
+        """Queues pictures, to be encoded together."""
+        self._jobs.append(pictures)
 
     def close(self) -> None:
         """Nothing runs but within ``encode_next``."""
@@ -63,15 +54,15 @@ class SlicedEncodes:
         self,
         step: Callable[[], float | None],
         called: Callable[[], bool],
-        wanted: Callable[[ImageRun], bool],
-    ) -> EncodeDone:
-        """Encodes the picture that has waited longest.
+        wanted: Callable[[Picture], bool],
+    ) -> list[EncodeDone]:
+        """Encodes the picture that has waited longest, and those submitted with it.
 
         ``step`` does others' work and returns the seconds it took, None if there was none;
-        ``called`` tells whether a message waits for a step; a picture that is not ``wanted``
-        any more is left where it is.
+        ``called`` tells whether a message waits for a step; pictures of which none is ``wanted``
+        any more are left where they are.
         """
-        run = self._jobs.popleft()
+        pictures = self._jobs.popleft()
         until = time.perf_counter()
 
         def between() -> bool:
@@ -81,10 +72,12 @@ class SlicedEncodes:
             spent = step()
             share = float("inf") if spent is None else max(self._target - spent, spent / 2)
             until = time.perf_counter() + share
-            return wanted(run)
+            return any(map(wanted, pictures))
 
-        done: EncodeDone = self._cuts.run(lambda: encode_run(self._encode, run), between)
-        seconds = done.seconds - self._cuts.seconds_away
+        results: list[EncodeDone] = self._cuts.run(
+            lambda: list(encode_pictures(self._encode, pictures)), between
+        )
+        results = [replace(d, seconds=d.seconds - self._cuts.seconds_away) for d in results]
         if self._cuts.ended:
-            return EncodeDone(run, None, "nobody waits for it any more", seconds)
-        return replace(done, seconds=seconds)
+            return [replace(d, rows=None, error="nobody waits for it any more") for d in results]
+        return results

@@ -14,7 +14,7 @@ from server.engine.core import EngineCore
 from server.engine.cores import unbind
 from server.engine.counting import count
 from server.engine.encoding import EncodeDone
-from server.engine.request import ImageRun
+from server.engine.request import Picture
 from server.engine.slices import SlicedEncodes
 from server.messages import AbortRequest, AddRequest, CountRequest, Shutdown, StepOutputs
 
@@ -100,9 +100,10 @@ class Worker:
             self._turn(wait=not self._core.has_work)
             while self._slices is not None and self._slices.pending and not self._stopped:
                 self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
-                done = self._slices.encode_next(self._step_between, self._called, self._wanted)
+                results = self._slices.encode_next(self._step_between, self._called, self._wanted)
                 self._pulse.end("encoder")
-                self._core.take_encoded(done)
+                for done in results:
+                    self._core.take_encoded(done)
 
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
@@ -113,8 +114,8 @@ class Worker:
     def _called(self) -> bool:
         return not self._inbox.empty
 
-    def _wanted(self, run: ImageRun) -> bool:
-        return not self._stopped and self._core.scheduler.wants(run)
+    def _wanted(self, picture: Picture) -> bool:
+        return not self._stopped and self._core.scheduler.wants(picture)
 
     def _turn(self, *, wait: bool) -> float:
         self._pulse.end("loop")

@@ -74,6 +74,11 @@ class VisionFacts:
     pixels, sees a picture as several such squares; ``row_newlines``: with an embedding of its
     own after each row of their joint grid. ``faults`` are the faults found in this libmtmd
     for this tower, ``undone`` those put right. Sizes are in pixels, tokens per encoded square.
+
+    ``non_causal``: the language model attends to a picture in both directions, so all of it is
+    computed in one batch, ``largest_picture`` tokens at most. ``mrope``: its places have two
+    dimensions. ``batch_tokens``: pictures of equal size are encoded together up to so many
+    tokens; 0 is one by one.
     """
 
     projector: str
@@ -91,6 +96,10 @@ class VisionFacts:
     size: int = 0
     pinpoints: tuple[tuple[int, int], ...] = ()
     row_newlines: bool = False
+    non_causal: bool = False
+    mrope: bool = False
+    largest_picture: int = 0
+    batch_tokens: int = 0
 
     @property
     def tiled(self) -> bool:

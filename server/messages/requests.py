@@ -30,6 +30,7 @@ class EngineConfig:
     llava_fix: bool = True
     itl_target: float = 0.05
     image_cache_bytes: int = 256 * 1024 * 1024
+    mtmd_batch_max_tokens: int | None = None
     log_level: str = "info"
 
 

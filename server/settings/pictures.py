@@ -49,6 +49,9 @@ class PicturesSettings(BaseModel):
     image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
         ByteSize(256 * 1024**2), ge=0, description="most bytes of encoded pictures kept; 0 is none"
     )
+    mtmd_batch_max_tokens: Annotated[
+        int | None, Flag("Pictures", (), "N", "0 on a CPU, 1024 on a GPU")
+    ] = Field(None, ge=0, description="most tokens of pictures encoded together; 0 is one by one")
     image_urls: Annotated[bool, Flag("Pictures")] = Field(
         True, description="fetch pictures from http and https URLs"
     )

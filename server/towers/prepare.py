@@ -23,6 +23,7 @@ class PreparedTower:
 
     ``facts`` are those of the file it was made from, ``image_size`` (pixels) is what it takes
     now, ``n_patches`` the rows that each square gives. If ``repair``, they need ``repair_rows``.
+    ``by_squares``: libmtmd is given single squares, cut by us; otherwise pictures of any size.
     ``pinpoints``, (width, height) in pixels, are multiples of ``image_size`` to cut pictures to.
     ``faults`` were found for this kind of tower, ``undone`` are those put right, ``reasons`` say
     it all in words, a sentence each.
@@ -33,6 +34,7 @@ class PreparedTower:
     image_size: int
     n_patches: int
     pinpoints: tuple[tuple[int, int], ...]
+    by_squares: bool
     repair: bool
     faults: tuple[str, ...]
     undone: tuple[str, ...]
@@ -54,30 +56,34 @@ def prepare(
     facts = read_facts(mmproj)
     size = facts.image_size if image_size is None else image_size
     if size != facts.image_size:
-        _check_size(facts, size)
+        _check_size(facts, size, fix=fix)
     found, reasons = _relevant(facts, faults)
     undo = _curable(facts, found) if fix else TowerFaults()
     plan = RewritePlan(
         rotate_positions=undo.class_position,
         run_all_layers=undo.skipped_layer,
         image_size=size if size != facts.image_size else None,
-        drop_pinpoints=facts.tiled,
+        # Without the fix libmtmd cuts and orders the tiles, as every server on top of it has them.
+        drop_pinpoints=facts.tiled and fix,
     )
-    path = mmproj
-    if plan.tag:
-        cache = TowerCache(cache_dir / "towers")
-        path = cache.get(mmproj, plan.tag, partial(_make, mmproj, plan))
+    path = _rewritten(mmproj, plan, cache_dir) if plan.tag else mmproj
     return PreparedTower(
         path=path,
         facts=facts,
         image_size=size,
         n_patches=facts.n_tokens(size),
-        pinpoints=_scaled_pinpoints(facts, size),
+        pinpoints=_scaled_pinpoints(facts, size) if fix else (),
+        by_squares=facts.is_llava and (fix or not facts.tiled),
         repair=undo.dropped_patch,
         faults=found.names(),
         undone=undo.names(),
         reasons=(*reasons, *_words(facts, found, undo, fix=fix), *_places(facts, plan, path)),
     )
+
+
+def _rewritten(mmproj: Path, plan: RewritePlan, cache_dir: Path) -> Path:
+    cache = TowerCache(cache_dir / "towers")
+    return cache.get(mmproj, plan.tag, partial(_make, mmproj, plan))
 
 
 def _make(mmproj: Path, plan: RewritePlan, dest: Path) -> None:
@@ -156,7 +162,12 @@ def _places(facts: TowerFacts, plan: RewritePlan, path: Path) -> list[str]:
     return reasons
 
 
-def _check_size(facts: TowerFacts, size: int) -> None:
+def _check_size(facts: TowerFacts, size: int, *, fix: bool) -> None:
+    if facts.tiled and not fix:
+        raise ConfigError(
+            "--image-size: with --llava-fix off llama.cpp cuts the tiles of a LLaVA-1.6, in their"
+            " own size; leave one of the two out"
+        )
     if not facts.is_llava:
         raise ConfigError(
             f"--image-size: a tower with projector {facts.projector_type!r} takes pictures in sizes"

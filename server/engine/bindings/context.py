@@ -19,15 +19,17 @@ class Batch:
     """A ``llama_batch`` over NumPy arrays of ours, so that filling it costs slices, not loops.
 
     A batch carries token ids or embeddings, never both (llama.h): ``n_embd`` 0 makes it one of
-    token ids.
+    token ids. Embeddings take ``n_sections`` positions each, 4 with M-RoPE.
     """
 
-    def __init__(self, capacity: int, n_embd: int = 0) -> None:
+    def __init__(self, capacity: int, n_embd: int = 0, n_sections: int = 1) -> None:
         self.capacity = capacity
         self.size = 0
         self._token = np.zeros(capacity, np.int32)
         self._embd = np.zeros((capacity, n_embd), np.float32)
-        self._pos = np.zeros(capacity, np.int32)
+        self._sections = np.zeros((n_sections, capacity), np.int32)
+        # What llama.cpp reads: section after section, each as long as the batch is now.
+        self._pos = np.zeros(n_sections * capacity, np.int32)
         self._seq = np.zeros(capacity, np.int32)
         self._n_seq = np.ones(capacity, np.int32)
         self._logits = np.zeros(capacity, np.int8)
@@ -54,12 +56,23 @@ class Batch:
         """
         first, end = self.size, self.size + len(rows)
         (self._token if rows.ndim == 1 else self._embd)[first:end] = rows
-        self._pos[first:end] = np.arange(position, position + len(rows))
+        self._sections[:, first:end] = np.arange(position, position + len(rows))
         self._seq[first:end] = seq_id
         self._logits[first:end] = 0
         self._logits[end - 1] = want_last
         self.size = end
         return end - 1
+
+    def place(self, first: int, sections: NDArray[np.int32]) -> None:
+        """Puts rows from ``first`` on at M-RoPE's positions, int32 [4, n]."""
+        self._sections[:, first : first + sections.shape[1]] = sections
+
+    def seal(self) -> llama_cpp.llama_batch:
+        """The batch as llama.cpp takes it; valid until rows are added."""
+        used = self._sections[:, : self.size]
+        self._pos[: used.size] = used.ravel()
+        self.struct.n_tokens = self.size
+        return self.struct
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:
@@ -106,8 +119,7 @@ class Context:
         Raises:
             RuntimeError: llama.cpp failed; the context's state is unknown.
         """
-        batch.struct.n_tokens = batch.size
-        result = llama_cpp.llama_decode(self.handle, batch.struct)
+        result = llama_cpp.llama_decode(self.handle, batch.seal())
         if result == _NO_CELLS:
             return False
         if result != 0:
@@ -124,9 +136,16 @@ class Context:
         """Frees the cells of a sequence that no other one shares."""
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
 
-    def share(self, source: int, target: int, count: int) -> None:
-        """Lets ``target`` have the first ``count`` positions of ``source``, at no cost."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, count)
+    def share(self, source: int, target: int, end: int) -> None:
+        """Lets ``target`` have the cells of ``source`` before position ``end``, at no cost."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def attend_causally(self, causal: bool) -> None:
+        """Whether rows see only those before them (the usual), or all of their sequence.
+
+        Source: llama_set_causal_attn; a change rebuilds the graph and reserves no memory.
+        """
+        llama_cpp.llama_set_causal_attn(self.handle, causal)
 
     def clear(self) -> None:
         """Frees all cells."""

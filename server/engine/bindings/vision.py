@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,25 @@ import numpy as np
 from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
+from server.engine.bindings.chunks import Span, is_media, n_tokens, open_chunks, read_spans
 from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.model import Model
-from server.errors import RequestError, StartupError
+from server.errors import StartupError
 from server.messages import ImageInput
 
+Rows = NDArray[np.float32]
 
-@dataclass(slots=True, frozen=True)
-class ImageSpan:
-    """The place of one picture in a tokenized prompt: how many embeddings it takes."""
-
-    n_tokens: int
-    grid_width: int
-    grid_height: int
+# libmtmd's own bound is not wanted: it is set when the tower loads, before its device is known.
+_NO_BOUND = 2**31 - 1
+_CAN_BATCH = hasattr(mtmd_cpp, "mtmd_batch_encode")
 
 
 class Vision:
-    """Owns a ``mtmd_context``: counts, tokenizes around, and encodes pictures."""
+    """Owns a ``mtmd_context``: counts, tokenizes around, and encodes pictures.
+
+    ``batch_tokens``: pictures and tiles of equal size are encoded together, up to so many
+    embeddings at once, where the tower's graph allows it; 0 encodes them one by one.
+    """
 
     def __init__(
         self,
@@ -51,18 +51,14 @@ class Vision:
         Raises:
             StartupError: libmtmd cannot load it for this model.
         """
-        params = mtmd_cpp.mtmd_context_params_default()
-        params.use_gpu = offload
-        params.print_timings = False
-        params.n_threads = threads
-        params.warmup = warmup
-        if min_tokens is not None:
-            params.image_min_tokens = min_tokens
-        if max_tokens is not None:
-            params.image_max_tokens = max_tokens
+        params = _parameters(threads, offload=offload, warmup=warmup)
+        # -1 is what the file or libmtmd says.
+        params.image_min_tokens = -1 if min_tokens is None else min_tokens
+        params.image_max_tokens = -1 if max_tokens is None else max_tokens
         if cuts is not None:
             params.cb_eval = cuts.callback
         self._cuts = cuts  # the callback lives as long as libmtmd may call it
+        self.batch_tokens = 0
         self._n_embd = model.n_embd
         self.handle: Any = mtmd_cpp.mtmd_init_from_file(str(path).encode(), model.handle, params)
         if not self.handle:
@@ -87,92 +83,93 @@ class Vision:
         """Whether pictures take several position sections (Qwen-VL)."""
         return bool(mtmd_cpp.mtmd_decode_use_mrope(self.handle))
 
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[list[int] | ImageSpan]:
+    def batches(self, width: int, height: int) -> bool:
+        """Whether libmtmd encodes several pictures of that size in one run of this tower."""
+        if not _CAN_BATCH:
+            return False
+        blank = ImageInput("", width, height, b"", width, height)
+        with open_chunks(self.handle, [blank, blank], counting=True) as chunks:
+            media = [chunk for chunk in chunks if is_media(chunk)]
+            batch = mtmd_cpp.mtmd_batch_init(self.handle)
+            try:
+                added = [mtmd_cpp.mtmd_batch_add_chunk(batch, chunk) for chunk in media[-2:]]
+            finally:
+                mtmd_cpp.mtmd_batch_free(batch)
+        return added == [0, 0]
+
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[Span]:
         """The prompt as runs of token ids and picture spans, in order; nothing is encoded.
 
         Raises:
             RequestError: libmtmd cannot take one of the pictures.
         """
-        with self._chunks(parts, counting=True) as chunks:
-            return [_read_chunk(chunk) for chunk in _each(chunks)]
+        with open_chunks(self.handle, parts, counting=True) as chunks:
+            return read_spans(chunks, mrope=self.uses_mrope)
 
-    def encode(self, image: ImageInput) -> NDArray[np.float32]:
-        """Runs tower and projector. Returns float32 [n_tokens, n_embd] as libmtmd gives them.
+    def encode(self, images: Sequence[ImageInput]) -> list[Rows]:
+        """Runs tower and projector. Returns float32 [n_tokens, n_embd] for each picture.
+
+        The rows of a picture's tiles follow each other as its spans do in a prompt.
 
         Raises:
-            RuntimeError: libmtmd failed on the picture.
+            RuntimeError: libmtmd failed on a picture.
         """
-        rows = []
-        with self._chunks([image], counting=False) as chunks:
-            for chunk in _each(chunks):
-                if not mtmd_cpp.mtmd_input_chunk_get_tokens_image(chunk):
-                    continue
-                if mtmd_cpp.mtmd_encode_chunk(self.handle, chunk) != 0:
-                    raise RuntimeError("libmtmd failed to encode a picture")
-                count = int(mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk))
-                output = mtmd_cpp.mtmd_get_output_embd(self.handle)
-                # Copied: libmtmd reuses the buffer for the next picture.
-                rows.append(np.ctypeslib.as_array(output, (count, self._n_embd)).copy())
-        return np.concatenate(rows)
-
-    @contextmanager
-    def _chunks(self, parts: Sequence[str | ImageInput], *, counting: bool) -> Iterator[Any]:
-        bitmaps = {
-            index: _bitmap(part, counting=counting)
-            for index, part in enumerate(parts)
-            if isinstance(part, ImageInput)
-        }
-        chunks = mtmd_cpp.mtmd_input_chunks_init()
-        try:
-            structs = [
-                mtmd_cpp.mtmd_input_part(bitmap=bitmaps[index])
-                if isinstance(part, ImageInput)
-                else mtmd_cpp.mtmd_input_part(text=ctypes.pointer(_text(part)))
-                for index, part in enumerate(parts)
+        with ExitStack() as stack:
+            opened = [
+                stack.enter_context(open_chunks(self.handle, [image], counting=False))
+                for image in images
             ]
-            pointer = ctypes.POINTER(mtmd_cpp.mtmd_input_part)
-            array = (pointer * len(structs))(*map(ctypes.pointer, structs))
-            # BOS belongs to a prompt, not to the lone picture that is to be encoded.
-            result = mtmd_cpp.mtmd_tokenize_from_parts(
-                self.handle, chunks, array, len(structs), counting
-            )
-            if result != 0:
-                raise RequestError("the model's image preprocessing refused a picture")
-            yield chunks
+            tiles = [[chunk for chunk in chunks if is_media(chunk)] for chunks in opened]
+            rows = iter(self._encode_chunks([chunk for each in tiles for chunk in each]))
+            return [np.concatenate([next(rows) for _ in each]) for each in tiles]
+
+    def _encode_chunks(self, chunks: Sequence[Any]) -> list[Rows]:
+        rows: list[Rows] = []
+        while len(rows) < len(chunks):
+            rows += self._encode_some(chunks[len(rows) :])
+        return rows
+
+    def _encode_some(self, chunks: Sequence[Any]) -> list[Rows]:
+        """The first of the chunks, with as many after it as go into one run."""
+        if len(chunks) == 1 or n_tokens(chunks[0]) * 2 > self.batch_tokens:
+            return [self._encode_one(chunks[0])]
+        batch = mtmd_cpp.mtmd_batch_init(self.handle)
+        try:
+            taken: list[Any] = []
+            total = 0
+            for chunk in chunks:
+                total += n_tokens(chunk)
+                fits = not taken or total <= self.batch_tokens
+                if not fits or mtmd_cpp.mtmd_batch_add_chunk(batch, chunk) != 0:
+                    break
+                taken.append(chunk)
+            if len(taken) > 1 and mtmd_cpp.mtmd_batch_encode(batch) == 0:
+                outputs = [mtmd_cpp.mtmd_batch_get_output_embd(batch, chunk) for chunk in taken]
+                return [
+                    self._copy(output, chunk) for output, chunk in zip(outputs, taken, strict=True)
+                ]
         finally:
-            mtmd_cpp.mtmd_input_chunks_free(chunks)
-            for bitmap in bitmaps.values():
-                mtmd_cpp.mtmd_bitmap_free(bitmap)
+            mtmd_cpp.mtmd_batch_free(batch)
+        # Not of equal size, or too much for the device's memory at once.
+        return [self._encode_one(chunks[0])]
+
+    def _encode_one(self, chunk: Any) -> Rows:
+        if mtmd_cpp.mtmd_encode_chunk(self.handle, chunk) != 0:
+            raise RuntimeError("libmtmd failed to encode a picture")
+        return self._copy(mtmd_cpp.mtmd_get_output_embd(self.handle), chunk)
+
+    def _copy(self, output: Any, chunk: Any) -> Rows:
+        # libmtmd reuses the buffer for the next picture.
+        rows: Rows = np.ctypeslib.as_array(output, (n_tokens(chunk), self._n_embd)).copy()
+        return rows
 
 
-def _bitmap(image: ImageInput, *, counting: bool) -> Any:
-    if counting:  # a bitmap without data counts tokens and costs nothing (mtmd.h)
-        return mtmd_cpp.mtmd_bitmap_init(image.width, image.height, None)
-    pixels = (ctypes.c_uint8 * len(image.rgb)).from_buffer_copy(image.rgb)
-    return mtmd_cpp.mtmd_bitmap_init(image.width, image.height, pixels)
-
-
-def _text(text: str) -> Any:
-    raw = text.encode("utf-8", "replace")
-    return mtmd_cpp.mtmd_input_text(
-        text=raw, text_len=len(raw), add_special=False, parse_special=True
-    )
-
-
-def _each(chunks: Any) -> Iterator[Any]:
-    for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
-        yield mtmd_cpp.mtmd_input_chunks_get(chunks, index)
-
-
-def _read_chunk(chunk: Any) -> list[int] | ImageSpan:
-    n_tokens = int(mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk))
-    image = mtmd_cpp.mtmd_input_chunk_get_tokens_image(chunk)
-    if image:
-        return ImageSpan(
-            n_tokens,
-            int(mtmd_cpp.mtmd_image_tokens_get_nx(image)),
-            int(mtmd_cpp.mtmd_image_tokens_get_ny(image)),
-        )
-    count = ctypes.c_size_t()
-    tokens = mtmd_cpp.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(count))
-    return list(tokens[: count.value])
+def _parameters(threads: int, *, offload: bool, warmup: bool) -> mtmd_cpp.mtmd_context_params:
+    params = mtmd_cpp.mtmd_context_params_default()
+    params.use_gpu = offload
+    params.print_timings = False
+    params.n_threads = threads
+    params.warmup = warmup
+    if _CAN_BATCH:
+        params.batch_max_tokens = _NO_BOUND
+    return params
