@@ -116,6 +116,7 @@ class FakeEngine:
     error: Exception | None = None
     error_after: int = 0
     finish: FinishReason = FinishReason.STOP
+    stop: str | None = None
     admit_seconds: float = 0.0
     token_seconds: float = 0.0
     parts: list[tuple[str | ImageInput, ...]] = field(default_factory=list)
@@ -169,7 +170,9 @@ class FakeEngine:
             await asyncio.sleep(self.token_seconds)
             last = number == len(self.texts)
             images = tuple(_encoded(picture) for picture in pictures) if number == 1 else ()
-            yield TokenOutput(request_id, text, number, self.finish if last else None, images)
+            finish = self.finish if last else None
+            stop = self.stop if last else None
+            yield TokenOutput(request_id, text, number, finish, images, stop=stop)
             if self.error and number == self.error_after:
                 raise self.error
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api import errors
+from server.api.anthropic import AnthropicErrors, anthropic_router
 from server.api.chat import chat_router
 from server.api.docs_page import docs_router
 from server.api.engine import Engine
@@ -51,6 +52,7 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
     )
     app.include_router(chat_router(services))
     app.include_router(input_tokens_router(services))
+    app.include_router(anthropic_router(services))
     app.include_router(files_router(services))
     app.include_router(images_router(services))
     app.include_router(models_router(services))
@@ -64,6 +66,7 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
     if options.api_keys:
         app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
     app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(AnthropicErrors)
     return app
 
 

@@ -15,13 +15,15 @@ class Tool:
     """A function that the model may call.
 
     ``parameters`` is the JSON schema of its arguments, an object's; ``param`` is the request's
-    field that holds the schema, for errors.
+    field that holds the schema, for errors. ``strict``: a schema that cannot be held up in all
+    its words is refused; otherwise what cannot be forced is left to the model.
     """
 
     name: str
     description: str | None
     parameters: dict[str, Any]
     param: str
+    strict: bool = False
 
     @property
     def json(self) -> dict[str, Any]:

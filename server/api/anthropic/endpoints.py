@@ -1,0 +1,124 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
+
+from server.api.answer import Answer, begin
+from server.api.answers.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
+from server.api.anthropic.conversation import read_dialog
+from server.api.anthropic.errors import told_error
+from server.api.anthropic.reply import MessageReply, event
+from server.api.anthropic.schema import CountRequest, MessagesRequest, parse_count, parse_messages
+from server.api.body import read_body
+from server.api.connection import EventStream, while_connected
+from server.api.dialog import prompt_of
+from server.api.engine import require_ready
+from server.api.openapi import operation
+from server.api.services import Services
+from server.api.streams import told
+from server.tools.call import new_call_id
+
+EXAMPLE = {
+    "model": "demo",
+    "max_tokens": 100,
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}},
+                {"type": "text", "text": "What is in the picture?"},
+            ],
+        }
+    ],
+}
+
+
+def anthropic_router(services: Services) -> APIRouter:
+    """The endpoints of Anthropic's Messages API."""
+    router = APIRouter()
+    _add_messages(router, services)
+    _add_count(router, services)
+    return router
+
+
+def _add_messages(router: APIRouter, services: Services) -> None:
+    @router.post(
+        "/v1/messages",
+        **operation(
+            "Message",
+            "anthropic",
+            body=MessagesRequest,
+            answer=AnthropicMessage,
+            events=TypeAdapter(AnthropicEvent),
+            engine=True,
+            example=EXAMPLE,
+            error_answer=AnthropicError,
+        ),
+    )
+    async def messages(request: Request) -> Response:
+        arrival = time.monotonic()
+        ready = require_ready(services.engine)
+        body = await read_body(request, services.options.max_body_bytes, parse_messages)
+        name = services.served_name(ready.model)
+        reply = MessageReply(f"msg_{new_call_id()}", name, body.max_tokens)
+        begun = begin(
+            services,
+            ready,
+            read_dialog(body),
+            body.sampling(),
+            request_id=reply.id,
+            arrival=arrival,
+        )
+        answer = await while_connected(request.receive, begun)
+        if body.stream:
+            events = _guarded(reply.events(answer), services, request)
+            return EventStream(events, answer.aclose, services.options.sse_ping_interval)
+        return await while_connected(request.receive, _whole(reply, answer))
+
+
+def _add_count(router: APIRouter, services: Services) -> None:
+    @router.post(
+        "/v1/messages/count_tokens",
+        **operation(
+            "Count a message's tokens",
+            "anthropic",
+            body=CountRequest,
+            answer=Counted,
+            engine=True,
+            error_answer=AnthropicError,
+        ),
+    )
+    async def count_tokens(request: Request) -> dict[str, Any]:
+        ready = require_ready(services.engine)
+        body = await read_body(request, services.options.max_body_bytes, parse_count)
+
+        async def work() -> dict[str, Any]:
+            parts = await prompt_of(services, ready, read_dialog(body))
+            return {"input_tokens": (await services.engine.count(parts)).prompt_tokens}
+
+        return await while_connected(request.receive, work())
+
+
+async def _whole(reply: MessageReply, answer: Answer) -> Response:
+    try:
+        return JSONResponse(await reply.whole(answer))
+    finally:
+        await answer.aclose()
+
+
+async def _guarded(
+    events: AsyncIterator[bytes], services: Services, request: Request
+) -> AsyncIterator[bytes]:
+    try:
+        async for each in events:
+            yield each
+    except Exception as exc:
+        error = told(exc, services, request)
+        yield event(told_error(error, request.state.request_id))

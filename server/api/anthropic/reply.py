@@ -1,0 +1,157 @@
+"""MessageReply: an answer in Anthropic's shape, whole or as events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.api.answer import Answer, Step
+from server.api.chat_reply import images
+from server.api.generation import Generation
+from server.messages import FinishReason, TokenOutput
+from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
+
+
+def event(payload: dict[str, Any]) -> bytes:
+    """A server-sent event that bears its type as its name."""
+    data = json.dumps(payload, separators=(",", ":")).encode("ascii")
+    kind: str = payload["type"]
+    return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
+@dataclass(slots=True)
+class MessageReply:
+    """Writes the answer to one request; ``max_tokens`` is what the client allowed."""
+
+    id: str
+    model: str
+    max_tokens: int
+    _index: int = -1
+    _open: str = ""
+    _blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    async def whole(self, answer: Answer) -> dict[str, Any]:
+        """The answer in one piece."""
+        last: TokenOutput | None = None
+        async for step in answer:
+            last = step.output
+            for piece in step.pieces:
+                self._gather(piece)
+        assert last is not None
+        for block in self._blocks:
+            if block["type"] == "tool_use":
+                block["input"] = _object(block["input"])
+        return {
+            **self._message(answer.generation),
+            "content": self._blocks,
+            **self._stopped(answer, last),
+            **images(answer.generation),
+        }
+
+    async def events(self, answer: Answer) -> AsyncIterator[bytes]:
+        """The answer as events; begins with the engine's first output, when all is counted."""
+        begun = False
+        async for step in answer:
+            if not begun:
+                begun = True
+                yield event({"type": "message_start", "message": self._message(answer.generation)})
+                yield event({"type": "ping"})
+            for each in self._events(step):
+                yield event(each)
+            if step.output.finish_reason is not None:
+                for each in self._end(answer, step.output):
+                    yield event(each)
+
+    def _message(self, generation: Generation) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage(generation),
+        }
+
+    def _gather(self, piece: Piece) -> None:
+        if isinstance(piece, Content):
+            if not self._blocks or self._blocks[-1]["type"] != "text":
+                self._blocks.append({"type": "text", "text": ""})
+            self._blocks[-1]["text"] += piece.text
+        elif isinstance(piece, CallBegin):
+            self._blocks.append({**_tool_use(piece), "input": ""})
+        elif isinstance(piece, CallArguments):
+            self._blocks[-1]["input"] += piece.text
+
+    def _events(self, step: Step) -> Iterator[dict[str, Any]]:
+        for piece in step.pieces:
+            if isinstance(piece, Content):
+                yield from self._begin("text", {"type": "text", "text": ""})
+                yield self._delta({"type": "text_delta", "text": piece.text})
+            elif isinstance(piece, CallBegin):
+                yield from self._begin(piece.id, {**_tool_use(piece), "input": {}})
+            elif isinstance(piece, CallArguments):
+                yield self._delta({"type": "input_json_delta", "partial_json": piece.text})
+            elif isinstance(piece, CallEnd):
+                yield from self._close()
+
+    def _begin(self, key: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if self._open == key:
+            return
+        yield from self._close()
+        self._open = key
+        self._index += 1
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _close(self) -> Iterator[dict[str, Any]]:
+        if self._open:
+            self._open = ""
+            yield {"type": "content_block_stop", "index": self._index}
+
+    def _end(self, answer: Answer, last: TokenOutput) -> Iterator[dict[str, Any]]:
+        yield from self._close()
+        yield {
+            "type": "message_delta",
+            "delta": self._stopped(answer, last),
+            "usage": usage(answer.generation),
+            **images(answer.generation),
+        }
+        yield {"type": "message_stop"}
+
+    def _stopped(self, answer: Answer, last: TokenOutput) -> dict[str, Any]:
+        reason = "tool_use" if answer.called else "end_turn"
+        if last.finish_reason is FinishReason.LENGTH:
+            cut = last.completion_tokens >= self.max_tokens
+            reason = "max_tokens" if cut else "model_context_window_exceeded"
+        elif last.stop is not None:
+            reason = "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": last.stop}
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """Tokens as Anthropic counts them: what the cache held is not among ``input_tokens``."""
+    return {
+        "input_tokens": generation.prompt_tokens - generation.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": generation.cached_tokens,
+        "output_tokens": generation.completion_tokens,
+    }
+
+
+def _tool_use(piece: CallBegin) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{piece.id}", "name": piece.name}
+
+
+def _object(text: str) -> dict[str, Any]:
+    # Cut short by max_tokens, it is no JSON; the stop reason says so.
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {}
+    return found

@@ -1,0 +1,177 @@
+"""The body of POST /v1/messages, and of /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationError
+
+from server.api.anthropic.blocks import Block, CacheControl, Name, TextBlock
+from server.api.errors import validation_error
+from server.api.sampling_schema import Count, Ratio, StopText, Window
+from server.api.schema import Strict, Text
+from server.api.tagged import Refused, by_type, text_or_list
+from server.api.unsupported import refuse_fields
+from server.sampling import SamplingParams
+
+# Field -> values that change nothing.
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "container": (),
+    "context_management": (),
+    "diagnostics": (),
+    "inference_geo": (),
+    "mcp_servers": ([],),
+    "output_format": (),
+    "service_tier": ("auto", "standard_only"),
+    "speed": ("standard",),
+    "user_profile_id": (),
+    "workspace_id": (),
+}
+_REFUSED_THINKING: dict[str, tuple[object, ...]] = {"type": ("disabled", "adaptive")}
+_REFUSED_OUTPUT: dict[str, tuple[object, ...]] = {"effort": ()}
+_REFUSED_TOOL: dict[str, tuple[object, ...]] = {
+    "allowed_callers": (["direct"],),
+    "defer_loading": (False,),
+    "eager_input_streaming": (True,),
+    "input_examples": ([],),
+}
+
+
+class Message(Strict):
+    """One message of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Annotated[
+        Annotated[Text, Tag("@string")] | Annotated[list[Block], Tag("@list")],
+        text_or_list("blocks"),
+    ]
+
+
+class CustomTool(Strict):
+    """A function that the client runs."""
+
+    type: Literal["custom"] | None = None
+    name: Name
+    description: Text | None = None
+    input_schema: dict[str, Any]
+    strict: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+Tool = Annotated[
+    Annotated[CustomTool, Tag("@custom")] | Annotated[Refused, Tag("@other")],
+    Discriminator(
+        lambda value: (
+            "@custom"
+            if not isinstance(value, dict) or value.get("type") in (None, "custom")
+            else "@other"
+        )
+    ),
+]
+
+
+class AutoChoice(Strict):
+    """The model may call a function, must call one (any), or may not (none)."""
+
+    type: Literal["auto", "any", "none"]
+    disable_parallel_tool_use: bool = False
+
+
+class NamedChoice(Strict):
+    """The model must call this function."""
+
+    type: Literal["tool"]
+    name: Name
+    disable_parallel_tool_use: bool = False
+
+
+ToolChoice = Annotated[
+    Annotated[AutoChoice, Tag("@choice")] | Annotated[NamedChoice, Tag("@tool")],
+    Discriminator(by_type({"tool": "@tool"}, "@choice")),
+]
+
+
+class JsonFormat(Strict):
+    """The answer's text is JSON that fits the schema."""
+
+    type: Literal["json_schema"]
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Strict):
+    """What the answer must look like."""
+
+    format: JsonFormat | None = None
+
+
+class Metadata(Strict):
+    """Who asks; taken and not used."""
+
+    user_id: str | None = None
+
+
+class CountRequest(Strict):
+    """What is counted: a request without what concerns its answer."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    system: (
+        Annotated[
+            Annotated[Text, Tag("@string")] | Annotated[list[TextBlock], Tag("@list")],
+            text_or_list("blocks"),
+        ]
+        | None
+    ) = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
+
+
+class MessagesRequest(CountRequest):
+    """A request of the Messages API, as far as it is served."""
+
+    max_tokens: Count
+    stream: bool | None = None
+    stop_sequences: Annotated[list[StopText], Field(max_length=16)] | None = None
+    temperature: Ratio | None = None
+    top_p: Ratio | None = None
+    top_k: Window | None = None
+    metadata: Metadata | None = None
+
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, Anthropic's defaults filled in."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+            stop=tuple(self.stop_sequences or ()),
+        )
+
+
+def parse_messages(body: dict[str, Any]) -> MessagesRequest:
+    """Validate a request. Raises RequestError or UnsupportedParameter, naming the field."""
+    _refuse(body)
+    try:
+        return MessagesRequest.model_validate(body)
+    except ValidationError as exc:
+        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+
+
+def parse_count(body: dict[str, Any]) -> CountRequest:
+    """Validate a request for counting. Raises as ``parse_messages`` does."""
+    _refuse(body)
+    try:
+        return CountRequest.model_validate(body)
+    except ValidationError as exc:
+        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+
+
+def _refuse(body: dict[str, Any]) -> None:
+    refuse_fields(body, _REFUSED)
+    refuse_fields(body.get("thinking"), _REFUSED_THINKING, "thinking.")
+    refuse_fields(body.get("output_config"), _REFUSED_OUTPUT, "output_config.")
+    tools = body.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        refuse_fields(tool, _REFUSED_TOOL, f"tools[{number}].")
