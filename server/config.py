@@ -22,6 +22,7 @@ from server.errors import ConfigError
 from server.settings.engine import EngineSettings
 from server.settings.general import GeneralSettings
 from server.settings.limits import LimitSettings
+from server.settings.logs import LogSettings
 from server.settings.model import ModelSettings
 from server.settings.pictures import PicturesSettings
 from server.settings.server import ServerSettings
@@ -32,6 +33,7 @@ ENV_PREFIX = "LLAVA_"
 
 # pydantic lists the fields of the last base first, and the help follows that order.
 class Settings(
+    LogSettings,
     UploadsSettings,
     PicturesSettings,
     EngineSettings,

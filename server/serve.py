@@ -19,7 +19,7 @@ from server.http_protocol import HttpProtocol
 from server.hub import ResolvedModel
 from server.logs import configure_logging
 from server.messages import EngineReady, VisionFacts
-from server.wiring import api_options, engine_config, engine_limits
+from server.wiring import api_options, engine_config, engine_limits, tracing
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run(settings: Settings, model: ResolvedModel) -> int:
     Raises:
         StartupError: the port is taken, or the model cannot be loaded.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     # Bound before anything is loaded: a taken port is told at once, not after a minute.
     with _bind(settings.host, settings.port) as listener:
         return asyncio.run(_serve(settings, model, listener))
@@ -49,7 +49,8 @@ def run(settings: Settings, model: ResolvedModel) -> int:
 
 async def _serve(settings: Settings, model: ResolvedModel, listener: socket.socket) -> int:
     engine = EngineClient(engine_config(settings, model), engine_limits(settings))
-    app = create_app(engine, api_options(settings, model))
+    traces = tracing(settings)
+    app = create_app(engine, api_options(settings, model), traces)
     server = _Server(
         uvicorn.Config(
             app,
@@ -76,6 +77,8 @@ async def _serve(settings: Settings, model: ResolvedModel, listener: socket.sock
         server.should_exit = True
         await engine.stop()
         await http
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.api.options import ApiOptions
 from server.config import Settings
@@ -13,6 +15,11 @@ from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.messages import EngineConfig
+
+if TYPE_CHECKING:
+    from server.otel import OpenTelemetry
+
+_OTLP_VARIABLES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
@@ -37,6 +44,7 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         image_cache_bytes=settings.image_cache_bytes,
         mtmd_batch_max_tokens=settings.mtmd_batch_max_tokens,
         log_level=settings.log_level,
+        log_format=settings.log_format,
     )
 
 
@@ -83,6 +91,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         request_timeout=settings.request_timeout,
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,
+        log_content=settings.log_content,
         sse_ping_interval=float(settings.sse_ping_interval),
     )
 
@@ -92,3 +101,22 @@ def _image_root(settings: Settings) -> Path | None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"--image-root: no such folder: {root}")
     return root
+
+
+def tracing(settings: Settings) -> OpenTelemetry | None:
+    """What exports traces, if the settings or OpenTelemetry's own variables name a collector.
+
+    Raises:
+        ConfigError: they do, but the packages are not installed.
+    """
+    named = settings.otlp_endpoint or any(map(os.environ.get, _OTLP_VARIABLES))
+    if not named or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        # Imported late: optional, and a third of a second.
+        from server.otel import otlp  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"--otlp-endpoint: pip install llava-server[otel] for what traces need ({error})"
+        ) from None
+    return otlp(settings.otlp_endpoint)

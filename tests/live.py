@@ -57,7 +57,7 @@ class LiveServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log}"
-            found = re.search(r"serving on (http://\S+)", self.log)
+            found = re.search(r"serving on (http://[^\s\"]+)", self.log)
             if found:
                 self.url = found[1]
                 assert httpx.get(f"{self.url}/health").json() == {"status": "ok"}

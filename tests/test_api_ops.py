@@ -176,7 +176,7 @@ def test_request_id_comes_back_and_odd_ones_are_replaced() -> None:
 
 
 def test_one_log_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "server.api.middleware")
+    caplog.set_level(logging.INFO, "server.api.request_log")
     app = create_app(FakeEngine(), ApiOptions())
     call(app, "POST", CHAT, json=chat(), headers={"x-request-id": "one"})
     call(app, "GET", "/a%0Ab", headers={"x-request-id": "two"})

@@ -92,10 +92,12 @@ def test_only_the_bindings_import_llama_cpp() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["heic"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["heic"], *extras["otel"]]
     names = {re.split("[<>=]", name)[0].lower() for name in declared}
     called = {"llama_cpp": "llama-cpp-python", "PIL": "pillow", "starlette": "fastapi"}
     called["pydantic_core"] = "pydantic"
+    called["opentelemetry"] = "opentelemetry-sdk"
     for module in MODULES:
         for name in imports(module):
             if name in sys.stdlib_module_names or name.split(".")[0] == "server":

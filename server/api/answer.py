@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from server.api.dialog import Dialog, prompt_of
 from server.api.generation import Generation
 from server.api.image_report import pictures_of
+from server.api.record import current_record
 from server.api.services import Services
 from server.messages import EngineReady, FinishReason, TokenOutput
 from server.sampling import SamplingParams
@@ -67,6 +68,9 @@ async def begin(
     Raises RequestError, naming the field, or EngineUnavailable.
     """
     parts = await prompt_of(services, ready, dialog)
+    content = current_record().content
+    if content is not None:
+        content.prompts += [part for part in parts if isinstance(part, str)]
     outputs = services.engine.generate(parts, sampling, request_id)
     generation = Generation(outputs, services.metrics, arrival, pictures_of(parts))
     await generation.admit()

@@ -15,13 +15,15 @@ from server.api.files import files_router
 from server.api.gate import Deadline
 from server.api.images import images_router
 from server.api.input_tokens import input_tokens_router
-from server.api.middleware import ApiKey, RequestLog
+from server.api.middleware import ApiKey
 from server.api.models import models_router
 from server.api.ops import ops_router
 from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
+from server.api.request_log import RequestLog
 from server.api.services import Services, TemplateCache
 from server.api.sources import SourceReader
+from server.api.tracing import Tracing
 from server.metrics import Metrics
 
 _DESCRIPTION = (
@@ -29,8 +31,18 @@ _DESCRIPTION = (
     " on every path; `code` is for programs to read and `param` names the field."
 )
 
+_ROUTERS = (
+    chat_router,
+    input_tokens_router,
+    anthropic_router,
+    files_router,
+    images_router,
+    models_router,
+    ops_router,
+)
 
-def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
+
+def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = None) -> FastAPI:
     """The app. It starts nothing and stops nothing: the engine belongs to the caller."""
     # The document is ours too: FastAPI's own could not see the bodies (server.api.openapi).
     app = FastAPI(
@@ -40,7 +52,8 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    metrics = Metrics(engine, _model_name(engine, options))
+    model = _model_name(engine, options)
+    metrics = Metrics(engine, model)
     files = FileStore(options.files_max_bytes, options.files_expire)
     services = Services(
         engine=engine,
@@ -50,13 +63,8 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         templates=TemplateCache(options.chat_template),
         files=files,
     )
-    app.include_router(chat_router(services))
-    app.include_router(input_tokens_router(services))
-    app.include_router(anthropic_router(services))
-    app.include_router(files_router(services))
-    app.include_router(images_router(services))
-    app.include_router(models_router(services))
-    app.include_router(ops_router(services))
+    for router in _ROUTERS:
+        app.include_router(router(services))
     if options.docs:
         app.include_router(docs_router(app, keys=bool(options.api_keys)))
     errors.install(app, metrics)
@@ -65,7 +73,7 @@ def create_app(engine: Engine, options: ApiOptions) -> FastAPI:
         app.add_middleware(Deadline, seconds=options.request_timeout)
     if options.api_keys:
         app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, model=model, tracing=tracing, options=options)
     app.add_middleware(AnthropicErrors)
     return app
 

@@ -13,6 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from server.api.connection import ClientGone
+from server.api.record import current_record
 from server.errors import (
     AuthenticationError,
     EngineUnavailable,
@@ -86,6 +87,7 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     def answer(error: LlavaError) -> JSONResponse:
         metrics.failed(error.status, error.code)
+        current_record().error = error.code or ""
         return error_response(error)
 
     @app.exception_handler(LlavaError)

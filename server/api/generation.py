@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from server.api.engine import close
 from server.api.image_report import ImageReport
+from server.api.record import current_record
 from server.errors import EngineError, EngineUnavailable
 from server.messages import (
     Admitted,
@@ -48,6 +49,9 @@ class Generation:
         self.cached_tokens = 0
         self.images: tuple[ImageReport, ...] = ()
         self.timings: RequestTimings | None = None
+        self.finish = ""
+        self._record = current_record()
+        self._record.generations.append(self)
 
     async def admit(self) -> None:
         """Wait until the prompt was counted. Raises RequestError when it does not fit."""
@@ -66,13 +70,14 @@ class Generation:
         try:
             async for output in self._outputs:
                 if isinstance(output, TokenOutput):
-                    self._record(output)
+                    self._take(output)
                     yield output
                     if output.finish_reason is not None:
                         return
             raise EngineError("the engine's outputs ended without a finish reason")
         except Exception:
             self._open = False
+            self.finish = "error"
             raise
 
     async def aclose(self) -> None:
@@ -80,7 +85,7 @@ class Generation:
         await close(self._outputs)
         self._end(ABORTED)
 
-    def _record(self, output: TokenOutput) -> None:
+    def _take(self, output: TokenOutput) -> None:
         self.completion_tokens = output.completion_tokens
         now = time.monotonic()
         self.timings = output.timings or self.timings
@@ -92,6 +97,8 @@ class Generation:
                 now - self._arrival, self.prompt_tokens, self.cached_tokens, self.timings
             )
         self._last = now
+        if self._record.content is not None:
+            self._record.content.answers.append(output.text)
         if output.images:
             self._record_images(output.images)
         if output.finish_reason is FinishReason.ABORT:
@@ -108,5 +115,6 @@ class Generation:
     def _end(self, reason: str) -> None:
         if self._open:
             self._open = False
+            self.finish = reason
             seconds = time.monotonic() - self._arrival
             self._metrics.finished(reason, self.completion_tokens, seconds, self.timings)

@@ -32,5 +32,6 @@ class ApiOptions:
     request_timeout: float = 0.0
     files_max_bytes: int = 256 * 1024 * 1024
     files_expire: int = 24 * 3600
+    log_content: bool = False
     sse_ping_interval: float = 15.0
     docs: bool = True

@@ -10,6 +10,7 @@ from typing import Any, Final
 from fastapi import Request
 
 from server.api.errors import error_body, internal_error
+from server.api.record import current_record
 from server.api.services import Services
 from server.errors import LlavaError
 
@@ -42,4 +43,5 @@ def told(error: Exception, services: Services, request: Request) -> LlavaError:
         log.error("request %s failed in its stream", request_id, exc_info=error)
         error = internal_error(request_id)
     services.metrics.failed(error.status, error.code)
+    current_record().error = error.code or ""
     return error

@@ -29,7 +29,7 @@ def main(descriptor: int) -> int:
     line: Connection[Any, Any] = Connection(descriptor)
     config = line.recv()
     assert isinstance(config, EngineConfig)
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     inbox, outbox = Inbox(line), Outbox(line)
     # Imported late: the import alone loads libllama and every backend's driver.
     from server.engine.load import load  # noqa: PLC0415

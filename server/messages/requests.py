@@ -32,6 +32,7 @@ class EngineConfig:
     image_cache_bytes: int = 256 * 1024 * 1024
     mtmd_batch_max_tokens: int | None = None
     log_level: str = "info"
+    log_format: str = "text"
 
 
 @dataclass(slots=True, frozen=True)

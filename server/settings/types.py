@@ -61,5 +61,7 @@ Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Secret = Annotated[SecretStr, BeforeValidator(_not_empty)]
 Detail = Annotated[Literal["auto", "low", "high"], BeforeValidator(_lower)]
 AutoOff = Annotated[Literal["auto", "off"], BeforeValidator(_lower)]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
+
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Positive = Annotated[int, Field(ge=1)]

@@ -1,0 +1,114 @@
+"""RequestLog: gives each request an id and a record, and logs one line for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.errors import error_response, internal_error
+from server.api.log_line import fields, text
+from server.api.options import ApiOptions
+from server.api.record import Content, RequestRecord, set_record
+from server.api.trace_context import read_trace
+from server.api.tracing import Trace, Tracing
+from server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+QUIET_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Of requests that no route took: their paths are the client's own, and without number.
+_NO_ROUTE = "other"
+
+
+class RequestLog:
+    """Outermost: also answers what nobody caught. ``tracing`` is None when there is no trace."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        model: str,
+        tracing: Tracing | None,
+        options: ApiOptions,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._model = model
+        self._tracing = tracing
+        self._log_content = options.log_content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record, headers = self._record(scope), Headers(scope=scope)
+        trace = self._trace(record, headers)
+        scope.setdefault("state", {})["request_id"] = record.request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                ours = MutableHeaders(scope=message)
+                ours["x-request-id"] = record.request_id
+                if trace is not None:
+                    ours["traceparent"] = trace.context.header
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("request %s failed", record.request_id)
+            if record.status:
+                raise
+            error = internal_error(record.request_id)
+            record.error = error.code or ""
+            self._metrics.failed(error.status, error.code)
+            await error_response(error)(scope, receive, send_with_id)
+        finally:
+            self._end(scope, record, trace)
+
+    def _record(self, scope: Scope) -> RequestRecord:
+        record = RequestRecord(
+            request_id=_request_id(Headers(scope=scope).get("x-request-id", "")),
+            method=scope["method"],
+            path=quote(scope["path"]),
+            model=self._model,
+            content=Content() if self._log_content else None,
+        )
+        set_record(record)
+        return record
+
+    def _trace(self, record: RequestRecord, headers: Headers) -> Trace | None:
+        trace: Trace | None = None
+        if self._tracing is not None:
+            trace = self._tracing.begin(record, headers)
+        elif context := read_trace(headers.get("traceparent", "")):
+            trace = Trace(context.child())
+        record.trace_id = trace.context.trace_id if trace else ""
+        return trace
+
+    def _end(self, scope: Scope, record: RequestRecord, trace: Trace | None) -> None:
+        record.end = time.monotonic()
+        record.route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        record.key = str(scope["state"].get("key_name") or "")
+        self._metrics.http.answered(record.route, record.status)
+        # Probes and scrapes come every few seconds; they would bury the rest.
+        level = logging.DEBUG if record.path in QUIET_PATHS else logging.INFO
+        if log.isEnabledFor(level):
+            found: dict[str, Any] = fields(record)
+            log.log(level, "%s", text(found), extra={"fields": found})
+        if self._tracing is not None and trace is not None:
+            self._tracing.end(record, trace)
+
+
+def _request_id(given: str) -> str:
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"

@@ -1,0 +1,167 @@
+"""The log line of a request, its id, and its place in a trace."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from fakes import FakeEngine, call, chat, image_part, text_part
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.api.app import create_app
+from server.api.log_line import text
+from server.api.options import ApiOptions
+from server.api.record import current_record
+from server.api.trace_context import TraceContext, read_trace
+from server.errors import EngineError
+from server.logs import JsonLines
+from server.messages import FinishReason
+
+CHAT = "/v1/chat/completions"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+BROKEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [record.fields for record in caplog.records if hasattr(record, "fields")]
+
+
+@pytest.fixture(autouse=True)
+def _all_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "server.api.request_log")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_generation_tells_its_tokens_pictures_and_end(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(FakeEngine(finish=FinishReason.LENGTH), ApiOptions(model_alias="m"))
+    body = chat([image_part(), text_part("What?")], stream=stream)
+    assert call(app, "POST", CHAT, json=body, headers={"x-request-id": "one"}).status_code == 200
+    (line,) = logged(caplog)
+    expected = {
+        "request_id": "one", "method": "POST", "path": CHAT, "status": 200, "model": "m",
+        "pictures": 1, "image_tokens": 64, "prompt_tokens": 74, "cached_tokens": 0,
+        "completion_tokens": 3, "finish": "length",
+    }  # fmt: skip
+    assert expected.items() <= line.items()
+    assert line["image_ms"] > 0
+    assert line["ms"] >= line["image_ms"]
+    assert "prompt" not in line
+    assert "What?" not in caplog.text
+
+
+def test_content_is_logged_when_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(FakeEngine(), ApiOptions(log_content=True))
+    call(app, "POST", CHAT, json=chat([image_part(), text_part('a "quoted"\nline')]))
+    (line,) = logged(caplog)
+    assert 'a "quoted"\nline' in line["prompt"]
+    assert "base64" not in line["prompt"]
+    assert line["answer"] == "A red circle."
+    assert "\n" not in text(line)
+
+
+def test_errors_are_told_by_their_code(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    call(
+        app,
+        "POST",
+        CHAT,
+        json=chat([image_part(), BROKEN]),
+    )
+    broken = create_app(FakeEngine(error=EngineError("no"), error_after=1), ApiOptions())
+    call(broken, "POST", CHAT, json=chat(stream=True))
+    refused, failed = logged(caplog)
+    assert (refused["status"], refused["error"]) == (400, "unsupported_image_format")
+    assert "completion_tokens" not in refused
+    assert (failed["status"], failed["error"], failed["finish"]) == (200, "engine_error", "error")
+    assert failed["completion_tokens"] == 1
+
+
+def test_requests_that_generate_nothing_have_a_short_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    call(app, "GET", "/v1/models")
+    call(app, "GET", "/health")
+    call(app, "GET", "/metrics")
+    (line,) = logged(caplog)
+    assert set(line) == {"request_id", "method", "path", "status", "ms"}
+
+
+def test_the_trace_of_a_request_is_continued(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    response = call(app, "POST", CHAT, json=chat(), headers={"traceparent": PARENT})
+    ours = read_trace(response.headers["traceparent"])
+    assert ours is not None
+    assert (ours.trace_id, ours.flags) == (TRACE, "01")
+    assert ours.span_id != "00f067aa0ba902b7"
+    assert logged(caplog)[0]["trace_id"] == TRACE
+    assert "traceparent" not in call(app, "POST", CHAT, json=chat()).headers
+    assert "trace_id" not in logged(caplog)[1]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "", "x", f"00-{TRACE}-00f067aa0ba902b7", f"ff-{TRACE}-00f067aa0ba902b7-01",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{TRACE}-{'0' * 16}-01", f"{PARENT}-more",
+        PARENT.upper(), f"{PARENT}\nx-evil: 1",
+    ],
+)  # fmt: skip
+def test_a_traceparent_that_is_none_is_ignored(header: str) -> None:
+    assert read_trace(header) is None
+
+
+def test_later_versions_of_traceparent_are_read() -> None:
+    later = read_trace(f"01-{TRACE}-00f067aa0ba902b7-01-something")
+    assert later == TraceContext(TRACE, "00f067aa0ba902b7", "01")
+    assert read_trace(f" {PARENT} ") == later
+
+
+def test_records_do_not_outlive_their_request() -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    call(app, "POST", CHAT, json=chat([image_part()]))
+    assert current_record().stages == []
+
+
+@given(st.text(), st.text())
+def test_no_value_breaks_a_line(one: str, other: str) -> None:
+    line = text(
+        {
+            "request_id": "r",
+            "method": "GET",
+            "path": "/",
+            "status": 200,
+            "ms": 1,
+            "a": one,
+            "b": other,
+        }
+    )
+    assert line.isprintable()
+    assert line.splitlines() == [line]
+    record = logging.LogRecord("server", logging.INFO, "", 0, "%s", (line,), None)
+    record.fields = {"a": one, "b": other}
+    found = JsonLines().format(record)
+    assert "\n" not in found
+    assert {"a": one, "b": other}.items() <= json.loads(found).items()
+
+
+def test_json_lines_tell_exceptions_and_times() -> None:
+    try:
+        raise ValueError("bad\nthing")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("server.x", logging.ERROR, "", 0, "failed: %d", (3,), info)
+    record.created, record.msecs = 0.25, 250
+    line = json.loads(JsonLines().format(record))
+    assert (line["time"], line["level"], line["logger"]) == (
+        "1970-01-01T00:00:00.250Z", "error", "server.x",
+    )  # fmt: skip
+    assert line["message"] == "failed: 3"
+    assert "ValueError: bad" in line["exception"]
