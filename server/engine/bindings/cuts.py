@@ -9,7 +9,7 @@ from typing import Any
 import llama_cpp
 
 # Long enough to cost little (a cut takes some 50 microseconds), short enough to wait for.
-CUT_SECONDS = 0.003
+CUT_SECONDS = 0.008
 _MOST_NODES = 4096
 
 
