@@ -42,6 +42,8 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         llava_fix=settings.llava_fix == "auto",
         itl_target=settings.itl_target / 1000,
         image_cache_bytes=settings.image_cache_bytes,
+        image_cache_dir=settings.image_cache_dir,
+        image_cache_dir_bytes=settings.image_cache_dir_bytes,
         mtmd_batch_max_tokens=settings.mtmd_batch_max_tokens,
         log_level=settings.log_level,
         log_format=settings.log_format,

@@ -85,6 +85,7 @@ def test_gauges_follow_the_engine() -> None:
         image_cache_queries=7,
         image_cache_hits=3,
         image_cache_bytes=5,
+        image_cache_disk_hits=2,
     )
     values = samples(metrics)
     assert values["llava_num_preemptions_total",] == 1
@@ -93,6 +94,7 @@ def test_gauges_follow_the_engine() -> None:
     assert values["llava_mm_cache_queries_total",] == 7
     assert values["llava_mm_cache_hits_total",] == 3
     assert values["llava_mm_cache_bytes",] == 5
+    assert values["llava_mm_cache_disk_hits_total",] == 2
     engine.ready = None
     assert not [name for name, *_ in samples(metrics) if "memory_bytes" in name[:20]]
 

@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engine import cores  # noqa: F401 (first: it notes the cores before libgomp loads)
-from server.engine.encoding import EncodeThread
 from server.engine.worker import Inbox, Outbox, Worker
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
@@ -40,11 +39,12 @@ def main(descriptor: int) -> int:
         outbox.send(EngineDead(error))
         return 1
     outbox.send(engine.ready)
-    if isinstance(engine.encoding, EncodeThread):
-        engine.encoding.pulse = engine.core.pulse
+    slices = engine.encoders.slices if engine.encoders else None
+    if engine.encoders is not None:
+        engine.encoders.beat(engine.core.pulse)
     engine.core.pulse.start(outbox.send)
     try:
-        Worker(engine.core, inbox, outbox, engine.slices).serve()
+        Worker(engine.core, inbox, outbox, slices).serve()
     except Exception as error:
         logger.exception("the engine failed")
         outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))

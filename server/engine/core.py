@@ -126,8 +126,8 @@ class EngineCore:
         self.scheduler.encodes.finish(picture)
         picture.encode_start, picture.encode_seconds = done.start, done.seconds
         if done.rows is not None:
-            picture.rows = done.rows
-            self.images.put(picture.image.digest, done.rows)
+            picture.rows, picture.cached = done.rows, done.kept
+            self.images.put(picture.image.digest, done.rows, on_disk=done.kept)
             return
         for request in [r for r in self.scheduler.running if picture in r.pictures]:
             logger.error("request %s: %s", request.request_id, done.error)
@@ -159,6 +159,7 @@ class EngineCore:
             image_cache_queries=images.queries,
             image_cache_hits=images.hits,
             image_cache_bytes=images.n_bytes,
+            image_cache_disk_hits=images.disk_hits,
             decodes=self._decodes,
             decode_sequences=self._decode_sequences,
             tokens_max=self._tokens_max,

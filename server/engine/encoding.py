@@ -31,7 +31,7 @@ class EncodeDone:
     """The result for ``picture``: its rows, float32 [n_tokens, n_embd], or what went wrong.
 
     ``start`` is ``time.monotonic()``. Pictures that were encoded together took ``seconds``
-    together.
+    together. ``kept``: the rows were on disk, nothing was encoded.
     """
 
     picture: Picture
@@ -39,6 +39,7 @@ class EncodeDone:
     error: str
     seconds: float
     start: float = 0.0
+    kept: bool = False
 
 
 class EncodeThread:

@@ -7,18 +7,17 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from server.engine.bindings.context import Batch, Context
-from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.devices import build_facts, list_devices
 from server.engine.bindings.log import LlamaLog
 from server.engine.bindings.model import Model
 from server.engine.core import EngineCore
-from server.engine.cores import unbind
+from server.engine.encoders import Encoders, choose_cuts, make_encoders
 from server.engine.encodes import Encodes
-from server.engine.encoding import EncodeDone, EncodeThread
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
@@ -26,11 +25,10 @@ from server.engine.picture_batches import for_pictures
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
-from server.engine.slices import SlicedEncodes
 from server.engine.vision import VisionEncoder, load_vision
 from server.errors import ConfigError, StartupError
 from server.memory.report import format_report, read_report, tower_backend
-from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineProgress, EngineReady
+from server.messages import BuildFacts, EngineConfig, EngineProgress, EngineReady
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +48,12 @@ class LoadedEngine:
     model: Model
     context: Context
     encoder: VisionEncoder | None
-    encoding: EncodeThread | SlicedEncodes | None
-
-    @property
-    def slices(self) -> SlicedEncodes | None:
-        """The encoder that wants to be called by the engine's loop, if it is of that kind."""
-        return self.encoding if isinstance(self.encoding, SlicedEncodes) else None
+    encoders: Encoders | None
 
     def close(self) -> None:
         """Frees every handle."""
-        if self.encoding is not None:
-            self.encoding.close()
+        if self.encoders is not None:
+            self.encoders.close()
         if self.encoder is not None:
             self.encoder.close()
         self.context.close()
@@ -70,18 +63,19 @@ class LoadedEngine:
 def load(
     config: EngineConfig,
     report: Callable[[EngineProgress], None],
-    encoded: Callable[[EncodeDone], None],
+    post: Callable[[Any], None],
 ) -> LoadedEngine:
     """Loads everything that ``config`` names.
 
-    ``report`` is told of the progress, ``encoded`` of every picture, in the encoding thread.
+    ``report`` is told of the progress; ``post`` puts a message to the engine's loop, from any
+    thread.
 
     Raises:
         StartupError: a file cannot be loaded or does not fit; the message says which and why.
     """
     log = LlamaLog()
     try:
-        return _load(config, log, report, encoded)
+        return _load(config, log, report, post)
     except StartupError as error:
         reason = log.last_error()
         raise type(error)(f"{error.message} ({reason})" if reason else error.message) from error
@@ -93,7 +87,7 @@ def _load(
     config: EngineConfig,
     log: LlamaLog,
     report: Callable[[EngineProgress], None],
-    encoded: Callable[[EncodeDone], None],
+    post: Callable[[Any], None],
 ) -> LoadedEngine:
     start = time.perf_counter()
     build, devices = _read_build(), list_devices()
@@ -102,7 +96,7 @@ def _load(
     )
     lines = log.take()
     report(EngineProgress("vision tower", 0.0))
-    cuts = _cuts(config, devices)
+    cuts = choose_cuts(config, devices)
     encoder = load_vision(config, model, cuts)
     tower_lines = _of_last_tower(log.take())
     config = for_pictures(config, encoder, tower_backend(tower_lines))
@@ -124,9 +118,9 @@ def _load(
         pid=os.getpid(),
     )
     scheduler = _make_scheduler(config, model, context, speed, encoder)
-    encoding = _make_encoding(config, encoder, cuts, encoded)
-    core = _make_core(config, runner, scheduler, encoding)
-    return LoadedEngine(core, ready, model, context, encoder, encoding)
+    encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
+    core = _make_core(config, runner, scheduler, encoders)
+    return LoadedEngine(core, ready, model, context, encoder, encoders)
 
 
 def _read_build() -> BuildFacts:
@@ -136,36 +130,11 @@ def _read_build() -> BuildFacts:
     return build
 
 
-def _cuts(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Cuts | None:
-    """Where tower and language model both run on the CPU, they must take turns there."""
-    on_cpu = config.n_gpu_layers == 0 and not config.mmproj_offload
-    if on_cpu or all(device.kind in {"cpu", "accel"} for device in devices):
-        return Cuts()
-    unbind()  # the GPU computes; this thread should not be stuck on one core
-    return None
-
-
-def _make_encoding(
-    config: EngineConfig,
-    encoder: VisionEncoder | None,
-    cuts: Cuts | None,
-    encoded: Callable[[EncodeDone], None],
-) -> EncodeThread | SlicedEncodes | None:
-    if encoder is None:
-        return None
-    if cuts is not None:
-        return SlicedEncodes(encoder.encode, cuts, config.itl_target)
-    return EncodeThread(encoder.encode, encoded)
-
-
 def _make_core(
-    config: EngineConfig,
-    runner: LlamaRunner,
-    scheduler: Scheduler,
-    encoding: EncodeThread | SlicedEncodes | None,
+    config: EngineConfig, runner: LlamaRunner, scheduler: Scheduler, encoders: Encoders | None
 ) -> EngineCore:
-    start_encode = encoding.submit if encoding else _no_tower
-    return EngineCore(runner, scheduler, ImageCache(config.image_cache_bytes), start_encode)
+    images = ImageCache(config.image_cache_bytes, encoders.keep if encoders else None)
+    return EngineCore(runner, scheduler, images, encoders.submit if encoders else _no_tower)
 
 
 def _no_tower(_pictures: list[Picture]) -> None:

@@ -20,6 +20,7 @@ from server.engine.bindings.vision import Rows, Vision
 from server.engine.picture_settings import check_picture_settings
 from server.errors import StartupError
 from server.messages import EngineConfig, ImageInput, VisionFacts
+from server.towers.cache import content_digest
 from server.towers.facts import TowerFacts, read_facts
 from server.towers.faults import Faults
 from server.towers.newline import read_newline
@@ -114,6 +115,12 @@ class VisionEncoder:
 
     def _repaired(self, rows: Rows) -> Rows:
         return repair_rows(rows, self._tower.n_patches) if self._tower.repair else rows
+
+    def identity(self, cache_dir: Path) -> list[object]:
+        """All that decides about a picture's rows, beside libmtmd itself."""
+        tower = self._tower
+        newline = None if self._newline is None else self._newline.tolist()
+        return [content_digest(cache_dir, tower.path), tower.repair, newline]
 
     def facts(self, backend: str) -> VisionFacts:
         """What was loaded, what was found wrong with it and what was undone."""

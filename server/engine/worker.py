@@ -108,10 +108,11 @@ class Worker:
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
         spent = self._turn(wait=False)
-        self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
         return spent if self._core.has_work else None
 
     def _called(self) -> bool:
+        # Asked at every cut: the encode comes on.
+        self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
         return not self._inbox.empty
 
     def _wanted(self, picture: Picture) -> bool:

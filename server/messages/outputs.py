@@ -127,6 +127,7 @@ class SchedulerStats:
     image_cache_queries: int = 0
     image_cache_hits: int = 0
     image_cache_bytes: int = 0
+    image_cache_disk_hits: int = 0
     decodes: int = 0
     decode_sequences: int = 0
     tokens_max: int = 0

@@ -28,8 +28,10 @@ class EngineConfig:
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
     llava_fix: bool = True
-    itl_target: float = 0.05
+    itl_target: float = 0.08
     image_cache_bytes: int = 256 * 1024 * 1024
+    image_cache_dir: Path | None = None
+    image_cache_dir_bytes: int = 4 * 1024**3
     mtmd_batch_max_tokens: int | None = None
     log_level: str = "info"
     log_format: str = "text"

@@ -24,6 +24,7 @@ _TOTALS = {
     "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
     "image_cache_queries": ("llava_mm_cache_queries", "Pictures looked up before an encode"),
     "image_cache_hits": ("llava_mm_cache_hits", "Pictures whose embeddings were kept"),
+    "image_cache_disk_hits": ("llava_mm_cache_disk_hits", "Pictures whose embeddings were on disk"),
 }
 
 

@@ -52,6 +52,12 @@ class PicturesSettings(BaseModel):
     mtmd_batch_max_tokens: Annotated[
         int | None, Flag("Pictures", (), "N", "0 on a CPU, 1024 on a GPU")
     ] = Field(None, ge=0, description="most tokens of pictures encoded together; 0 is one by one")
+    image_cache_dir: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none")] = Field(
+        None, description="folder where encoded pictures stay over a restart"
+    )
+    image_cache_dir_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "4GiB")] = Field(
+        ByteSize(4 * 1024**3), gt=0, description="most bytes in that folder"
+    )
     image_urls: Annotated[bool, Flag("Pictures")] = Field(
         True, description="fetch pictures from http and https URLs"
     )

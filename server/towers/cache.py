@@ -49,16 +49,16 @@ class TowerCache:
             StartupError: source or folder cannot be read or written; also what ``make`` raises.
         """
         try:
-            entry = self._folder / f"{self._digest(source)}-{tag}.gguf"
+            entry = self._folder / f"{self.digest(source)}-{tag}.gguf"
             seal = entry.with_suffix(".sha256")
-            if not (entry.is_file() and _read(seal) == self._digest(entry)):
+            if not (entry.is_file() and _read(seal) == self.digest(entry)):
                 make(entry)
-                _write(seal, self._digest(entry))
+                _write(seal, self.digest(entry))
         except OSError as error:
             raise _cannot_use(self._folder, error) from error
         return entry
 
-    def _digest(self, path: Path) -> str:
+    def digest(self, path: Path) -> str:
         """SHA-256 of the content, remembered by path, size and time of change."""
         stat = path.stat()
         identity = [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -71,6 +71,24 @@ class TowerCache:
         digest = _sha256(path)
         _write(note, json.dumps([*identity, digest]))
         return digest
+
+
+def content_digest(cache_dir: Path, path: Path) -> str:
+    """SHA-256 of a tower's file, remembered in the folder of prepared towers.
+
+    Raises:
+        StartupError: file or folder cannot be read or written.
+    """
+    folder = towers_dir(cache_dir)
+    try:
+        return TowerCache(folder).digest(path)
+    except OSError as error:
+        raise _cannot_use(folder, error) from error
+
+
+def towers_dir(cache_dir: Path) -> Path:
+    """The folder of prepared towers."""
+    return cache_dir / "towers"
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from server.errors import ConfigError
-from server.towers.cache import TowerCache
+from server.towers.cache import TowerCache, towers_dir
 from server.towers.facts import TowerFacts, read_facts
 from server.towers.faults import Faults, TowerFaults
 from server.towers.rewrite import RewritePlan, rewrite
@@ -82,7 +82,7 @@ def prepare(
 
 
 def _rewritten(mmproj: Path, plan: RewritePlan, cache_dir: Path) -> Path:
-    cache = TowerCache(cache_dir / "towers")
+    cache = TowerCache(towers_dir(cache_dir))
     return cache.get(mmproj, plan.tag, partial(_make, mmproj, plan))
 
 
