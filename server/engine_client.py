@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from server.deadline import deadline
-from server.engine_requests import Running
+from server.engine_requests import Item, Message, Running
 from server.engine_state import EngineState
 from server.engine_supervisor import EngineLimits, EngineSupervisor
 from server.errors import DeadlineExceeded, EngineUnavailable, LlavaError, RequestError
@@ -18,7 +18,10 @@ from server.messages import (
     Admitted,
     Counted,
     CountRequest,
-    ImageInput,
+    DetokenizeRequest,
+    PromptPart,
+    Tokenized,
+    TokenizeRequest,
     TokenOutput,
 )
 from server.sampling import SamplingParams
@@ -30,7 +33,7 @@ class EngineClient(EngineSupervisor):
     """Hands requests to the engine, whichever runs. Lives on one event loop."""
 
     async def generate(
-        self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str
+        self, parts: tuple[PromptPart, ...], sampling: SamplingParams, request_id: str
     ) -> AsyncIterator[Admitted | TokenOutput]:
         """Admitted first, then TokenOutputs up to the one with a finish reason.
 
@@ -53,7 +56,7 @@ class EngineClient(EngineSupervisor):
                     # After its deadline, or if it was given up, the engine may still be at it.
                     finished = not isinstance(item, DeadlineExceeded | EngineUnavailable)
                     raise item
-                assert not isinstance(item, Counted)
+                assert isinstance(item, Admitted | TokenOutput)
                 finished = isinstance(item, TokenOutput) and item.finish_reason is not None
                 yield item
         finally:
@@ -61,7 +64,7 @@ class EngineClient(EngineSupervisor):
                 alarm.cancel()
             self._requests.close(running, abort=not finished)
 
-    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+    async def count(self, parts: tuple[PromptPart, ...]) -> Counted:
         """The tokens of a prompt; nothing is generated, and it need not fit the context.
 
         Raises:
@@ -69,7 +72,25 @@ class EngineClient(EngineSupervisor):
             EngineUnavailable: there is no engine, and none came in time.
             DeadlineExceeded: the time that ``server.deadline`` sets is over.
         """
-        running = self._open(CountRequest(f"count-{uuid.uuid4().hex}", parts))
+        answer = await self._ask(CountRequest(_new_id(), parts))
+        assert isinstance(answer, Counted)
+        return answer
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokenized:
+        """The tokens of a text. Raises as ``count`` does."""
+        answer = await self._ask(TokenizeRequest(_new_id(), text, add_special, parse_special))
+        assert isinstance(answer, Tokenized)
+        return answer
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> Tokenized:
+        """The bytes of tokens. Raises as ``count`` does, also where there is no such token."""
+        answer = await self._ask(DetokenizeRequest(_new_id(), tokens))
+        assert isinstance(answer, Tokenized)
+        return answer
+
+    async def _ask(self, message: Message) -> Item:
+        """The one answer to a message."""
+        running = self._open(message)
         alarm = self._set_alarm(running)
         try:
             item = await running.items.get()
@@ -79,10 +100,9 @@ class EngineClient(EngineSupervisor):
             self._requests.close(running, abort=False)
         if isinstance(item, LlavaError):
             raise item
-        assert isinstance(item, Counted)
         return item
 
-    def _open(self, message: AddRequest | CountRequest) -> Running:
+    def _open(self, message: Message) -> Running:
         ready = self.state is EngineState.READY and not self._stopping
         if ready or self.waits_for_engine:
             return self._requests.open(message)
@@ -111,3 +131,7 @@ class EngineClient(EngineSupervisor):
                 code="invalid_value",
             )
         return sampling
+
+
+def _new_id() -> str:
+    return f"ask-{uuid.uuid4().hex}"

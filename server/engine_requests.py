@@ -19,8 +19,11 @@ from server.messages import (
     Admitted,
     Counted,
     CountRequest,
+    DetokenizeRequest,
     Rejected,
     RequestTimings,
+    Tokenized,
+    TokenizeRequest,
     TokenOutput,
 )
 
@@ -29,15 +32,16 @@ logger = logging.getLogger(__name__)
 # A request that was in this many engines when they were lost may be what they died of.
 SUSPECT = 2
 
-Item = Admitted | Counted | TokenOutput | LlavaError
-Output = Admitted | Counted | Rejected | TokenOutput
+Message = AddRequest | CountRequest | TokenizeRequest | DetokenizeRequest
+Item = Admitted | Counted | Tokenized | TokenOutput | LlavaError
+Output = Admitted | Counted | Rejected | Tokenized | TokenOutput
 
 
 @dataclass(slots=True, eq=False)
 class Running:
     """One request. ``losses`` counts the engines that were lost while they had it."""
 
-    message: AddRequest | CountRequest
+    message: Message
     items: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
     tokens: list[int] = field(default_factory=list)
     admitted: bool = False
@@ -72,7 +76,7 @@ class Running:
         # Of a request that was resumed the engine knows no more than its second half.
         return replace(output, timings=replace(self.first, finished=timings.finished))
 
-    def next_message(self) -> AddRequest | CountRequest:
+    def next_message(self) -> Message:
         """What to send to an engine so that it goes on from here."""
         if self.tokens and isinstance(self.message, AddRequest):
             return replace(self.message, resumed=tuple(self.tokens))
@@ -95,7 +99,7 @@ class Requests:
     def __iter__(self) -> Iterator[Running]:
         return iter(list(self._running.values()))
 
-    def open(self, message: AddRequest | CountRequest) -> Running:
+    def open(self, message: Message) -> Running:
         """Takes a request in, and sends it if there is an engine."""
         running = self._running[message.request_id] = Running(message)
         if self._send is not None:

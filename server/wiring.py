@@ -15,6 +15,7 @@ from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.messages import EngineConfig
+from server.prompt import check_template
 
 if TYPE_CHECKING:
     from server.otel import OpenTelemetry
@@ -82,7 +83,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
     return ApiOptions(
         images=options,
         model_alias=settings.alias or model.name,
-        chat_template=model.chat_template,
+        chat_template=_chat_template(settings) or model.chat_template,
         api_keys=(key.get_secret_value(),) if key else (),
         fetch=FetchOptions(
             enabled=settings.image_urls,
@@ -94,8 +95,31 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,
         log_content=settings.log_content,
+        model_path=model.model,
+        parallel=settings.parallel,
         sse_ping_interval=float(settings.sse_ping_interval),
     )
+
+
+def _chat_template(settings: Settings) -> str | None:
+    """--chat-template's source or name, tried out before anything is loaded."""
+    wanted, file = settings.chat_template, settings.chat_template_file
+    if wanted is not None and file is not None:
+        raise ConfigError("--chat-template and --chat-template-file exclude each other")
+    if wanted is not None and "{" not in wanted and Path(wanted).expanduser().is_file():
+        file = Path(wanted).expanduser()
+    if file is not None:
+        wanted = _read_template(file)
+    if wanted is not None:
+        check_template(wanted)
+    return wanted
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat-template-file: cannot read {file}: {error}") from error
 
 
 def _image_root(settings: Settings) -> Path | None:

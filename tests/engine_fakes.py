@@ -64,6 +64,7 @@ class FakeRunner:
         self.n_batch = n_batch
         self.strips_first_space = False
         self.llama_seconds = 0.0
+        self.vocabulary = None
         self.cells: dict[int, list[object]] = {}
         self.computed = 0
         self.encodes: list[str] = []

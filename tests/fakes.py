@@ -35,8 +35,10 @@ from server.messages import (
     MemoryPart,
     MemoryReport,
     ModelFacts,
+    PromptPart,
     SchedulerStats,
     StepOutputs,
+    Tokenized,
     TokenOutput,
     VisionFacts,
 )
@@ -119,8 +121,8 @@ class FakeEngine:
     stop: str | None = None
     admit_seconds: float = 0.0
     token_seconds: float = 0.0
-    parts: list[tuple[str | ImageInput, ...]] = field(default_factory=list)
-    counted: list[tuple[str | ImageInput, ...]] = field(default_factory=list)
+    parts: list[tuple[PromptPart, ...]] = field(default_factory=list)
+    counted: list[tuple[PromptPart, ...]] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -131,7 +133,7 @@ class FakeEngine:
         self.on_step = on_step
 
     async def generate(
-        self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str
+        self, parts: tuple[PromptPart, ...], sampling: SamplingParams, request_id: str
     ) -> AsyncIterator[Admitted | TokenOutput]:
         self.parts.append(parts)
         self.sampling.append(sampling)
@@ -151,15 +153,29 @@ class FakeEngine:
             if not ended:
                 self.aborted.append(request_id)
 
-    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+    async def count(self, parts: tuple[PromptPart, ...]) -> Counted:
         self.counted.append(parts)
         if self.error:
             raise self.error
         pictures = sum(isinstance(part, ImageInput) for part in parts)
         return Counted("count", 10 + 64 * pictures, 64 * pictures)
 
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokenized:
+        """One token a byte; BOS is 256."""
+        if self.error:
+            raise self.error
+        front = (256,) if add_special else ()
+        raw = text.encode()
+        pieces = (b"<s>",) * len(front) + tuple(bytes((b,)) for b in raw)
+        return Tokenized("ask", (*front, *raw), pieces)
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> Tokenized:
+        if self.error:
+            raise self.error
+        return Tokenized("ask", tokens, tuple(bytes((token,)) for token in tokens))
+
     async def _outputs(
-        self, parts: tuple[str | ImageInput, ...], request_id: str
+        self, parts: tuple[PromptPart, ...], request_id: str
     ) -> AsyncIterator[Admitted | TokenOutput]:
         pictures = [part for part in parts if isinstance(part, ImageInput)]
         await asyncio.sleep(self.admit_seconds)

@@ -51,6 +51,8 @@ def test_without_a_command_the_help_is_shown() -> None:
         (("serve", "--port", "99999"), {}, 2, "--port: "),
         (("serve", "--portt", "1"), {}, 2, "unknown argument --portt; did you mean --port?"),
         (("serve",), {"LLAVA_PORT": "x"}, 2, "LLAVA_PORT: "),
+        (("serve", "--chat-template", "vicunia"), {}, 2, "--chat-template: 'vicunia' is neither"),
+        (("serve", "--chat-template-file", "/x"), {}, 2, "--chat-template-file: cannot read /x"),
         (("serve",), {"LLAVA_TYPO": "x"}, 2, "LLAVA_TYPO: no such setting"),
         (("sevre",), {}, 2, "invalid choice: 'sevre'"),
         (("serve", "--model", "/nowhere.gguf"), {}, 2, "no such file: /nowhere.gguf"),

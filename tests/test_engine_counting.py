@@ -61,6 +61,9 @@ class Inbox:
     def take(self, *, wait: bool) -> list[Any]:
         return self.batches.pop(0)
 
+    def put(self, message: object) -> None:
+        raise AssertionError("nothing was to be tokenized")
+
 
 class Line:
     """Remembers what was sent."""

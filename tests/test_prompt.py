@@ -8,12 +8,12 @@ import pytest
 from fakes import CHATML, model_facts
 
 from server.errors import ConfigError, LlavaError, RequestError
-from server.prompt import ChatTemplate, Picture, Turn, check_template, choose_template
+from server.prompt import ChatTemplate, Picture, Specials, Turn, check_template, choose_template
 from server.prompt.builtin import TEMPLATES
 
 
 def builtin(name: str) -> ChatTemplate:
-    return ChatTemplate(name, TEMPLATES[name], "", "<s>", "</s>")
+    return ChatTemplate(name, TEMPLATES[name], "", Specials("<s>", "</s>"))
 
 
 def written(template: ChatTemplate, *turns: Turn) -> str:
@@ -91,8 +91,20 @@ def test_what_users_type_stays_text(text: str) -> None:
 
 
 def test_leading_bos_is_left_to_llama_cpp() -> None:
-    template = ChatTemplate("t", "{{ bos_token }}" + CHATML, "", "<s>", "</s>")
+    template = ChatTemplate("t", "{{ bos_token }}" + CHATML, "", Specials("<s>", "</s>"))
     assert written(template, Turn("user", ("<s>hi",))).startswith("<|im_start|>user\n<s>hi")
+
+
+def test_bos_stays_where_nobody_else_puts_one_in_front() -> None:
+    source = "{{ bos_token }}" + CHATML
+    for add_bos, start in ((True, "<|im_start|>"), (False, "<s><|im_start|>")):
+        template = ChatTemplate("t", source, "", Specials("<s>", "</s>", add_bos=add_bos))
+        assert written(template, Turn("user", ("hi",))).startswith(start)
+    framed = Specials("<s>", "</s>", add_eos=True)
+    assert not written(ChatTemplate("t", CHATML + "</s>", "", framed), ASK).endswith("</s>")
+    assert written(ChatTemplate("t", CHATML + "</s>", "", Specials("<s>", "</s>")), ASK).endswith(
+        "</s>"
+    )
 
 
 def test_template_that_wants_parts_gets_parts() -> None:

@@ -6,7 +6,7 @@ import pytest
 from fakes import CHATML
 from tool_templates import BY_STYLE
 
-from server.prompt import ChatTemplate, Picture, Turn
+from server.prompt import ChatTemplate, Picture, Specials, Turn
 from server.prompt.builtin import TEMPLATES
 from server.tools import Tool, ToolCall
 from server.tools.style import HERMES
@@ -23,7 +23,7 @@ ASKED = Turn("user", ("And in Bonn?",))
 
 
 def template(source: str) -> ChatTemplate:
-    return ChatTemplate("test", source, "", "<s>", "</s>")
+    return ChatTemplate("test", source, "", Specials("<s>", "</s>"))
 
 
 def text(source: str, *turns: Turn, tools: tuple[Tool, ...] = (WEATHER,)) -> str:

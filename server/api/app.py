@@ -20,9 +20,11 @@ from server.api.models import models_router
 from server.api.ops import ops_router
 from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
+from server.api.props import props_router
 from server.api.request_log import RequestLog
 from server.api.services import Services, TemplateCache
 from server.api.sources import SourceReader
+from server.api.texts import texts_router
 from server.api.tracing import Tracing
 from server.metrics import Metrics
 
@@ -39,6 +41,8 @@ _ROUTERS = (
     images_router,
     models_router,
     ops_router,
+    texts_router,
+    props_router,
 )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from anyio import to_thread
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from server.api.connection import ClientGone
+from server.api.errors import validation_error
 from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 # Parsing and validating this much takes a few milliseconds at worst.
 _LARGE = 64 * 1024
 
@@ -29,6 +32,18 @@ async def read_body(request: Request, limit: int, validate: Callable[[dict[str, 
         return validate(_parse_object(raw))
 
     return await to_thread.run_sync(parse) if len(raw) > _LARGE else parse()
+
+
+def validator(model: type[M]) -> Callable[[dict[str, Any]], M]:
+    """What validates a body as ``model``; raises RequestError, naming the field."""
+
+    def validate(body: dict[str, Any]) -> M:
+        try:
+            return model.model_validate(body)
+        except ValidationError as exc:
+            raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+
+    return validate
 
 
 def check_media_type(request: Request) -> None:

@@ -15,7 +15,7 @@ from server.api.pictures import Source
 from server.api.services import Services
 from server.errors import LlavaError, RequestError
 from server.images.prepare import Detail
-from server.messages import EngineReady, ImageInput
+from server.messages import EngineReady, PromptPart
 from server.prompt import ChatTemplate, Part, Picture, Turn
 from server.tools import Toolbox
 
@@ -34,15 +34,19 @@ class Dialog:
 
 async def prompt_of(
     services: Services, ready: EngineReady, dialog: Dialog
-) -> tuple[str | ImageInput, ...]:
+) -> tuple[PromptPart, ...]:
     """The dialog as the engine reads it: the template's text, with the pictures in place.
 
     Raises RequestError, naming the field, where a picture or the conversation cannot be taken.
     """
     pictures = await services.pictures.read(dialog.sources, ready.vision)
-    template = await services.templates.get(ready.model)
-    parts = await _render(template, dialog)
+    parts = await rendered(services, ready, dialog)
     return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+
+
+async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tuple[Part, ...]:
+    """The template's text, with places for the pictures."""
+    return await _render(await services.templates.get(ready.model), dialog)
 
 
 async def _render(template: ChatTemplate, dialog: Dialog) -> tuple[Part, ...]:

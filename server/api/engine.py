@@ -12,9 +12,10 @@ from server.messages import (
     Counted,
     EngineProgress,
     EngineReady,
-    ImageInput,
+    PromptPart,
     SchedulerStats,
     StepOutputs,
+    Tokenized,
     TokenOutput,
 )
 from server.sampling import SamplingParams
@@ -52,15 +53,21 @@ class Engine(Protocol):
         """Call ``on_step`` with all that comes from the engine, on the event loop."""
 
     def generate(
-        self, parts: tuple[str | ImageInput, ...], sampling: SamplingParams, request_id: str
+        self, parts: tuple[PromptPart, ...], sampling: SamplingParams, request_id: str
     ) -> AsyncIterator[Admitted | TokenOutput]:
         """Yield Admitted, then outputs until one has a finish reason.
 
         Raises RequestError or EngineError; closing the iterator aborts the request.
         """
 
-    async def count(self, parts: tuple[str | ImageInput, ...]) -> Counted:
+    async def count(self, parts: tuple[PromptPart, ...]) -> Counted:
         """Count a prompt's tokens. Raises RequestError or EngineError."""
+
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokenized:
+        """The tokens of a text. Raises EngineError."""
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> Tokenized:
+        """The bytes of tokens. Raises RequestError or EngineError."""
 
 
 def require_ready(engine: Engine) -> EngineReady:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.messages import EncodedImage, ImageInput
+from server.messages import EncodedImage, ImageInput, PromptPart
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,7 +49,7 @@ class ImageReport:
         }
 
 
-def pictures_of(parts: Sequence[str | ImageInput]) -> tuple[ImageInput, ...]:
+def pictures_of(parts: Sequence[PromptPart]) -> tuple[ImageInput, ...]:
     """The pictures of a prompt in order, without their pixels, which need not be kept."""
     return tuple(replace(part, rgb=b"", tiles=()) for part in parts if isinstance(part, ImageInput))
 

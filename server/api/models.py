@@ -14,6 +14,8 @@ from server.errors import EngineUnavailable, NotFoundError
 from server.messages import EngineReady
 from server.prompt import ChatTemplate
 
+_LIST = operation("The model that is served", "models", answer=ModelList, errors=(503,))
+
 
 def models_router(services: Services) -> APIRouter:
     """The model endpoints; they answer also while the engine restarts."""
@@ -26,12 +28,11 @@ def models_router(services: Services) -> APIRouter:
         template = await services.templates.get(ready.model)
         return _model(services.served_name(ready.model), services.started, ready, template)
 
-    @router.get(
-        "/v1/models",
-        **operation("The model that is served", "models", answer=ModelList, errors=(503,)),
-    )
+    @router.get("/v1/models", **_LIST)
+    @router.get("/models", **_LIST)
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [await served()]}
+        model = await served()
+        return {"object": "list", "data": [model], "models": [_in_short(model)]}
 
     @router.get(
         "/v1/models/{model_id:path}",
@@ -61,10 +62,23 @@ def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) 
     }
 
 
+def _in_short(model: dict[str, Any]) -> dict[str, Any]:
+    """The model as llama-server lists it for Ollama's clients."""
+    name = model["id"]
+    details = {"format": "gguf", "family": model["meta"]["architecture"]}
+    return {
+        "name": name,
+        "model": name,
+        "type": "model",
+        "capabilities": model["capabilities"],
+        "details": details,
+    }
+
+
 def _meta(ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
     facts = asdict(ready.model)
     # The whole template is long, and the special tokens are its business.
-    for field in ("chat_template", "bos_token", "eos_token"):
+    for field in ("chat_template", "bos_token", "eos_token", "special_tokens"):
         del facts[field]
     return {
         **facts,

@@ -18,7 +18,8 @@ class ApiOptions:
     Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all uploads
     together, which stay for ``files_expire`` seconds, or for good if that is 0. Streams that are
     silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never. ``docs``: the
-    OpenAPI document and the page that shows it are served.
+    OpenAPI document and the page that shows it are served. ``model_path`` and ``parallel``, how
+    many requests run at once, are told by /props.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -35,3 +36,5 @@ class ApiOptions:
     log_content: bool = False
     sse_ping_interval: float = 15.0
     docs: bool = True
+    model_path: Path | None = None
+    parallel: int = 1

@@ -9,37 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.bindings.chunks import Span
 from server.engine.bindings.context import Batch, Context
 from server.engine.bindings.model import Model
 from server.engine.bindings.sampler import Sampler
 from server.engine.plan import Chunk, Forget, Share
+from server.engine.prompting import Encoder, prepare
 from server.engine.request import Request, Run, TokenRun
-from server.engine.runs import check_whole, make_runs
-from server.errors import RequestError
-from server.messages import ImageInput
-
-
-class Encoder(Protocol):
-    """A vision tower that is ready to serve (server.engine.vision)."""
-
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[Span]:
-        """Counts a prompt."""
-        ...
-
-    def encode(self, images: Sequence[ImageInput]) -> list[NDArray[np.float32]]:
-        """Encodes pictures to the rows that the language model was trained on."""
-        ...
-
-    @property
-    def whole(self) -> bool:
-        """Whether the language model attends to a picture in both directions."""
-        ...
-
-    @property
-    def n_sections(self) -> int:
-        """Positions that an embedding has: 4 with M-RoPE, 1 otherwise."""
-        ...
+from server.engine.texts import Vocabulary
+from server.messages import PromptPart
 
 
 class Runner(Protocol):
@@ -47,8 +24,9 @@ class Runner(Protocol):
 
     n_ctx_seq: int
     llama_seconds: float
+    vocabulary: Vocabulary
 
-    def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
+    def prepare(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
         ...
 
@@ -104,19 +82,11 @@ class LlamaRunner:
         self._samplers: dict[Request, Sampler] = {}
         self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
+        self.vocabulary: Vocabulary = model
 
-    def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
+    def prepare(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
         """Tokenizes text and counts pictures; nothing is encoded yet."""
-        images = [part for part in parts if isinstance(part, ImageInput)]
-        if not images:
-            text = "".join(part for part in parts if isinstance(part, str))
-            tokens = self._model.tokenize(text, add_special=True)
-            return (TokenRun(np.array(tokens, np.int32)),) if tokens else ()
-        if self._encoder is None:
-            raise RequestError("this model cannot see pictures: no mmproj is loaded")
-        runs = make_runs(self._encoder.tokenize(parts), images, whole=self._encoder.whole)
-        check_whole(runs, self._n_ubatch)
-        return runs
+        return prepare(parts, self._model, self._encoder, self._n_ubatch)
 
     def begin(self, request: Request) -> None:
         """Builds the request's sampler; it stays, whatever the scheduler does meanwhile."""

@@ -19,7 +19,7 @@ from server.engine.bindings.model import Model
 from server.engine.bindings.vision import Rows, Vision
 from server.engine.picture_settings import check_picture_settings
 from server.errors import StartupError
-from server.messages import EngineConfig, ImageInput, VisionFacts
+from server.messages import EngineConfig, ImageInput, PromptPart, VisionFacts
 from server.towers.cache import content_digest
 from server.towers.facts import TowerFacts, read_facts
 from server.towers.faults import Faults
@@ -83,7 +83,7 @@ class VisionEncoder:
         blanks = (ImageInput("", *size, b"", *size) for size in sizes)
         return max(_most_tokens(self.tokenize([blank])) for blank in blanks)
 
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[Span]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
         """The prompt as runs of token ids and picture spans; nothing is encoded."""
         spans = self._vision.tokenize(parts)
         if not self._tower.by_squares:

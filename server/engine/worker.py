@@ -16,7 +16,16 @@ from server.engine.counting import count
 from server.engine.encoding import EncodeDone
 from server.engine.request import Picture
 from server.engine.slices import SlicedEncodes
-from server.messages import AbortRequest, AddRequest, CountRequest, Shutdown, StepOutputs
+from server.engine.texts import TextThread
+from server.messages import (
+    AbortRequest,
+    AddRequest,
+    CountRequest,
+    DetokenizeRequest,
+    Shutdown,
+    StepOutputs,
+    TokenizeRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +102,9 @@ class Worker:
         self._slices = slices
         self._stopped = False
         self._pulse = core.pulse
+        self._texts = TextThread(
+            core.runner.vocabulary, lambda answer: line.send(StepOutputs((answer,)))
+        )
 
     def serve(self) -> None:
         """Returns when told to stop; what a step raises comes out, for llama.cpp may be amiss."""
@@ -104,6 +116,7 @@ class Worker:
                 self._pulse.end("encoder")
                 for done in results:
                     self._core.take_encoded(done)
+        self._texts.close()
 
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
@@ -145,5 +158,7 @@ class Worker:
             self._core.abort(message)
         elif isinstance(message, CountRequest):
             self._line.send(StepOutputs((count(self._core.runner, message),)))
+        elif isinstance(message, TokenizeRequest | DetokenizeRequest):
+            self._texts.submit(message)
         elif isinstance(message, EncodeDone):
             self._core.take_encoded(message)

@@ -1,6 +1,7 @@
 """All that crosses the line between the web process and the engine process.
 
-Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, Shutdown.
+Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest,
+TokenizeRequest, DetokenizeRequest, Shutdown.
 Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs and Heartbeats.
 The two ends are children of one installation, so the messages travel by pickle.
 """
@@ -33,6 +34,7 @@ from server.messages.pictures import (
     ImageInput,
     TileLayout,
 )
+from server.messages.prompts import LiteralText, PromptPart, TokenIds
 from server.messages.requests import (
     AbortRequest,
     AddRequest,
@@ -40,6 +42,7 @@ from server.messages.requests import (
     EngineConfig,
     Shutdown,
 )
+from server.messages.texts import DetokenizeRequest, Tokenized, TokenizeRequest
 from server.messages.timings import RequestTimings
 
 __all__ = [
@@ -49,6 +52,7 @@ __all__ = [
     "BuildFacts",
     "CountRequest",
     "Counted",
+    "DetokenizeRequest",
     "DeviceMemory",
     "EncodedImage",
     "EngineConfig",
@@ -58,15 +62,20 @@ __all__ = [
     "FinishReason",
     "Heartbeat",
     "ImageInput",
+    "LiteralText",
     "MemoryPart",
     "MemoryReport",
     "ModelFacts",
+    "PromptPart",
     "Rejected",
     "RequestTimings",
     "SchedulerStats",
     "Shutdown",
     "StepOutputs",
     "TileLayout",
+    "TokenIds",
     "TokenOutput",
+    "TokenizeRequest",
+    "Tokenized",
     "VisionFacts",
 ]

@@ -47,7 +47,12 @@ class BuildFacts:
 
 @dataclass(slots=True, frozen=True)
 class ModelFacts:
-    """What the loaded language model is, and how its prompts are written."""
+    """What the loaded language model is, and how its prompts are written.
+
+    ``add_bos``, ``add_eos``: llama.cpp puts them around every prompt. ``vocab_type`` is llama.h's
+    number for the kind of tokenizer, ``special_tokens`` are the texts that it reads as control
+    tokens. ``n_embd_out`` is the width of its hidden states.
+    """
 
     name: str
     architecture: str
@@ -63,6 +68,11 @@ class ModelFacts:
     chat_template: str | None
     bos_token: str
     eos_token: str
+    add_bos: bool = True
+    add_eos: bool = False
+    vocab_type: int = 1
+    n_embd_out: int = 0
+    special_tokens: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -8,6 +8,7 @@ from enum import Enum
 from server.errors import LlavaError
 from server.messages.facts import BuildFacts, MemoryReport, ModelFacts, VisionFacts
 from server.messages.pictures import EncodedImage
+from server.messages.texts import Tokenized
 from server.messages.timings import RequestTimings
 
 
@@ -137,5 +138,5 @@ class SchedulerStats:
 class StepOutputs:
     """All that one step brought forth."""
 
-    outputs: tuple[Admitted | Counted | Rejected | TokenOutput, ...] = field(default=())
+    outputs: tuple[Admitted | Counted | Rejected | Tokenized | TokenOutput, ...] = field(default=())
     stats: SchedulerStats | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.messages.pictures import ImageInput
+from server.messages.prompts import PromptPart
 from server.sampling import SamplingParams
 
 
@@ -47,7 +47,7 @@ class AddRequest:
     """
 
     request_id: str
-    parts: tuple[str | ImageInput, ...]
+    parts: tuple[PromptPart, ...]
     sampling: SamplingParams
     arrival: float
     resumed: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class CountRequest:
     """A request to count the tokens of a prompt, pictures included, and no more."""
 
     request_id: str
-    parts: tuple[str | ImageInput, ...]
+    parts: tuple[PromptPart, ...]
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,7 +1,16 @@
 """Chat messages to prompt parts: the model's own template, or a built-in one by its family."""
 
 from server.prompt.choice import check_template, choose_template
-from server.prompt.template import ChatTemplate
-from server.prompt.turn import Part, Picture, Turn
+from server.prompt.template import ChatTemplate, Specials
+from server.prompt.turn import MARKER, Part, Picture, Turn
 
-__all__ = ["ChatTemplate", "Part", "Picture", "Turn", "check_template", "choose_template"]
+__all__ = [
+    "MARKER",
+    "ChatTemplate",
+    "Part",
+    "Picture",
+    "Specials",
+    "Turn",
+    "check_template",
+    "choose_template",
+]

@@ -6,11 +6,12 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from jinja2 import Template
 
 from server.errors import ContextLengthExceeded, LlavaError, RequestError
+from server.prompt.literal import Marks, specials_pattern
 from server.prompt.probe import probe
 from server.prompt.sandbox import (
     MAX_CHARS,
@@ -27,17 +28,33 @@ from server.tools.style import HERMES, ToolStyle
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, frozen=True)
+class Specials:
+    """The tokens that frame a model's prompts. ``add_bos``, ``add_eos``: llama.cpp puts them
+    around the whole prompt by itself; ``tokens`` are all that it reads as control tokens.
+    """
+
+    bos: str = ""
+    eos: str = ""
+    add_bos: bool = True
+    add_eos: bool = False
+    tokens: tuple[str, ...] = ()
+
+
 class ChatTemplate:
     """A compiled template. ``reason`` says why it was chosen.
 
     Raises jinja2's TemplateError when the source does not compile or loses what users write.
     """
 
-    def __init__(self, name: str, source: str, reason: str, bos: str = "", eos: str = "") -> None:
+    def __init__(
+        self, name: str, source: str, reason: str, specials: Specials | None = None
+    ) -> None:
         self.name = name
+        self.source = source
         self.reason = reason
-        self._bos = bos
-        self._eos = eos
+        self._specials = specials or Specials()
+        self._pattern = specials_pattern(self._specials.tokens)
         self._template: Template = compile_template(source)
         self._can = probe(self._run)
 
@@ -65,13 +82,26 @@ class ChatTemplate:
         stem = f"[picture-{secrets.token_hex(16)}-"
         if not self.tells_tools:
             turns, tools = in_words(turns, tools, system=self._can.system), ()
-        text = self._render(
-            [replace(turn, content=(write(turn.content, stem),)) for turn in turns], tools
+        marks = Marks(self._pattern)
+        written = [
+            replace(turn, content=(write(turn.content, stem),)) for turn in marks.hide(turns)
+        ]
+        text = self._unframed(self._render(written, tools))
+        parts = tuple(
+            part
+            for piece in _cut(text, stem)
+            for part in (marks.show(piece) if isinstance(piece, str) else (piece,))
+            if part != ""
         )
-        # llama.cpp puts the BOS in front by itself; a second one spoils the answers.
-        parts = _cut(text.removeprefix(self._bos), stem)
         _check_pictures(turns, parts)
         return parts
+
+    def _unframed(self, text: str) -> str:
+        """Without the BOS and EOS that llama.cpp adds: a second one spoils the answers."""
+        specials = self._specials
+        if specials.add_bos:
+            text = text.removeprefix(specials.bos)
+        return text.removesuffix(specials.eos) if specials.add_eos else text
 
     def _render(self, turns: Sequence[Turn], tools: Sequence[Tool]) -> str:
         try:
@@ -95,19 +125,18 @@ class ChatTemplate:
         variables = {
             "messages": [form.message(turn, "".join(map(str, turn.content))) for turn in turns],
             "add_generation_prompt": True,
-            "bos_token": self._bos,
-            "eos_token": self._eos,
+            "bos_token": self._specials.bos,
+            "eos_token": self._specials.eos,
             "tools": [tool.json for tool in tools] or ([] if form.empty_tools else None),
             "documents": None,
         }
         return render(self._template, variables)
 
 
-def _cut(text: str, stem: str) -> tuple[Part, ...]:
+def _cut(text: str, stem: str) -> list[str | Picture]:
     pieces = re.split(re.escape(stem) + r"(\d+)\]", text)
     # split() alternates text and what the group caught.
-    parts = [Picture(int(piece)) if odd % 2 else piece for odd, piece in enumerate(pieces)]
-    return tuple(part for part in parts if part != "")
+    return [Picture(int(piece)) if odd % 2 else piece for odd, piece in enumerate(pieces)]
 
 
 def _check_pictures(turns: Sequence[Turn], parts: tuple[Part, ...]) -> None:

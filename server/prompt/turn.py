@@ -6,7 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from server.messages import LiteralText
 from server.tools import ToolCall
+
+# libmtmd's own, which stands for a picture where a prompt is written as one text.
+MARKER = "<__media__>"
 
 
 @dataclass(slots=True, frozen=True)
@@ -16,7 +20,7 @@ class Picture:
     index: int
 
 
-Part = str | Picture
+Part = str | LiteralText | Picture
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,6 +82,7 @@ def write(content: tuple[Part, ...], stem: str) -> str:
         if isinstance(piece, Picture):
             written.append(f"{stem}{piece.index}]\n")
         else:
-            written.append("\n" + piece if text_before else piece)
-        text_before = isinstance(piece, str)
+            text = piece.text if isinstance(piece, LiteralText) else piece
+            written.append("\n" + text if text_before else text)
+        text_before = not isinstance(piece, Picture)
     return "".join(written)

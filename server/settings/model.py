@@ -22,6 +22,12 @@ class ModelSettings(BaseModel):
     alias: Annotated[Text | None, Flag("Model", (), "NAME", "the model's name")] = Field(
         None, description="name of the model in the API"
     )
+    chat_template: Annotated[Text | None, Flag("Model", (), "NAME|FILE", "the model's own")] = (
+        Field(None, description="chat template: a built-in one's name, a file, or Jinja source")
+    )
+    chat_template_file: Annotated[UserPath | None, Flag("Model", (), "FILE")] = Field(
+        None, description="chat template from a file"
+    )
     llava_fix: Annotated[AutoOff, Flag("Model")] = Field(
         "auto", description="compute LLaVA's vision features as they were trained"
     )

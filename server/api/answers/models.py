@@ -18,8 +18,19 @@ class ModelObject(Answer):
     meta: dict[str, Any]
 
 
+class ModelInShort(Answer):
+    """A model as llama-server lists it for Ollama's clients."""
+
+    name: str
+    model: str
+    type: Literal["model"]
+    capabilities: list[Literal["completion", "multimodal"]]
+    details: dict[str, str]
+
+
 class ModelList(Answer):
-    """The one model, in a list."""
+    """The one model, in lists of two shapes, as llama-server has it."""
 
     object: Literal["list"]
     data: list[ModelObject]
+    models: list[ModelInShort]

@@ -13,7 +13,7 @@ from llama_cpp import mtmd_cpp
 
 from server.engine.positions import Positions
 from server.errors import RequestError
-from server.messages import ImageInput
+from server.messages import ImageInput, LiteralText, PromptPart, TokenIds
 
 MROPE_SECTIONS = 4  # GGML_MROPE_SECTIONS (ggml.h)
 
@@ -38,7 +38,7 @@ Span = list[int] | ImageSpan
 
 @contextmanager
 def open_chunks(
-    context: Any, parts: Sequence[str | ImageInput], *, counting: bool
+    context: Any, parts: Sequence[PromptPart], *, counting: bool
 ) -> Iterator[list[Any]]:
     """The chunks of a prompt, valid within the block; ``counting`` leaves the pixels out.
 
@@ -80,10 +80,12 @@ def _bitmap(image: ImageInput, index: int, *, counting: bool) -> Any:
     return bitmap
 
 
-def _text(text: str) -> Any:
-    raw = text.encode("utf-8", "replace")
+def _text(part: str | LiteralText | TokenIds) -> Any:
+    assert not isinstance(part, TokenIds), "libmtmd takes no ids; prompting refuses them"
+    literal = isinstance(part, LiteralText)
+    raw = (part.text if isinstance(part, LiteralText) else part).encode("utf-8", "replace")
     return mtmd_cpp.mtmd_input_text(
-        text=raw, text_len=len(raw), add_special=False, parse_special=True
+        text=raw, text_len=len(raw), add_special=False, parse_special=not literal
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ import llama_cpp
 
 from server.errors import StartupError
 from server.messages import ModelFacts
+
+_CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+_LSTRIP, _RSTRIP = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+
+
+@dataclass(slots=True, frozen=True)
+class Strips:
+    """Whether a special token swallows the white space before it and after it."""
+
+    before: bool = False
+    after: bool = False
 
 
 class Model:
@@ -49,6 +61,7 @@ class Model:
         )
         self.end_tokens = self._find_end_tokens()
         self._pieces: dict[int, bytes] = {}
+        self._special_tokens: dict[str, Strips] | None = None
 
     @property
     def shares_prefixes(self) -> bool:
@@ -65,6 +78,33 @@ class Model:
         if self.handle:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether ``add_special`` puts a BOS in front."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self.vocab))
+
+    @property
+    def add_eos(self) -> bool:
+        """Whether ``add_special`` puts an EOS at the end."""
+        return bool(llama_cpp.llama_vocab_get_add_eos(self.vocab))
+
+    def special_tokens(self) -> dict[str, Strips]:
+        """The texts that ``parse_special`` reads as tokens, with the white space they take along.
+
+        Those that the file calls user-defined are not among them: llama.cpp always reads them.
+        """
+        if self._special_tokens is None:
+            self._special_tokens = {}
+            for token in range(self.n_vocab):
+                attributes = int(llama_cpp.llama_vocab_get_attr(self.vocab, token))
+                if attributes & _CONTROL:
+                    raw = llama_cpp.llama_vocab_get_text(self.vocab, token)
+                    text = raw.decode("utf-8", "replace") if raw else ""
+                    strips = Strips(bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
+                    self._special_tokens[text] = strips
+            self._special_tokens.pop("", None)
+        return self._special_tokens
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
         """Token ids of ``text``; ``add_special`` puts BOS/EOS where the vocabulary wants them."""
@@ -87,6 +127,10 @@ class Model:
         if known is None:
             known = self._pieces[token] = self._read_piece(token, special=False)
         return known
+
+    def whole_piece(self, token: int) -> bytes:
+        """The bytes that ``token`` stands for; control tokens written out."""
+        return self._read_piece(token, special=True)
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
@@ -137,6 +181,11 @@ class Model:
             chat_template=template.decode("utf-8", "replace") if template else None,
             bos_token=self._special(llama_cpp.llama_vocab_bos(self.vocab)),
             eos_token=self._special(llama_cpp.llama_vocab_eos(self.vocab)),
+            add_bos=self.add_bos,
+            add_eos=self.add_eos,
+            vocab_type=int(llama_cpp.llama_vocab_type(self.vocab)),
+            n_embd_out=int(llama_cpp.llama_model_n_embd_out(self.handle)),
+            special_tokens=tuple(self.special_tokens()),
         )
 
     def _special(self, token: int) -> str:

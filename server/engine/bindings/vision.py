@@ -15,7 +15,7 @@ from server.engine.bindings.chunks import Span, is_media, n_tokens, open_chunks,
 from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.model import Model
 from server.errors import StartupError
-from server.messages import ImageInput
+from server.messages import ImageInput, PromptPart
 
 Rows = NDArray[np.float32]
 
@@ -97,7 +97,7 @@ class Vision:
                 mtmd_cpp.mtmd_batch_free(batch)
         return added == [0, 0]
 
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> list[Span]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
         """The prompt as runs of token ids and picture spans, in order; nothing is encoded.
 
         Raises:

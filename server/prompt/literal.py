@@ -1,0 +1,64 @@
+"""What users type is text, also where it looks like one of the model's control tokens.
+
+Before the template runs, control tokens in messages are exchanged for marks that nobody can guess;
+in its output the marks become LiteralText, which the engine does not read as control tokens. The
+template sees everything else as it is, so whatever it trims or splits comes out as before.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+from server.messages import LiteralText
+from server.prompt.turn import Turn
+
+
+class Marks:
+    """The marks of one rendering."""
+
+    def __init__(self, specials: re.Pattern[str] | None) -> None:
+        self._specials = specials
+        self._found: list[str] = []
+        self._stem = f"[literal-{secrets.token_hex(16)}-"
+
+    def hide(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The turns with marks for control tokens, in texts and in the arguments of calls."""
+        return [
+            replace(
+                turn,
+                content=tuple(
+                    self._hide(piece) if isinstance(piece, str) else piece for piece in turn.content
+                ),
+                tool_calls=tuple(
+                    replace(call, arguments=self._hide(call.arguments)) for call in turn.tool_calls
+                ),
+            )
+            for turn in turns
+        ]
+
+    def _hide(self, text: str) -> str:
+        return self._specials.sub(self._mark, text) if self._specials else text
+
+    def _mark(self, match: re.Match[str]) -> str:
+        self._found.append(match[0])
+        return f"{self._stem}{len(self._found) - 1}]"
+
+    def show(self, text: str) -> list[str | LiteralText]:
+        """A text with its marks taken back."""
+        if not self._found:
+            return [text]
+        pieces = re.split(re.escape(self._stem) + r"(\d+)\]", text)
+        # split() alternates text and what the group caught.
+        return [
+            LiteralText(self._found[int(piece)]) if odd % 2 else piece
+            for odd, piece in enumerate(pieces)
+        ]
+
+
+def specials_pattern(specials: Sequence[str]) -> re.Pattern[str] | None:
+    """Matches any of the texts, the longest first; None where there are none."""
+    longest_first = sorted(filter(None, specials), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
