@@ -1,4 +1,4 @@
-"""The ``llava-server`` command: serve a model, pull one, list the known ones."""
+"""The ``llava-server`` command: serve a model, pull one, plan its memory, list the known."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from server import __version__
 from server.errors import StartupError
 from server.flags import Parser, add_settings, load_settings
+from server.planner.arguments import add_arguments
 
 EXAMPLES = """\
 Each setting is a flag, a variable (LLAVA_PORT for --port) or a key of the TOML file that
@@ -20,6 +21,16 @@ examples:
   llava-server serve -m llava.gguf --mmproj mmproj.gguf  your own files
   llava-server serve -m hf:OWNER/REPOSITORY:Q4_K_M       any repository of GGUF files
   LLAVA_API_KEY=secret llava-server serve --host 0.0.0.0 --ctx-size 8192 --parallel 8
+"""
+
+PLAN_EXAMPLES = """\
+It exits with 0 if the model fits, with 3 if it does not.
+
+examples:
+  llava-server plan llava-1.6-mistral-7b                        on this machine
+  llava-server plan llava.gguf --mmproj mmproj.gguf -c 16384 --image-size 224
+  llava-server plan hf:OWNER/REPOSITORY --device-memory 24GiB   on a machine with such a card
+  llava-server plan hf:OWNER/REPOSITORY:Q8_0 --device-memory 24GiB --device-memory 24GiB --json
 """
 
 
@@ -65,6 +76,14 @@ def _parser() -> Parser:
         "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
     pull.set_defaults(run=_pull)
+    plan = commands.add_parser(
+        "plan",
+        help="say what a model will take of memory",
+        description="Say what a model will take of memory, before it is loaded or downloaded.",
+        epilog=PLAN_EXAMPLES,
+    )
+    add_arguments(plan)
+    plan.set_defaults(run=_plan)
     known = commands.add_parser(
         "list", help="list the known models", description="List the models known by name."
     )
@@ -92,6 +111,12 @@ def _pull(options: argparse.Namespace) -> int:
     if found.mmproj is not None:
         print(found.mmproj)
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from server.planner.command import run  # noqa: PLC0415
+
+    return run(options)
 
 
 def _list(_options: argparse.Namespace) -> int:

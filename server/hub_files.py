@@ -53,7 +53,7 @@ class HubFiles:
             # What is here is used as it is: a start must not depend on the hub being there.
             cached = huggingface_hub.try_to_load_from_cache(repo, file)
             if not isinstance(cached, str):
-                with self._explained(wanted, repo, file, model):
+                with self.explained(wanted, repo, file, model):
                     cached = huggingface_hub.hf_hub_download(
                         repo, file, local_files_only=self.offline
                     )
@@ -62,14 +62,21 @@ class HubFiles:
 
     def listing(self, repo: str, *, model: str) -> list[str]:
         """All file names of a repository, or of what the cache holds of it when offline."""
-        with self._explained([(repo, "its model files")], repo, None, model):
+        with self.explained([(repo, "its model files")], repo, None, model):
             if not self.offline:
                 return list(huggingface_hub.HfApi().list_repo_files(repo))
             folder = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
             return [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))]
 
+    def sizes(self, repo: str, *, model: str) -> dict[str, int]:
+        """The GGUF files of a repository with their bytes; needs the Hub."""
+        with self.explained([(repo, "the list of its files")], repo, None, model):
+            tree = huggingface_hub.HfApi().list_repo_tree(repo, recursive=True)
+            found = {item.path: getattr(item, "size", None) for item in tree}
+        return {path: size for path, size in found.items() if size and path.endswith(".gguf")}
+
     @contextmanager
-    def _explained(
+    def explained(
         self, wanted: Sequence[RemoteFile], repo: str, file: str | None, model: str
     ) -> Iterator[None]:
         """Turn the Hub's many failures into one line each that says what to do."""
@@ -86,7 +93,7 @@ class HubFiles:
                 f"{where} does not exist, or is private and HF_TOKEN does not open it"
             ) from None
         except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.TransportError) as error:
-            raise self._unreachable(wanted, model, error) from None
+            raise self.unreachable(wanted, model, error) from None
         except EntryNotFoundError:
             raise StartupError(f"{where} has no file {file}") from None
         except HfHubHTTPError as error:
@@ -96,9 +103,10 @@ class HubFiles:
         except OSError as error:
             raise StartupError(_disk_error(what, error)) from None
 
-    def _unreachable(
+    def unreachable(
         self, wanted: Sequence[RemoteFile], model: str, error: Exception
     ) -> StartupError:
+        """The error for files that are neither here nor to be had."""
         missing = ", ".join(
             f"{file} from {constants.ENDPOINT}/{repo}" for repo, file in self.missing(wanted)
         )

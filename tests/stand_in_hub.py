@@ -17,6 +17,7 @@ class StandInHub(ThreadingHTTPServer):
 
     ``cut`` names a file whose next download breaks off half-way; ``short`` one that is always
     announced larger than it is; ``gated`` a repository; ``token`` what opens all others.
+    With ``no_ranges`` it sends whole files whatever is asked for.
     """
 
     daemon_threads = True
@@ -29,6 +30,7 @@ class StandInHub(ThreadingHTTPServer):
         self.short: str | None = None
         self.gated: str | None = None
         self.token: str | None = None
+        self.no_ranges = False
 
     @property
     def url(self) -> str:
@@ -74,8 +76,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not names:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
             return
-        rows = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+        rows = [
+            {"type": "file", "path": name, "size": self._size(repo, name), "oid": "0" * 40}
+            for name in names
+        ]
         self._send(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
+
+    def _size(self, repo: str, name: str) -> int:
+        return len(self.server.files[f"{repo}/{name}"])
 
     def _file(self, repo: str, name: str) -> None:
         hub = self.server
@@ -101,10 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, content, headers, length=len(content) + extra)
             return
         span = self.headers.get("Range")
-        start = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
+        first, _, end = span.removeprefix("bytes=").partition("-") if span else ("0", "", "")
+        start, last = int(first), min(int(end or len(content)), len(content) - 1)
+        if hub.no_ranges:
+            span, start, last = None, 0, len(content) - 1
         if span:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+        body = content[start : last + 1]
         if hub.cut == name:
             hub.cut = None
             self._send(200, body[: len(body) // 2], headers, length=len(body))

@@ -1,0 +1,1 @@
+"""``llava-server plan``: does it fit, and what else would, before a gigabyte is read."""

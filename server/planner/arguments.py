@@ -1,0 +1,130 @@
+"""The flags of ``llava-server plan``: spelled as those of ``serve``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from server.memory.settings import (
+    CACHE_TYPES,
+    PlanDevice,
+    PlanSettings,
+    sequence_ids,
+)
+from server.planner.machine import described, this_machine
+
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS_2: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?$", re.IGNORECASE)
+_MOST_CELLS: Final = 1 << 24
+
+
+def size(text: str) -> int:
+    """``24GiB``, ``24G`` (of 1000) or a number of bytes."""
+    found = _SIZE.match(text.strip())
+    if found is None or len(found[1]) > 15:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 24GiB or 24000MB")
+    unit = found[2].lower()
+    return int(float(found[1]) * (_UNITS_2 | _UNITS)[unit])
+
+
+def count(least: int, most: int) -> Any:
+    """A whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def count_or(least: int, most: int, **words: int | None) -> Any:
+    """A whole number within bounds, or one of some words."""
+    number = count(least, most)
+
+    def parse(text: str) -> int | None:
+        return words[text] if text in words else number(text)
+
+    return parse
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in re.split("[,/]", text))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= share < 1e9 for share in found) or not any(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of shares; write 3,1")
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser MODEL and all flags."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", nargs="?", help="as for serve: a file, a name or hf:OWNER/REPO")
+    add("--mmproj", type=Path, metavar="FILE", help="vision tower (default: the model's own)")
+    add("-c", "--ctx-size", type=count_or(1, _MOST_CELLS, auto=None), metavar="TOKENS|auto")
+    add("-np", "--parallel", type=count(1, 255), default=4, metavar="N", help="slots (default: 4)")
+    add("-b", "--batch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
+    add("-ub", "--ubatch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
+    add("-ngl", "--n-gpu-layers", type=count_or(0, 1024, auto=None, all=-1), metavar="N|auto|all")
+    kinds = sorted(CACHE_TYPES)
+    add("-ctk", "--cache-type-k", choices=kinds, default="f16", metavar="TYPE")
+    add("-ctv", "--cache-type-v", choices=kinds, default="f16", metavar="TYPE")
+    add("-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto")
+    add("--image-size", type=count(14, 1 << 14), metavar="PIXELS")
+    add("--image-max-tokens", type=count(1, 1 << 20), metavar="TOKENS")
+    add("--image-cache-bytes", type=size, default=256 << 20, metavar="SIZE")
+    add("--mmproj-offload", action=argparse.BooleanOptionalAction, default=True)
+    add("-sm", "--split-mode", choices=("layer", "none"), default="layer")
+    add("-ts", "--tensor-split", type=_shares, default=(), metavar="N0,N1,...")
+    add("-mg", "--main-gpu", type=count(0, 63), default=0, metavar="INDEX")
+    text = "plan for a GPU of this size instead of this machine; repeat it for several"
+    add("--device-memory", type=size, action="append", metavar="SIZE", help=text)
+    add("--ram", type=size, metavar="SIZE", help="the RAM of that machine (default: enough)")
+    text = "bytes that stay free on each GPU (default: 512MiB, at most an eighth)"
+    add("--memory-margin", type=size, metavar="SIZE", help=text)
+    add("--offline", action="store_true", help="ask only what is on this machine")
+    add("--json", action="store_true", help="print the plan for programs")
+    flags = (flag for action in parser._actions for flag in action.option_strings)
+    parser.set_defaults(known_flags=tuple(flag for flag in flags if flag.startswith("--")))
+
+
+def devices_of(options: argparse.Namespace) -> tuple[PlanDevice, ...]:
+    """The devices that the flags describe, or those of this machine."""
+    if options.device_memory is None and options.ram is None:
+        return this_machine()
+    return described(options.device_memory or (), options.ram)
+
+
+def settings_of(options: argparse.Namespace, devices: tuple[PlanDevice, ...]) -> PlanSettings:
+    """The flags as settings of a plan; what is left on auto stands for all it could be."""
+    return PlanSettings(
+        devices=devices,
+        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
+        ctx_size=options.ctx_size or 0,
+        n_seq_max=sequence_ids(options.parallel, options.batch_size),
+        n_batch=options.batch_size,
+        n_ubatch=min(options.ubatch_size, options.batch_size),
+        cache_type_k=options.cache_type_k,
+        cache_type_v=options.cache_type_v,
+        flash_attn=options.flash_attn != "off",
+        split_mode=options.split_mode,
+        tensor_split=options.tensor_split,
+        main_gpu=options.main_gpu,
+        mmproj_offload=options.mmproj_offload,
+        image_size=options.image_size,
+        image_max_tokens=options.image_max_tokens,
+        image_cache_bytes=options.image_cache_bytes,
+    )
+
+
+def margin_of(options: argparse.Namespace, devices: tuple[PlanDevice, ...]) -> int:
+    """Bytes to keep free on each GPU."""
+    if options.memory_margin is not None:
+        return int(options.memory_margin)
+    gpus = [device.total for device in devices if device.kind != "cpu"]
+    return min([512 << 20, *(total // 8 for total in gpus)])

@@ -1,0 +1,54 @@
+"""``llava-server plan``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+
+from server.errors import ConfigError, StartupError
+from server.planner.arguments import devices_of, margin_of, settings_of
+from server.planner.as_json import as_json
+from server.planner.outcome import work_out
+from server.planner.subject import Subject, find_subject, quantizations
+from server.planner.text import report
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plans, and prints it; 0 if it fits, 3 if it does not.
+
+    Raises:
+        StartupError: the model or the machine cannot be read.
+        ConfigError: a flag makes no sense.
+    """
+    if options.model is None:
+        raise ConfigError("plan: name a MODEL, for example `llava-server plan demo`")
+    if options.flash_attn == "off" and options.cache_type_v not in {"f32", "f16", "bf16"}:
+        raise ConfigError("--cache-type-v: quantized values need flash attention")
+    if options.parallel >= options.batch_size:
+        raise ConfigError("--parallel: must be less than --batch-size")
+    devices = devices_of(options)
+    subject = find_subject(options.model, options.mmproj, offline=options.offline)
+    outcome = work_out(
+        subject,
+        settings_of(options, devices),
+        margin=margin_of(options, devices),
+        auto_layers=options.n_gpu_layers is None,
+        files=_files(subject, offline=options.offline),
+    )
+    if options.json:
+        print(json.dumps(as_json(outcome), indent=2))
+    else:
+        width = shutil.get_terminal_size((80, 24)).columns
+        print("\n".join(report(outcome, width)))
+    return 0 if outcome.fits else 3
+
+
+def _files(subject: Subject, *, offline: bool) -> dict[str, int]:
+    """The other quantizations; that they cannot be listed is no reason to plan nothing."""
+    try:
+        return quantizations(subject, offline=offline)
+    except StartupError as error:
+        print(f"llava-server: other quantizations are not known: {error.message}", file=sys.stderr)
+        return {}

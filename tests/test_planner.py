@@ -1,0 +1,222 @@
+"""``llava-server plan``: everyday sums, headers by ranges from a hub, words and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.utils._http as hub_http
+import pytest
+from huggingface_hub import constants
+
+from scripts.synthetic.files import write_pair
+from scripts.synthetic.shapes import PRESETS, LlmShape
+from scripts.synthetic.weights import QUANTS
+from server.cli import main
+from server.memory.plan import plan_memory
+from server.memory.search import largest_context
+from server.memory.settings import PlanDevice, PlanSettings
+from tests.headers import header_of, model_of, tower_of
+from tests.stand_in_hub import StandInHub, serving
+
+GB, GIB = 10**9, 1 << 30
+RAM = PlanDevice("CPU", "cpu", 1 << 45, 1 << 45)
+CARD = PlanSettings((PlanDevice("GPU0", "gpu", 24 * GIB, 24 * GIB), RAM), ctx_size=4096)
+LLAMA_2_7B = LlmShape(4096, 32, 32, 32, 11008, 32000, 4096)
+LLAMA_3_8B = LlmShape(4096, 32, 32, 8, 14336, 128256, 8192)
+LLAMA_3_70B = LlmShape(8192, 80, 64, 8, 28672, 128256, 8192)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quant", "least", "most"),
+    [
+        (LLAMA_2_7B, "f16", 13.3, 14.2),
+        (LLAMA_2_7B, "q4_0", 3.5, 4.0),
+        (LLAMA_2_7B, "q4_k", 3.5, 4.0),
+        (LLAMA_3_8B, "f16", 15.8, 16.3),
+        (LLAMA_3_70B, "q4_k", 38.0, 41.0),
+    ],
+)
+def test_the_operators_everyday_sums(
+    shape: LlmShape, quant: str, least: float, most: float
+) -> None:
+    plan = plan_memory(header_of(shape, quant), None, CARD)
+    assert least < plan.of("weights") / GB < most
+
+
+def test_llava_1_6_on_a_24_gb_card() -> None:
+    """Q4 with CLIP ViT-L/14-336: all on the card, and room for all of its context."""
+    model, tower = model_of("llava-1.6-mistral-7b", "q4_k"), tower_of("llava-1.6-mistral-7b")
+    plan = plan_memory(model, tower, replace(CARD, ctx_size=32768))
+    assert plan.layers_offloaded == 33
+    assert not plan.overflow(CARD.devices, margin=512 << 20)
+    assert largest_context(model, tower, CARD, margin=512 << 20) == model.n_ctx_train
+    # 32 layers, 8 key heads of 128, keys and values of 2 bytes
+    assert plan.of("kv_cache") == 32768 * 32 * 2 * 8 * 128 * 2
+    assert 0.6 < plan.of("vision_encoder") / GB < 0.63
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInHub]:
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub_http.time, "sleep", lambda _seconds: None)
+        monkeypatch.setattr(hub_http, "_GLOBAL_CLIENT", None)
+        folder = tmp_path / "files"
+        folder.mkdir()
+        shape = replace(PRESETS["tiny"], llm=replace(PRESETS["tiny"].llm, width=256, layers=8))
+        shape = replace(shape, llm=replace(shape.llm, vocabulary=32000, feed_forward=4096))
+        for quant in ("q4_0", "f16"):
+            llm, tower = write_pair(folder, quant, shape, quant=QUANTS[quant], empty=True)
+            server.files[f"us/tiny/tiny-{quant}.gguf"] = llm.read_bytes()
+            server.files["us/tiny/mmproj-f16.gguf"] = tower.read_bytes()
+        yield server
+        huggingface_hub.close_session()
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    """The plan as JSON, made for a card of 24 GiB."""
+    code = main(["plan", *arguments, "--device-memory", "24GiB", "--json"])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    found: dict[str, object] = json.loads(printed.out)
+    return found
+
+
+def test_a_file_of_the_hub_is_planned_from_its_header(
+    hub: StandInHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = ask(capsys, "hf:us/tiny:q4_0")
+    model = found["model"]
+    assert isinstance(model, dict)
+    size = len(hub.files["us/tiny/tiny-q4_0.gguf"])
+    assert model["layers"] == 8
+    assert 0 < model["fetched"] < 1_500_000 < size
+    assert model["vision"] is True
+    assert all(span is not None for span in hub.ranges()), "never a whole file"
+    listed = found["quantizations"]
+    assert isinstance(listed, list)
+    assert [one["file"] for one in listed] == ["tiny-q4_0.gguf", "tiny-f16.gguf"]
+    assert [one["chosen"] for one in listed] == [True, False]
+    assert listed[1]["bytes"] == len(hub.files["us/tiny/tiny-f16.gguf"])
+    assert listed[1]["layers"] == 9
+
+
+def test_split_files_are_planned_as_one(
+    hub: StandInHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tests.split import split
+
+    whole = tmp_path / "files" / "q4_0.gguf"
+    for name, content in split(whole, 3).items():
+        hub.files[f"us/parts/{name}"] = content
+    one, parts = ask(capsys, str(whole)), ask(capsys, "hf:us/parts:q4_0")
+    assert one["parts"] == [
+        part
+        for part in parts["parts"]
+        if not part["part"].startswith("vision")  # type: ignore[attr-defined]
+    ]
+    model = parts["model"]
+    assert isinstance(model, dict)
+    assert model["fetched"] > 0
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda hub: setattr(hub, "no_ranges", True), "does not serve parts of files"),
+        (lambda hub: setattr(hub, "gated", "us/tiny"), "is gated"),
+        (
+            lambda hub: hub.files.update({"us/tiny/tiny-q4_0.gguf": b"GGUF" + b"\xff" * 5000}),
+            "cannot be used",
+        ),
+        (
+            lambda hub: hub.files.update(
+                {"us/tiny/tiny-q4_0.gguf": hub.files["us/tiny/tiny-q4_0.gguf"][:400000]}
+            ),
+            "cannot be used",
+        ),
+    ],
+    ids=["whole files only", "gated", "garbage", "cut"],
+)
+def test_a_hub_that_does_not_behave(
+    hub: StandInHub, capsys: pytest.CaptureFixture[str], break_it: object, words: str
+) -> None:
+    assert callable(break_it)
+    break_it(hub)
+    assert main(["plan", "hf:us/tiny:q4_0", "--device-memory", "24GiB"]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_offline_says_what_is_missing(hub: StandInHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "hf:us/tiny:q4_0", "--ram", "16GiB", "--offline"]) == 1
+    assert "offline" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_the_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["plan", "demo", "--device-memory", "1GiB", "--ram", "4GiB"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    text = "\n".join(lines)
+    for words in ("weights", "KV cache", "vision tower", "It fits.", "112", "6 of 6 layers"):
+        assert words in text
+    assert "\x1b" not in text
+
+
+def test_what_does_not_fit_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "demo", "--ram", "100MiB"]) == 3
+    text = capsys.readouterr().out
+    assert "It does not fit: " in text
+    assert "too much for RAM" in text
+    assert main(["plan", "demo", "--device-memory", "16MiB", "--n-gpu-layers", "all"]) == 3
+    assert "too much for GPU0" in capsys.readouterr().out
+
+
+def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "demo", "--json"]) == 0
+    devices = json.loads(capsys.readouterr().out)["devices"]
+    assert devices[-1]["kind"] == "cpu"
+    assert devices[-1]["total"] >= devices[-1]["free"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name a MODEL"),
+        (["demo", "--device-memory", "24 apples"], "is no size"),
+        (["demo", "--ctx-size", "-5"], "is no number"),
+        (["demo", "--flash-attn", "off", "--cache-type-v", "q8_0"], "need flash attention"),
+        (["demo", "--tensor-split", "a,b"], "no list of shares"),
+        (["demo", "--imagesize", "3"], "did you mean --image-size?"),
+        (["nothing-like-this.gguf"], "neither a file nor a known model"),
+        (["hf:one"], "must read hf:OWNER/REPOSITORY"),
+        (["demo", "--mmproj", "nowhere.gguf"], "cannot read"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) in {1, 2}
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_the_two_files_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    from server.catalogue import models_dir
+
+    folder = models_dir() / "demo"
+    tower, model = folder / "llava-demo-mmproj-f16.gguf", folder / "llava-demo-q8_0.gguf"
+    assert main(["plan", str(tower)]) == 1
+    assert "give it with --mmproj" in capsys.readouterr().err
+    assert main(["plan", str(model), "--mmproj", str(model)]) == 1
+    assert "no vision tower" in capsys.readouterr().err
