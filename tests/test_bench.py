@@ -116,6 +116,9 @@ def test_the_engines_own_time_comes_from_the_metrics_page() -> None:
         'llava_engine_llama_seconds_total{model_name="a b"} 3.5\n'
     )
     assert parse(page).since(EngineTime(2.0, 1.6)).own_share == pytest.approx(0.05)
+    page += 'llava_engine_encode_seconds_total{model_name="a b"} 5.5\n'
+    assert parse(page, 10.0).since(EngineTime(wall=0.0)).raw_share == pytest.approx(0.9)
+    assert EngineTime().raw_share is None
     assert parse("").own_share is None
 
 

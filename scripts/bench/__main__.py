@@ -82,13 +82,15 @@ async def visit(server: str, url: str, turn: int, options: argparse.Namespace, t
         await warm_up(course)
         for name in options.scenarios:
             client.replies.clear()
-            before = own_time.parse(await client.text("/metrics"))
+            page = await client.text("/metrics")
             began = time.monotonic()
+            before = own_time.parse(page, began)
             try:
                 values = await SCENARIOS[name](course)
             except BenchError as error:
                 raise BenchError(f"{server}, {name}: {error}") from error
-            after = own_time.parse(await client.text("/metrics"))
+            ended = time.monotonic()
+            after = own_time.parse(await client.text("/metrics"), ended)
             to.add(server, name, values, client.replies)
             if server == OURS:
                 to.engine.setdefault(name, []).append(after.since(before))

@@ -8,7 +8,13 @@ from typing import Any
 
 from scripts.bench.client import Reply
 from scripts.bench.figures import FIGURES, OURS, Figure, Measured, ratios, summary
-from scripts.bench.own_time import REQUIRED, SCENARIO, EngineTime
+from scripts.bench.own_time import (
+    RAW_REQUIRED,
+    RAW_SCENARIO,
+    REQUIRED,
+    SCENARIO,
+    EngineTime,
+)
 
 BUNCHED_SHARE = 0.05
 
@@ -56,13 +62,17 @@ class Report:
             figures.setdefault(name, []).append(value)
         self.lengths.setdefault(scenario, {}).setdefault(server, Lengths()).add(replies)
 
+    def raw_share(self) -> float | None:
+        """The part of the six clients' time in which llama.cpp or libmtmd computed."""
+        return sum(self.engine.get(RAW_SCENARIO, ()), EngineTime()).raw_share
+
     def own_shares(self) -> dict[str, float]:
         """The engine's own share of its time, by scenario, over all rounds."""
         shares = {}
         for scenario, spans in self.engine.items():
-            whole = EngineTime(sum(s.busy for s in spans), sum(s.llama for s in spans))
-            if whole.own_share is not None:
-                shares[scenario] = whole.own_share
+            share = sum(spans, EngineTime()).own_share
+            if share is not None:
+                shares[scenario] = share
         return shares
 
     def as_json(self) -> dict[str, Any]:
@@ -88,6 +98,7 @@ class Report:
             "required": {name: f.requirement for name, f in FIGURES.items() if f.required},
             "lengths": lengths,
             "engine_own_share": self.own_shares(),
+            "raw_share": self.raw_share(),
         }
 
     def table(self) -> str:
@@ -110,6 +121,11 @@ class Report:
         bunched = figure.paced and any(n.bunched_share > BUNCHED_SHARE for n in seen)
         return bunched or bool(self.machine.get("warning"))
 
+    def _word(self, fulfilled: bool) -> str:
+        if self.machine.get("warning"):
+            return "UNSURE"
+        return "ok" if fulfilled else "MISSED"
+
     def _notes(self) -> list[str]:
         notes = []
         shares = self.own_shares()
@@ -117,11 +133,16 @@ class Report:
             each = ", ".join(f"{scenario} {share:.1%}" for scenario, share in shares.items())
             notes.append(f"Our engine's time outside llama.cpp: {each}")
         if SCENARIO in shares:
-            verdict = "ok" if shares[SCENARIO] <= REQUIRED else "MISSED"
-            if self.machine.get("warning"):
-                verdict = "UNSURE"
+            verdict = self._word(shares[SCENARIO] <= REQUIRED)
             notes.append(
                 f"  required with all slots busy ({SCENARIO}): <= {REQUIRED:.0%} {verdict}"
+            )
+        raw = self.raw_share()
+        if raw is not None:
+            verdict = self._word(raw >= RAW_REQUIRED)
+            notes.append(
+                f"Raw encodes, prefills and decodes took {raw:.1%} of {RAW_SCENARIO}:"
+                f" required >= {RAW_REQUIRED:.0%} {verdict}"
             )
         for scenario, servers in self.lengths.items():
             if any(n.bunched_share > BUNCHED_SHARE for n in servers.values()):

@@ -51,6 +51,7 @@ class EngineCore:
         self.scheduler = scheduler
         self.images = images
         self.busy_seconds = 0.0
+        self._encode_seconds = self._last_encode = 0.0
         self._decodes = 0
         self._decode_sequences = 0
         self._tokens_max = 0
@@ -124,6 +125,9 @@ class EngineCore:
         self._waits = False
         picture = done.picture
         self.scheduler.encodes.finish(picture)
+        if done.start != self._last_encode:  # those of one run of the tower share it
+            self._last_encode = done.start
+            self._encode_seconds += done.seconds
         picture.encode_start, picture.encode_seconds = done.start, done.seconds
         if done.rows is not None:
             picture.rows, picture.cached = done.rows, done.kept
@@ -154,6 +158,7 @@ class EngineCore:
             preemptions=scheduler.preemptions,
             busy_seconds=self.busy_seconds,
             llama_seconds=self.runner.llama_seconds,
+            encode_seconds=self._encode_seconds,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
             image_cache_queries=images.queries,

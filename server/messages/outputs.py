@@ -123,6 +123,7 @@ class SchedulerStats:
     preemptions: int = 0
     busy_seconds: float = 0.0
     llama_seconds: float = 0.0
+    encode_seconds: float = 0.0
     prefix_queries: int = 0
     prefix_hits: int = 0
     image_cache_queries: int = 0

@@ -19,6 +19,7 @@ _TOTALS = {
     "preemptions": ("llava_num_preemptions", "Requests put back for want of cells"),
     "busy_seconds": ("llava_engine_busy_seconds", "Time in which the engine's loop did not wait"),
     "llama_seconds": ("llava_engine_llama_seconds", "The part of it in llama.cpp"),
+    "encode_seconds": ("llava_engine_encode_seconds", "Time in the vision tower"),
     "decodes": ("llava_engine_decodes", "Batches of tokens computed"),
     "prefix_queries": ("llava_prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
     "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
