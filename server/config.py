@@ -25,6 +25,7 @@ from server.settings.limits import LimitSettings
 from server.settings.logs import LogSettings
 from server.settings.model import ModelSettings
 from server.settings.pictures import PicturesSettings
+from server.settings.responses import ResponsesSettings
 from server.settings.server import ServerSettings
 from server.settings.uploads import UploadsSettings
 
@@ -34,6 +35,7 @@ ENV_PREFIX = "LLAVA_"
 # pydantic lists the fields of the last base first, and the help follows that order.
 class Settings(
     LogSettings,
+    ResponsesSettings,
     UploadsSettings,
     PicturesSettings,
     EngineSettings,

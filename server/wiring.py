@@ -66,22 +66,9 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
     Raises:
         ConfigError: a setting names something that is not there.
     """
-    limits = ImageLimits(
-        max_bytes=settings.image_max_bytes,
-        max_pixels=settings.image_max_pixels,
-        max_side=settings.image_max_side,
-        max_frames=settings.image_max_frames,
-        max_images=settings.image_max_count,
-    )
-    options = ImageOptions(
-        limits=limits,
-        max_edge=settings.image_max_edge,
-        background=settings.image_background,
-        detail=settings.image_detail,
-    )
     key = settings.api_key
     return ApiOptions(
-        images=options,
+        images=_image_options(settings),
         model_alias=settings.alias or model.name,
         chat_template=_chat_template(settings) or model.chat_template,
         api_keys=(key.get_secret_value(),) if key else (),
@@ -94,10 +81,28 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         request_timeout=settings.request_timeout,
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,
+        responses_max_count=settings.responses_max_count,
+        responses_max_bytes=settings.responses_max_bytes,
         log_content=settings.log_content,
         model_path=model.model,
         parallel=settings.parallel,
         sse_ping_interval=float(settings.sse_ping_interval),
+    )
+
+
+def _image_options(settings: Settings) -> ImageOptions:
+    limits = ImageLimits(
+        max_bytes=settings.image_max_bytes,
+        max_pixels=settings.image_max_pixels,
+        max_side=settings.image_max_side,
+        max_frames=settings.image_max_frames,
+        max_images=settings.image_max_count,
+    )
+    return ImageOptions(
+        limits=limits,
+        max_edge=settings.image_max_edge,
+        background=settings.image_background,
+        detail=settings.image_detail,
     )
 
 

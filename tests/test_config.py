@@ -67,6 +67,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "mtmd_batch_max_tokens": 14,
         "image_max_side": 14, "max_tokens": 16, "request_timeout": 17.5, "stall_timeout": 18,
         "restart_timeout": 19.5, "image_max_frames": 15, "sse_ping_interval": 17,
+        "responses_max_count": 21, "responses_max_bytes": 22,
         "log_format": "json", "log_content": True, "otlp_endpoint": "http://collector:4318",
         "chat_template": "vicuna", "chat_template_file": "/t.jinja",
     }  # fmt: skip

@@ -43,7 +43,7 @@ def test_every_endpoint_says_what_it_takes_and_answers() -> None:
                 assert answer["headers"]["x-request-id"]
                 for kind, content in answer["content"].items():
                     assert content["schema"], f"{method} {route.path} {status} {kind}"
-            if method == "POST":
+            if method == "POST" and not route.path.endswith("/cancel"):
                 assert told["requestBody"]["content"], route.path
                 assert "400" in told["responses"], route.path
 

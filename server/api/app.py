@@ -22,6 +22,7 @@ from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
 from server.api.props import props_router
 from server.api.request_log import RequestLog
+from server.api.responses import responses_router
 from server.api.services import Services, TemplateCache
 from server.api.sources import SourceReader
 from server.api.texts import texts_router
@@ -36,6 +37,7 @@ _DESCRIPTION = (
 _ROUTERS = (
     chat_router,
     input_tokens_router,
+    responses_router,
     anthropic_router,
     files_router,
     images_router,

@@ -6,7 +6,8 @@ one way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anyio import fail_after, to_thread
@@ -17,7 +18,7 @@ from server.errors import LlavaError, RequestError
 from server.images.prepare import Detail
 from server.messages import EngineReady, PromptPart
 from server.prompt import ChatTemplate, Part, Picture, Turn
-from server.tools import Toolbox
+from server.tools import Toolbox, ToolCall
 
 # A template checks its own time now and then; this is for one that never gets that far.
 _TEMPLATE_SECONDS = 5.0
@@ -87,10 +88,30 @@ class DialogReader:
         self._called.update((call.id, call.name) for call in turn.tool_calls)
         self.turns.append(turn)
 
-    def call(self, turn: Turn) -> None:
-        """A turn with calls, which join those of the assistant's turn just before it."""
-        last = self.turns[-1] if self.turns else None
-        if last is not None and last.role == "assistant":
-            self.turns.pop()
-            turn = Turn("assistant", last.content + turn.content, last.tool_calls + turn.tool_calls)
-        self.add(turn)
+
+def checked_call(call_id: str, name: str, arguments: str, param: str) -> ToolCall:
+    """A call that the model made before. Raises RequestError, naming ``param``, unless its
+    arguments are the text of a JSON object.
+    """
+    try:
+        fits = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        fits = False
+    if not fits:
+        raise RequestError(
+            f"{param}: Input should be the text of a JSON object", param=param, code="invalid_value"
+        )
+    return ToolCall(call_id, name, arguments)
+
+
+def joined(turns: Iterable[Turn], *roles: str) -> list[Turn]:
+    """Turns of one of these roles that follow each other are one turn."""
+    result: list[Turn] = []
+    for turn in turns:
+        last = result[-1] if result else None
+        if last is not None and last.role == turn.role and turn.role in roles:
+            calls = last.tool_calls + turn.tool_calls
+            result[-1] = Turn(turn.role, last.content + turn.content, calls)
+        else:
+            result.append(turn)
+    return result

@@ -13,13 +13,14 @@ from server.images.url_policy import FetchOptions
 class ApiOptions:
     """Settings of the HTTP surface.
 
-    ``model_alias`` is the name in the API; without one the GGUF's name serves. ``chat_template``
-    is the name of a built-in template or a Jinja source. No ``api_keys``: open to all.
-    Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all uploads
-    together, which stay for ``files_expire`` seconds, or for good if that is 0. Streams that are
-    silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never. ``docs``: the
-    OpenAPI document and the page that shows it are served. ``model_path`` and ``parallel``, how
-    many requests run at once, are told by /props.
+    ``model_alias`` is the name in the API; without one the GGUF's name serves.
+    ``chat_template`` is the name of a built-in template or a Jinja source. No ``api_keys``:
+    open to all. Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all
+    uploads together, which stay for ``files_expire`` seconds, or for good if that is 0. At
+    most ``responses_max_count`` responses of ``responses_max_bytes`` together are stored.
+    Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
+    ``docs``: the OpenAPI document and the page that shows it are served. ``model_path`` and
+    ``parallel``, how many requests run at once, are told by /props.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -33,6 +34,8 @@ class ApiOptions:
     request_timeout: float = 0.0
     files_max_bytes: int = 256 * 1024 * 1024
     files_expire: int = 24 * 3600
+    responses_max_count: int = 1000
+    responses_max_bytes: int = 64 * 1024 * 1024
     log_content: bool = False
     sse_ping_interval: float = 15.0
     docs: bool = True

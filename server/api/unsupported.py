@@ -79,6 +79,11 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
             refuse_fields(message, _MESSAGE, f"messages[{number}].")
 
 
+def refuse_llama_cpp(body: Mapping[str, Any]) -> None:
+    """The same for the parameters of llama.cpp's and vLLM's servers alone."""
+    refuse_fields(body, _LLAMA_CPP)
+
+
 def refuse_fields(value: object, table: Mapping[str, tuple[object, ...]], path: str = "") -> None:
     """Raise UnsupportedParameter for the first field of the object ``value`` that ``table`` knows
     and that does not have one of the values that change nothing; ``path`` leads to the object.

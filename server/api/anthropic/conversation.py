@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from server.api.anthropic.blocks import (
@@ -13,8 +12,8 @@ from server.api.anthropic.blocks import (
     ToolUseBlock,
     as_blocks,
 )
-from server.api.anthropic.schema import CountRequest, CustomTool, Message, NamedChoice
-from server.api.dialog import Dialog, DialogReader
+from server.api.anthropic.schema import AnthropicInput, CountRequest, CustomTool, NamedChoice
+from server.api.dialog import Dialog, DialogReader, joined
 from server.api.toolbox import make_toolbox
 from server.errors import ImageError, RequestError
 from server.prompt import Part, Turn
@@ -29,11 +28,12 @@ def read_dialog(request: CountRequest) -> Dialog:
         reader.add(Turn("system", texts))
     for number, message in enumerate(request.messages):
         _read(reader, message, f"messages[{number}]")
-    turns = _joined(reader.turns)
+    # As Anthropic's API has it.
+    turns = joined(reader.turns, "system", "user", "assistant")
     return Dialog(turns, reader.sources, _toolbox(request))
 
 
-def _read(reader: DialogReader, message: Message, where: str) -> None:
+def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
     content: list[Part] = []
     calls: list[ToolCall] = []
     for place, block in enumerate(as_blocks(message.content)):
@@ -79,19 +79,6 @@ def _result(reader: DialogReader, block: ToolResultBlock, param: str) -> Turn:
     # Models know no other way to be told.
     failed: tuple[Part, ...] = ("Error:",) if block.is_error else ()
     return Turn("tool", (*failed, *parts), (), block.tool_use_id)
-
-
-def _joined(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns of one role that follow each other are one, as Anthropic's API has it."""
-    joined: list[Turn] = []
-    for turn in turns:
-        last = joined[-1] if joined else None
-        if last is not None and last.role == turn.role != "tool":
-            calls = last.tool_calls + turn.tool_calls
-            joined[-1] = Turn(turn.role, last.content + turn.content, calls)
-        else:
-            joined.append(turn)
-    return joined
 
 
 def _toolbox(request: CountRequest) -> Toolbox:

@@ -37,7 +37,7 @@ _REFUSED_TOOL: dict[str, tuple[object, ...]] = {
 }
 
 
-class Message(Strict):
+class AnthropicInput(Strict):
     """One message of a conversation."""
 
     role: Literal["user", "assistant", "system"]
@@ -104,7 +104,7 @@ class OutputConfig(Strict):
     format: JsonFormat | None = None
 
 
-class Metadata(Strict):
+class AnthropicMetadata(Strict):
     """Who asks; taken and not used."""
 
     user_id: str | None = None
@@ -114,7 +114,7 @@ class CountRequest(Strict):
     """What is counted: a request without what concerns its answer."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[AnthropicInput], Field(min_length=1, max_length=4096)]
     system: (
         Annotated[
             Annotated[Text, Tag("@string")] | Annotated[list[TextBlock], Tag("@list")],
@@ -137,7 +137,7 @@ class MessagesRequest(CountRequest):
     temperature: Ratio | None = None
     top_p: Ratio | None = None
     top_k: Window | None = None
-    metadata: Metadata | None = None
+    metadata: AnthropicMetadata | None = None
 
     def sampling(self) -> SamplingParams:
         """The sampling parameters, Anthropic's defaults filled in."""
