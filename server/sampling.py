@@ -20,19 +20,24 @@ SAMPLERS = (
 
 
 class GrammarKind(str, Enum):
-    """The language that a grammar is written in."""
+    """The language that a grammar is written in: JSON schema, or llguidance's Lark."""
 
-    GBNF = "gbnf"
     JSON_SCHEMA = "json_schema"
+    LARK = "lark"
 
 
 @dataclass(slots=True, frozen=True)
 class Grammar:
-    """What a request's text must look like. ``param`` is the field that it came in."""
+    """What a request's text must look like; made by server.grammar, which bounds it.
+
+    ``param`` is the request's field that it came in. With ``triggers`` it begins to hold once
+    one of these texts has been generated, and covers the text from there on.
+    """
 
     kind: GrammarKind
     text: str
     param: str
+    triggers: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -17,9 +17,10 @@ from server.engine.plan import Chunk, Forget, Share
 from server.engine.positions import Positions
 from server.engine.prefix import keys_of
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
+from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
 from server.errors import RequestError
-from server.messages import AddRequest, ImageInput, TokenOutput
+from server.messages import AddRequest, ImageInput, TokenLogprob, TokenOutput
 from server.sampling import SamplingParams
 
 END = 0
@@ -95,6 +96,9 @@ class FakeRunner:
             return [ImageRun(seen, IMAGE_TOKENS, positions=Positions(sections, 3))]
         return [ImageRun(seen, IMAGE_TOKENS, whole=self.kind == "whole")]
 
+    def foresee(self, sampling: SamplingParams) -> None:
+        """Nothing takes long here."""
+
     def begin(self, request: Request) -> None:
         self.begun.append(request.request_id)
 
@@ -117,7 +121,7 @@ class FakeRunner:
                 self.cells[change.target] = [c for c in source if c.position < change.end]
                 assert self.cells[change.target] == source[: change.count]
 
-    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
+    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
         kinds, sampled = set(), {}
         for chunk in chunks:
@@ -134,7 +138,7 @@ class FakeRunner:
             self.computed += chunk.count
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
-                sampled[request] = self.answer(request)[len(request.output_tokens)]
+                sampled[request] = self.sample(request)
         assert len(kinds) <= 1, "token ids and embeddings in one batch"
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
@@ -155,6 +159,13 @@ class FakeRunner:
         first = request.position_at(chunk.start)
         assert first > last if self.kind == "mrope" else first == last + 1
         return list(range(first, first + chunk.count))
+
+    def sample(self, request: Request) -> Sample:
+        """The next token; its log-probability, where asked for, is less than 0 by its id."""
+        token = self.answer(request)[len(request.output_tokens)]
+        if request.sampling.logprobs is None:
+            return Sample(token)
+        return Sample(token, TokenLogprob(token, self.piece(token), -float(token)))
 
     def answer(self, request: Request) -> list[int]:
         """The whole answer: counts down from the prompt's length, then END."""

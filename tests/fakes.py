@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -39,6 +39,7 @@ from server.messages import (
     SchedulerStats,
     StepOutputs,
     Tokenized,
+    TokenLogprob,
     TokenOutput,
     VisionFacts,
 )
@@ -144,7 +145,7 @@ class FakeEngine:
         try:
             async for output in self._outputs(parts, request_id):
                 ended = isinstance(output, TokenOutput) and output.finish_reason is not None
-                yield output
+                yield _with_logprobs(output, sampling.logprobs)
         except Exception:
             ended = True
             raise
@@ -198,6 +199,13 @@ class FakeEngine:
             part if isinstance(part, str) else str(list(part.rgb[:3]))
             for part in self.parts[number]
         )
+
+
+def _with_logprobs(output: Admitted | TokenOutput, count: int | None) -> Admitted | TokenOutput:
+    if count is None or not isinstance(output, TokenOutput):
+        return output
+    top = tuple((token, b"\xf0", -1.0 - token) for token in range(count))
+    return replace(output, logprobs=(TokenLogprob(output.token, output.text.encode(), -0.5, top),))
 
 
 def _encoded(picture: ImageInput) -> EncodedImage:

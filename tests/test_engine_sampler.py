@@ -36,7 +36,7 @@ class Bench:
         batch = Batch(64)
         self.row = batch.add(self.prompt, 0, 0, want_last=True)
         assert self.context.decode(batch)
-        self.logits = self.context.logits(self.row, self.model.n_vocab)
+        self.logits = self.context.logits(self.row, self.model.n_vocab).copy()
 
     def sampler(self, params: SamplingParams) -> Sampler:
         return Sampler(params, self.model, N_CTX, self.prompt)

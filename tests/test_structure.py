@@ -90,6 +90,14 @@ def test_only_the_bindings_import_llama_cpp() -> None:
     assert all(within(module, {"server.engine.bindings"}) for module in users), users
 
 
+def test_only_the_engine_compiles_grammars() -> None:
+    users = {module for module in MODULES if "llguidance" in imports(module)}
+    assert users == {"server.engine.grammar"}
+    for module in in_room("server.grammar"):
+        ours = {name for name in imports(module) if within(name, {"server"})}
+        assert all(within(name, LEAVES | {"server.grammar"}) for name in ours), module
+
+
 def test_what_is_imported_is_declared() -> None:
     project = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
@@ -139,7 +147,14 @@ def test_settings_are_a_leaf_too() -> None:
 @pytest.mark.parametrize("module", in_room("server.api"))
 def test_the_api_imports_downwards_only(module: str) -> None:
     allowed = {"server.api", "server.engine_client", "server.engine_state", "server.prompt"}
-    allowed |= {"server.images", "server.tools", "server.metrics", "server.memory", *LEAVES}
+    allowed |= {
+        "server.grammar",
+        "server.images",
+        "server.tools",
+        "server.metrics",
+        "server.memory",
+        *LEAVES,
+    }
     used = {name for name in imports(module) if name.startswith("server.")}
     assert all(within(name, allowed) for name in used), used
 

@@ -19,13 +19,19 @@ class ChatReply:
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish_reason: str, generation: Generation) -> dict[str, Any]:
+    def whole(
+        self,
+        text: str,
+        finish_reason: str,
+        generation: Generation,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """The answer in one piece."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": None,
+            "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
         return {
@@ -36,9 +42,20 @@ class ChatReply:
             **images(generation),
         }
 
-    def delta(self, delta: dict[str, str], finish_reason: str | None = None, **more: Any) -> bytes:
+    def delta(
+        self,
+        delta: dict[str, str],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> bytes:
         """A chunk of a stream."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
         return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
     def usage_chunk(self, generation: Generation) -> bytes:

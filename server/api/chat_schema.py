@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from server.api.errors import validation_error
+from server.api.grammars import ResponseFormat
 from server.api.sampling_schema import Count, SamplingFields, check_limits
 from server.api.schema import ChatMessage, Strict
 from server.api.unsupported import refuse_unsupported
 from server.errors import RequestError
+from server.sampling import SamplingParams
 
 _MAX_PARTS = 10_000
 
@@ -29,6 +32,9 @@ class ChatRequest(SamplingFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_completion_tokens: Count | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 
@@ -41,6 +47,11 @@ class ChatRequest(SamplingFields):
     def most_tokens(self) -> int | None:
         """How many tokens may be generated, by any of the names for it."""
         return super().most_tokens or self.max_completion_tokens
+
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, with the log-probabilities asked for."""
+        count = self.top_logprobs or 0 if self.logprobs else None
+        return replace(super().sampling(), logprobs=count)
 
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
@@ -55,6 +66,12 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
             f"more than {_MAX_PARTS} content parts", param="messages", code="invalid_value"
         )
     check_limits(request, request.max_completion_tokens)
+    if request.top_logprobs and not request.logprobs:
+        raise RequestError(
+            "top_logprobs is only allowed when logprobs is true",
+            param="top_logprobs",
+            code="invalid_value",
+        )
     if request.stream_options and not request.stream:
         raise RequestError(
             "stream_options is only allowed when stream is true",

@@ -107,6 +107,8 @@ class SamplingFields(Strict):
     stop: Annotated[list[StopText], Field(max_length=_MAX_STOPS)] | None = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
+    grammar: Text | None = None
+    json_schema: Any | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -121,7 +123,7 @@ class SamplingFields(Strict):
         return self.max_tokens
 
     def sampling(self) -> SamplingParams:
-        """The sampling parameters, defaults filled in."""
+        """The sampling parameters, defaults filled in; the grammar is server.api.grammars'."""
         given = {name: _plain(getattr(self, name)) for name in _SAME_NAME}
         chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if self.top_k == -1:  # vLLM's word for off
@@ -132,7 +134,8 @@ class SamplingFields(Strict):
 
 
 _SAME_NAME = sorted(
-    SamplingFields.model_fields.keys() & SamplingParams.__dataclass_fields__.keys() - {"max_tokens"}
+    (SamplingFields.model_fields.keys() & SamplingParams.__dataclass_fields__.keys())
+    - {"max_tokens", "grammar"}
 )
 
 

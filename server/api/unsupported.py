@@ -18,9 +18,6 @@ _OPENAI: dict[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -33,8 +30,6 @@ _OPENAI: dict[str, tuple[object, ...]] = {
 }
 _LLAMA_CPP: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (1,),
-    "grammar": ("",),
-    "json_schema": (),
     "min_tokens": (0,),
     "n_probs": (0,),
     "id_slot": (-1,),

@@ -38,6 +38,7 @@ def main(descriptor: int) -> int:
     except LlavaError as error:
         outbox.send(EngineDead(error))
         return 1
+    inbox.foresee = engine.core.runner.foresee
     outbox.send(engine.ready)
     slices = engine.encoders.slices if engine.encoders else None
     if engine.encoders is not None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
-from server.engine.detokenizer import Detokenizer
 from server.engine.encoding import EncodeDone
 from server.engine.image_cache import ImageCache
-from server.engine.outputs import encoded_image, timings
+from server.engine.outputs import token_output
 from server.engine.plan import Chunk, Plan
 from server.engine.pulse import Pulse
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
 from server.engine.runner import Runner
+from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
-from server.errors import ContextLengthExceeded, EngineError, RequestError
+from server.engine.writer import Writer
+from server.errors import ContextLengthExceeded, EngineError, LlavaError, RequestError
 from server.messages import (
     AbortRequest,
     AddRequest,
@@ -58,7 +58,7 @@ class EngineCore:
         self.pulse = Pulse()
         self._start_encode = start_encode
         self._waits = False
-        self._detokenizers: dict[str, Detokenizer] = {}
+        self._writers: dict[str, Writer] = {}
         self._outputs: list[Output] = []
 
     @property
@@ -76,18 +76,16 @@ class EngineCore:
             return
         self._waits = False
         self.scheduler.add(request)
-        self._detokenizers[request.request_id] = self._make_detokenizer(request)
+        self._writers[request.request_id] = self._make_writer(request)
         self._outputs.append(
             Admitted(request.request_id, request.num_prompt, request.num_image_tokens)
         )
 
-    def _make_detokenizer(self, request: Request) -> Detokenizer:
+    def _make_writer(self, request: Request) -> Writer:
         """One that has said what the tokens of a resumed request say."""
+        said = [self.runner.piece(token) for token in request.output_tokens]
         strip = self.runner.strips_first_space
-        detokenizer = Detokenizer(request.sampling.stop, strip_first_space=strip)
-        for token in request.output_tokens:
-            detokenizer.push(self.runner.piece(token))
-        return detokenizer
+        return Writer(request.sampling, strip_first_space=strip, said=said)
 
     def _prepare(self, message: AddRequest) -> Request:
         runs = self.runner.prepare(message.parts)
@@ -183,10 +181,10 @@ class EngineCore:
         if plan.encode:
             self._encode(plan.encode)
         for chunks in (plan.tokens, plan.pictures):
-            for request, token in self._decode(chunks).items():
-                self._take_token(request, token)
+            for request, sample in self._decode(chunks).items():
+                self._take_sample(request, sample)
 
-    def _decode(self, chunks: list[Chunk]) -> dict[Request, int]:
+    def _decode(self, chunks: list[Chunk]) -> dict[Request, Sample]:
         start = time.perf_counter()
         positions = sum(chunk.count for chunk in chunks)
         self.pulse.begin("loop", "decode", positions / self.scheduler.pace.speed)
@@ -208,42 +206,34 @@ class EngineCore:
         if new:
             self._start_encode(new)
 
-    def _take_token(self, request: Request, token: int) -> None:
+    def _take_sample(self, request: Request, sample: Sample) -> None:
         if request.status is RequestStatus.FINISHED:
             return
-        detokenizer = self._detokenizers[request.request_id]
+        if sample.error is not None:
+            self._fail(request, sample.error)
+            return
+        writer, token = self._writers[request.request_id], sample.token
         request.output_tokens.append(token)
         ended, text = self.runner.is_end(token), ""
         if not ended:
-            text = detokenizer.push(self.runner.piece(token))
+            text = writer.write(sample, self.runner.piece(token))
         reason: FinishReason | None = None
-        if ended or detokenizer.stopped:
+        if ended or sample.ended or writer.stopped:
             reason = FinishReason.STOP
         elif len(request.output_tokens) >= request.max_new_tokens:
             reason = FinishReason.LENGTH
         if reason is not None:
-            text += detokenizer.flush()
-        self._send(request, text, reason)
+            text += writer.flush()
+        self._outputs.append(token_output(request, writer, text, reason))
         if reason is not None:
             self._finish(request)
 
-    def _send(self, request: Request, text: str, reason: FinishReason | None) -> None:
-        count = len(request.output_tokens)
-        output = TokenOutput(
-            request.request_id, text, count, reason, token=request.output_tokens[-1]
-        )
-        if count == 1:
-            request.first_token = time.monotonic()
-            images = tuple(map(encoded_image, request.pictures))
-            output = replace(output, images=images, cached_tokens=request.num_cached)
-        if reason is not None:
-            output = replace(output, stop=self._detokenizers[request.request_id].stop)
-        if count == 1 or reason is not None:
-            output = replace(output, timings=timings(request, ended=reason is not None))
-        self._outputs.append(output)
+    def _fail(self, request: Request, error: LlavaError) -> None:
+        self._outputs.append(Rejected(request.request_id, error))
+        self._finish(request)
 
     def _finish(self, request: Request) -> None:
         self._tokens_max = max(self._tokens_max, request.num_tokens)
         self.scheduler.finish(request)
         self.runner.release(request)
-        self._detokenizers.pop(request.request_id, None)
+        self._writers.pop(request.request_id, None)

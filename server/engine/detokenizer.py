@@ -10,7 +10,8 @@ class Detokenizer:
 
     Text that could still become a stop string is held back until it is clear whether it does.
     SentencePiece writes a space before the first word; like its own decoder we drop it where
-    ``strip_first_space`` says that the vocabulary is of that kind.
+    ``strip_first_space`` says that the vocabulary is of that kind. ``taken`` and ``shown`` count
+    the characters that came in and those that were returned.
     """
 
     def __init__(self, stop: tuple[str, ...], *, strip_first_space: bool) -> None:
@@ -19,6 +20,8 @@ class Detokenizer:
         self._held = ""
         self._strip = strip_first_space
         self.stop: str | None = None
+        self.taken = 0
+        self.shown = 0
 
     @property
     def stopped(self) -> bool:
@@ -32,11 +35,17 @@ class Detokenizer:
         """
         return self._release(self._decoder.decode(piece))
 
+    @property
+    def within_character(self) -> bool:
+        """Whether the last bytes are a part of a character."""
+        return bool(self._decoder.getstate()[0])
+
     def flush(self) -> str:
         """The end: returns whatever was held back, a cut character as U+FFFD."""
         if self.stopped:
             return ""
         text = self._release(self._decoder.decode(b"", final=True))
+        self.shown += len(self._held)
         text, self._held = text + self._held, ""
         return text
 
@@ -46,14 +55,17 @@ class Detokenizer:
         if self._strip and text:
             text, self._strip = text.removeprefix(" "), False
         self._held += text
+        self.taken += len(text)
         found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             end, self.stop = min(found)
             safe, self._held = self._held[:end], ""
+            self.shown += len(safe)
             return safe
         keep = self._unsure()
         split = len(self._held) - keep
         safe, self._held = self._held[:split], self._held[split:]
+        self.shown += len(safe)
         return safe
 
     def _unsure(self) -> int:

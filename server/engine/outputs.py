@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from server.engine.request import Picture, Request
-from server.messages import EncodedImage, RequestTimings
+from server.engine.writer import Writer
+from server.messages import EncodedImage, FinishReason, RequestTimings, TokenOutput
+
+
+def token_output(
+    request: Request, writer: Writer, text: str, reason: FinishReason | None
+) -> TokenOutput:
+    """What is told of the token just sampled; ``reason``: with it the request ends."""
+    count = len(request.output_tokens)
+    output = TokenOutput(request.request_id, text, count, reason, token=request.output_tokens[-1])
+    if request.sampling.logprobs is not None:
+        output = replace(output, logprobs=writer.logprobs(ended=reason is not None))
+    if count == 1:
+        request.first_token = time.monotonic()
+        images = tuple(map(encoded_image, request.pictures))
+        output = replace(output, images=images, cached_tokens=request.num_cached)
+    if reason is not None:
+        output = replace(output, stop=writer.stop)
+    if count == 1 or reason is not None:
+        output = replace(output, timings=timings(request, ended=reason is not None))
+    return output
 
 
 def timings(request: Request, *, ended: bool) -> RequestTimings:

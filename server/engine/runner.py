@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.bindings.context import Batch, Context
 from server.engine.bindings.model import Model
-from server.engine.bindings.sampler import Sampler
+from server.engine.chooser import Chooser
+from server.engine.grammar import GrammarCompiler, TokenTable
 from server.engine.plan import Chunk, Forget, Share
 from server.engine.prompting import Encoder, prepare
-from server.engine.request import Request, Run, TokenRun
+from server.engine.request import Request, Run
+from server.engine.sample import Sample
 from server.engine.texts import Vocabulary
+from server.errors import RequestError
 from server.messages import PromptPart
+from server.sampling import SamplingParams
 
 
 class Runner(Protocol):
@@ -34,11 +38,15 @@ class Runner(Protocol):
         """Makes what is kept for a request until its release. Raises RequestError."""
         ...
 
+    def foresee(self, sampling: SamplingParams) -> None:
+        """Does what takes long for a request that will begin soon; called in another thread."""
+        ...
+
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         """Frees and shares cells, in order."""
         ...
 
-    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
+    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """Computes chunks of one kind; returns the tokens sampled after those that ask."""
         ...
 
@@ -61,7 +69,7 @@ class Runner(Protocol):
 
 
 class LlamaRunner:
-    """The runner on llama.cpp. Owns the batches and a sampler for each request."""
+    """The runner on llama.cpp. Owns the batches and what chooses each request's tokens."""
 
     def __init__(
         self,
@@ -79,7 +87,8 @@ class LlamaRunner:
         self._n_ubatch = n_ubatch
         self._tokens = Batch(n_batch)
         self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
-        self._samplers: dict[Request, Sampler] = {}
+        self._choosers: dict[Request, Chooser] = {}
+        self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens))
         self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
         self.vocabulary: Vocabulary = model
@@ -88,14 +97,15 @@ class LlamaRunner:
         """Tokenizes text and counts pictures; nothing is encoded yet."""
         return prepare(parts, self._model, self._encoder, self._n_ubatch)
 
+    def foresee(self, sampling: SamplingParams) -> None:
+        """Compiles a grammar that will be asked for; called in a thread beside the loop's."""
+        if sampling.grammar is not None:
+            with suppress(RequestError):  # told to the request when it begins
+                self._grammars.matcher(sampling.grammar)
+
     def begin(self, request: Request) -> None:
-        """Builds the request's sampler; it stays, whatever the scheduler does meanwhile."""
-        texts = [run.tokens for run in request.runs if isinstance(run, TokenRun)]
-        prompt = np.concatenate(texts) if texts else np.empty(0, np.int32)
-        sampler = Sampler(request.sampling, self._model, self.n_ctx_seq, prompt)
-        self._samplers[request] = sampler
-        for token in request.output_tokens:  # of a resumed request
-            sampler.replay(token)
+        """Makes what chooses the request's tokens."""
+        self._choosers[request] = Chooser(request, self._model, self._grammars, self.n_ctx_seq)
 
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         """Frees and shares cells in llama.cpp's cache."""
@@ -105,7 +115,7 @@ class LlamaRunner:
             else:
                 self._context.forget(change.seq_id)
 
-    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, int]:
+    def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""
         if not chunks:
             return {}
@@ -127,7 +137,7 @@ class LlamaRunner:
         if not self._compute(batch):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
         sampled = {
-            request: self._samplers[request].sample(self._context, row)
+            request: self._choosers[request].choose(self._context, row)
             for request, row in asked.items()
         }
         self.llama_seconds += time.perf_counter() - start
@@ -157,7 +167,7 @@ class LlamaRunner:
         return self._model.is_end(token)
 
     def release(self, request: Request) -> None:
-        """Frees the request's sampler."""
-        sampler = self._samplers.pop(request, None)
-        if sampler is not None:
-            sampler.close()
+        """Frees what chose the request's tokens."""
+        chooser = self._choosers.pop(request, None)
+        if chooser is not None:
+            chooser.close()

@@ -7,6 +7,8 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,6 +28,7 @@ from server.messages import (
     StepOutputs,
     TokenizeRequest,
 )
+from server.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Inbox:
     """
 
     def __init__(self, line: Connection[Any, Any]) -> None:
+        # Called with each request before it is queued, in the reading thread.
+        self.foresee: Callable[[SamplingParams], None] | None = None
         self._line = line
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -54,6 +59,9 @@ class Inbox:
                 message = self._line.recv()
             except (EOFError, OSError):
                 os._exit(0)
+            if isinstance(message, AddRequest) and self.foresee is not None:
+                with suppress(Exception):  # it comes again where the request begins
+                    self.foresee(message.sampling)
             self._queue.put(message)
 
     def put(self, message: object) -> None:

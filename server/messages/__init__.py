@@ -27,6 +27,7 @@ from server.messages.outputs import (
     Rejected,
     SchedulerStats,
     StepOutputs,
+    TokenLogprob,
     TokenOutput,
 )
 from server.messages.pictures import (
@@ -74,6 +75,7 @@ __all__ = [
     "StepOutputs",
     "TileLayout",
     "TokenIds",
+    "TokenLogprob",
     "TokenOutput",
     "TokenizeRequest",
     "Tokenized",

@@ -87,6 +87,19 @@ class Rejected:
 
 
 @dataclass(slots=True, frozen=True)
+class TokenLogprob:
+    """The log-probability of a chosen token, and those of the most likely ones, best first.
+
+    ``piece`` are the token's bytes. ``top`` are triples of token, bytes and log-probability.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
 class TokenOutput:
     """New text of one request.
 
@@ -94,6 +107,7 @@ class TokenOutput:
     all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
     the last. ``token`` is the sampled token's id: with it the request can be continued elsewhere.
     ``stop`` is the stop string that ended it, with the last one if there was any.
+    ``logprobs``, if asked for, are those of the tokens whose text has now been sent.
     """
 
     request_id: str
@@ -105,6 +119,7 @@ class TokenOutput:
     timings: RequestTimings | None = None
     token: int = -1
     stop: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

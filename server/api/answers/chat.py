@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,27 @@ class Timings(Answer):
     predicted_per_second: Milliseconds
 
 
+class TopLogprob(Answer):
+    """A token that might have been chosen, how likely it was (natural logarithm), and its bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(TopLogprob):
+    """The token that was chosen, and the most likely ones, as many as were asked for."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Answer):
+    """Of each token whose text is in the answer."""
+
+    content: list[ChatLogprob] | None
+    refusal: None = None
+
+
 class ChatAnswerMessage(Answer):
     """What the model says."""
 
@@ -61,7 +82,7 @@ class ChatChoice(Answer):
 
     index: Count
     message: ChatAnswerMessage
-    logprobs: dict[str, Any] | None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"]
 
 
@@ -90,7 +111,7 @@ class ChatChunkChoice(Answer):
 
     index: Count
     delta: ChatDelta
-    logprobs: dict[str, Any] | None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None
 
 

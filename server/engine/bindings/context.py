@@ -127,9 +127,14 @@ class Context:
         return True
 
     def logits(self, row: int, n_vocab: int) -> NDArray[np.float32]:
-        """Logits of batch row ``row``, float32 [n_vocab]; it must have been asked for."""
+        """Logits of batch row ``row``, float32 [n_vocab]; it must have been asked for.
+
+        A view: what is written there is what samplers see, and the next decode replaces it.
+        """
         pointer = llama_cpp.llama_get_logits_ith(self.handle, row)
-        logits: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (n_vocab,)).copy()
+        address = ctypes.addressof(pointer.contents)
+        memory: Any = (ctypes.c_float * n_vocab).from_address(address)
+        logits: NDArray[np.float32] = np.frombuffer(memory, np.float32)
         return logits
 
     def forget(self, seq_id: int) -> None:

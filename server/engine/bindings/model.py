@@ -132,6 +132,14 @@ class Model:
         """The bytes that ``token`` stands for; control tokens written out."""
         return self._read_piece(token, special=True)
 
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token of the vocabulary."""
+        buffer, read = ctypes.create_string_buffer(64), llama_cpp.llama_token_to_piece
+        sizes = (
+            (token, read(self.vocab, token, buffer, 64, 0, False)) for token in range(self.n_vocab)
+        )
+        return [buffer.raw[:size] if size >= 0 else self.piece(token) for token, size in sizes]
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
         size = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, 64, 0, special)

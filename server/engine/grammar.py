@@ -1,0 +1,214 @@
+"""Grammars at work: which tokens may come next.
+
+llguidance compiles them and says so, within bounds of time and memory. llama.cpp's own grammars
+have none: some take minutes a token, and one that no token fits ends the process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+import llguidance
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from server.engine.grammar_place import place
+from server.errors import RequestError
+from server.sampling import Grammar, GrammarKind
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+# Compiled grammars that are kept; large ones take some 10 MB.
+_KEPT = 8
+_SIZING = threading.Lock()
+# The compiler recurses along a schema: 21 kB a node were measured, and server.grammar lets 5000 in.
+_STACK_BYTES = 256 * 1024 * 1024
+# As llama.cpp's schema converter has it: enough to be read well, too little to get lost in.
+_WHITESPACE = r"( |\n{1,2}[ \t]{0,20})?"
+# An ambiguous grammar takes time that grows with the items of a row: up to 66 ms a token at this
+# bound, 670 ms at llguidance's own. A JSON object needs 4 items for each optional property.
+_LIMITS = LLParserLimits(
+    max_items_in_row=1000, step_max_items=20_000, max_grammar_size=50_000, verbose_errors=False
+)
+
+
+T = TypeVar("T")
+
+
+class TokenTable:
+    """The model's tokens, as ``llguidance.LLTokenizer`` reads them.
+
+    ``pieces`` are the bytes of each token, none for one that stands for no text; ``ends`` the
+    tokens that end a turn.
+    """
+
+    bos_token_id = None
+    special_token_ids: Sequence[int] = ()
+
+    def __init__(self, pieces: Sequence[bytes], ends: frozenset[int]) -> None:
+        # The mark 0xFF, which no UTF-8 has, keeps a token out of every text.
+        self.tokens = [
+            piece if piece and token not in ends else b"\xff[%d]" % token
+            for token, piece in enumerate(pieces)
+        ]
+        self.eos_token_id = min(ends, default=0)
+        self.ends = ends
+        self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Tokens that spell a text; matchers look at bytes, so any that do will do."""
+        data = text if isinstance(text, bytes) else text.encode()
+        return [self._bytes[byte] for byte in data if byte in self._bytes]
+
+
+class GrammarMatcher:
+    """One request's way through a grammar."""
+
+    def __init__(self, matcher: LLMatcher, table: TokenTable, grammar: Grammar) -> None:
+        self._matcher = matcher
+        self._table = table
+        self._grammar = grammar
+        self._active = not grammar.triggers
+        self._text = b""
+        self.must_end = False
+
+    def restrict(self, logits: NDArray[np.float32]) -> None:
+        """Sets the logits, float32 [n_vocab], of all tokens that may not come next to -inf.
+
+        ``must_end`` says afterwards whether nothing but the end may come.
+
+        Raises:
+            RequestError: none may, or the grammar is too ambiguous.
+        """
+        if not self._active:
+            return
+        mask = self._matcher.compute_bitmask()
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=len(logits))
+        if self._matcher.is_error() or not bits.any():
+            raise _refusal(self._grammar, self._matcher.get_error() or "no token can follow")
+        np.putmask(logits, bits == 0, -np.inf)
+        allowed = np.flatnonzero(bits) if bits.sum() <= len(self._table.ends) else ()
+        self.must_end = len(allowed) > 0 and self._table.ends.issuperset(allowed)
+
+    def accept(self, token: int, piece: bytes) -> None:
+        """``token`` was chosen."""
+        if self._active:
+            self._matcher.try_consume_tokens([token])
+            return
+        self._text += piece
+        found = [at for at in map(self._find, self._grammar.triggers) if at >= 0]
+        if found:
+            self._active = True
+            self._matcher.try_consume_tokens(self._table(self._text[min(found) :]))
+            return
+        longest = max(map(len, self._grammar.triggers))
+        self._text = self._text[-4 * longest :]
+
+    def _find(self, trigger: str) -> int:
+        return self._text.find(trigger.encode())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the text is complete and nothing may follow."""
+        return self._active and self._matcher.is_stopped() and not self._matcher.is_error()
+
+
+class GrammarCompiler:
+    """Compiles grammars, in a thread whose stack is deep enough, and keeps the last ones.
+
+    May be used by several threads.
+    """
+
+    def __init__(self, table: TokenTable) -> None:
+        self._table = table
+        self._tokenizer = LLTokenizer(
+            llguidance.TokenizerWrapper(table),
+            n_vocab=len(table.tokens),
+            eos_token=sorted(table.ends) or None,
+        )
+        self._kept: OrderedDict[Grammar, LLMatcher | RequestError] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def matcher(self, grammar: Grammar) -> GrammarMatcher:
+        """A new matcher at the grammar's start; takes up to a fifth of a second the first time.
+
+        Raises:
+            RequestError: the grammar is wrong, unsupported or too large.
+        """
+        with self._lock:
+            result = self._kept.get(grammar)
+        if result is None:
+            result = _in_deep_thread(lambda: self._compile(grammar))
+        with self._lock:
+            self._kept[grammar] = result
+            self._kept.move_to_end(grammar)
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        if isinstance(result, RequestError):
+            raise result
+        return GrammarMatcher(result.deep_copy(), self._table, grammar)
+
+    def _compile(self, grammar: Grammar) -> LLMatcher | RequestError:
+        try:
+            text = _in_their_words(grammar)
+        except ValueError as error:
+            return _refusal(grammar, str(error))
+        matcher = LLMatcher(self._tokenizer, text, limits=_LIMITS, log_level=0)
+        if not matcher.is_error():
+            # The first mask finds what is too ambiguous to begin with.
+            tried = matcher.deep_copy()
+            tried.compute_bitmask()
+            if not tried.is_error():
+                return matcher
+            matcher = tried
+        return _refusal(grammar, matcher.get_error())
+
+
+def _in_their_words(grammar: Grammar) -> str:
+    if grammar.kind is GrammarKind.LARK:
+        return LLMatcher.grammar_from_lark(grammar.text)
+    # Whatever a client's schema says of these, which it may ("x-guidance").
+    fixed: JsonCompileOptions = {
+        "whitespace_pattern": _WHITESPACE,
+        "item_separator": ",",
+        "key_separator": ":",
+        "lenient": False,
+        "coerce_one_of": False,
+    }
+    return LLMatcher.grammar_from_json_schema(grammar.text, overrides=fixed)
+
+
+def _in_deep_thread(work: Callable[[], T]) -> T:
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # handed to the caller
+            done.set_exception(error)
+
+    with _SIZING:  # the size is the process's, for all threads that are begun meanwhile
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            threading.Thread(target=run, name="grammar", daemon=True).start()
+        finally:
+            threading.stack_size(before)
+    return done.result()
+
+
+def _refusal(grammar: Grammar, reason: str) -> RequestError:
+    first = reason.strip().splitlines()[0][:300] if reason.strip() else "it cannot be compiled"
+    if first.startswith("NoExtension"):
+        first = "no text fits it"
+    param = grammar.param
+    if grammar.kind is GrammarKind.JSON_SCHEMA:
+        param = (param + place(grammar.text, first))[:200]
+    return RequestError(
+        f"{param}: the grammar is not supported: {first}", param=param, code="invalid_grammar"
+    )

@@ -1,0 +1,9 @@
+"""Grammars as clients write them: checked, bounded, and put into the engine's words.
+
+Pure Python over the client's data: call it in a worker thread.
+"""
+
+from server.grammar.gbnf import gbnf_grammar
+from server.grammar.schema import lark_grammar, schema_grammar
+
+__all__ = ["gbnf_grammar", "lark_grammar", "schema_grammar"]
