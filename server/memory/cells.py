@@ -13,6 +13,8 @@ from server.memory.header import ModelHeader
 from server.memory.settings import CACHE_TYPES, PlanSettings, padded
 
 _F32 = 4
+_RWKV = frozenset({"arwkv7", "rwkv6", "rwkv6qwen2", "rwkv7"})
+_KDA = frozenset({"bailingmoe3", "glm5-next", "kimi-k3", "kimi-linear"})
 # Caches of their own kind beside the usual one, which the plan does not follow to the byte.
 _SPECIAL = frozenset(
     {"deepseek4", "dflash", "dots3note", "glm5-next", "granite-switch", "nanbeige"}
@@ -42,13 +44,15 @@ def layer_bytes(model: ModelHeader, settings: PlanSettings) -> list[int]:
         full = padded(max(settings.cells // streams, 1), 256)
     widest = max((one.v for one in heads), default=0)
     state = _state_bytes(model) * max(1, settings.n_seq_max)
-    indexed = _indexer_layers(model)
+    indexed, latent = _indexer_layers(model), is_latent(model)
     found = []
     for il, one in enumerate(heads):
         cells = (small if slide[il] else full) * streams
         value = one.v if settings.flash_attn or not one.v else widest
         size = _row(settings.cache_type_k, one.k) + _row(settings.cache_type_v, value)
         size += _row(settings.cache_type_k, indexed[il])
+        if not latent:
+            size += _row(settings.cache_type_v, indexed[il])
         found.append((cells * size if keeps[il] else 0) + (state if states[il] else 0))
     return found
 
@@ -62,11 +66,16 @@ def layer_heads(model: ModelHeader) -> list[Heads]:
     k, v = model.key("attention.key_length", size), model.key("attention.value_length", size)
     k_swa = model.key("attention.key_length_swa", k)
     v_swa = model.key("attention.value_length_swa", v)
-    latent = bool(model.key("attention.key_length_mla") and model.key("attention.value_length_mla"))
+    latent = is_latent(model)
     return [
         Heads(count * (k_swa if window else k), 0 if latent else count * (v_swa if window else v))
         for count, window in zip(n_head_kv, slides(model), strict=True)
     ]
+
+
+def is_latent(model: ModelHeader) -> bool:
+    """Whether keys hold the values too (MLA)."""
+    return bool(model.key("attention.key_length_mla") and model.key("attention.value_length_mla"))
 
 
 def _row(kind: str, width: int) -> int:
@@ -104,14 +113,17 @@ def _state_bytes(model: ModelHeader) -> int:
     """The state of one sequence in one recurrent layer; always in 32 bits."""
     n_embd, conv = model.n_embd, max(model.key("ssm.conv_kernel") - 1, 0)
     heads = (model.per_layer("attention.head_count", 0) or [0])[0]
-    if size := model.key("wkv.head_size"):
+    if model.architecture in _RWKV:
+        size = model.key("wkv.head_size")
         return _F32 * n_embd * (model.key("token_shift_count", 2) + size)
     if model.architecture.startswith("lfm2"):
         return _F32 * n_embd * max(model.key("shortconv.l_cache") - 1, 0)
-    if size := model.key("kda.head_dim"):
+    if model.architecture in _KDA:
+        size = model.key("kda.head_dim")
         return _F32 * heads * size * (3 * (conv or 3) + size)
     if model.architecture == "minimax-01":
         size = model.key("attention.key_length", n_embd // heads if heads else 0)
         return _F32 * size * size * heads
     inner, state = model.key("ssm.inner_size"), model.key("ssm.state_size")
-    return _F32 * (conv * (inner + 2 * model.key("ssm.group_count") * state) + state * inner)
+    groups = 0 if model.architecture in {"mamba", "jamba"} else model.key("ssm.group_count")
+    return _F32 * (conv * (inner + 2 * groups * state) + state * inner)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 _LAYER: Final = re.compile(r"^blk\.(\d+)\.")
 _MOST_LAYERS: Final = 512  # llama.cpp's LLAMA_MAX_LAYERS
+_MOST: Final = 1 << 40
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,7 +51,7 @@ class Header:
         """Bytes of all tensors."""
         return sum(tensor.n_bytes for tensor in self.tensors)
 
-    def number(self, key: str, default: int = 0, *, most: int = 1 << 40) -> int:
+    def number(self, key: str, default: int = 0, *, most: int = _MOST) -> int:
         """A whole number that is not negative."""
         value = self.metadata.get(key)
         if isinstance(value, list) and value:
@@ -89,9 +90,9 @@ class ModelHeader(Header):
         """A number that may differ by layer; ``default`` where the file does not say."""
         value = self.metadata.get(f"{self.architecture}.{name}")
         if isinstance(value, list) and len(value) >= self.n_layer_all:
-            return [int(item) for item in value[: self.n_layer_all]]
+            return [_sane(item) for item in value[: self.n_layer_all]]
         if isinstance(value, int):
-            return [int(value)] * self.n_layer_all
+            return [_sane(value)] * self.n_layer_all
         return default if isinstance(default, list) else [default] * self.n_layer_all
 
     @cached_property
@@ -122,6 +123,10 @@ class ModelHeader(Header):
             if tensor and len(tensor.shape) > 1:
                 return tensor.shape[1]
         return self.key("vocab_size")
+
+
+def _sane(value: Any) -> int:
+    return int(value) if isinstance(value, int) and 0 <= value <= _MOST else 0
 
 
 @dataclass(frozen=True)
