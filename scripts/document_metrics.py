@@ -5,6 +5,7 @@ python -m scripts.document_metrics
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,9 @@ HEADINGS = {
     "llava_engine_process": "Processes",
     "llava_engine": "Engine",
     "llava_memory": "Memory",
+    "llava_ram": "Memory",
+    "llava_model_layers": "Memory",
+    "llava_kv_cache_cells": "Memory",
     "llava_device": "Memory",
     "llava_": "Requests and server",
     "llamacpp:": "llama-server's names",
@@ -49,10 +53,12 @@ class Loaded:
     ready = EngineReady(
         model=ModelFacts("model", "llama", "", 1, 1, 1, 1, 1, 1, 1, 1, None, "", ""),
         vision=VisionFacts("mlp", True, 1, 1, 1, 1, (0, 0, 0), True, (), (), "CPU"),
-        memory=MemoryReport((DeviceMemory("CPU", "", "cpu", 1, 1),), (MemoryPart("kv", "CPU", 1),)),
+        memory=MemoryReport(
+            (DeviceMemory("CPU", "", "cpu", 1, 1),), (MemoryPart("kv", "CPU", 1, 1),)
+        ),
         build=BuildFacts("", (), False, ""),
         load_seconds=0.0,
-        pid=1,
+        pid=os.getpid(),
     )
 
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:

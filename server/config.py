@@ -23,6 +23,7 @@ from server.settings.engine import EngineSettings
 from server.settings.general import GeneralSettings
 from server.settings.limits import LimitSettings
 from server.settings.logs import LogSettings
+from server.settings.memory import MemorySettings
 from server.settings.model import ModelSettings
 from server.settings.pictures import PicturesSettings
 from server.settings.responses import ResponsesSettings
@@ -38,6 +39,7 @@ class Settings(
     ResponsesSettings,
     UploadsSettings,
     PicturesSettings,
+    MemorySettings,
     EngineSettings,
     LimitSettings,
     ServerSettings,

@@ -14,7 +14,8 @@
     ├── EngineError                 500  this request failed inside the engine
     │   └── EngineUnavailable       503  engine starting, restarting or lost
     └── StartupError                     the server cannot start; the text is one line, exit code 1
-        └── ConfigError                  a setting is wrong; exit code 2
+        ├── ConfigError                  a setting is wrong; exit code 2
+        └── OutOfMemory                  the model does not fit, by plan or by trial
 
 A LlavaError crosses the process line by pickle, so each class rebuilds from its own fields.
 """
@@ -144,3 +145,7 @@ class ConfigError(StartupError):
     """A setting is wrong; ``message`` names the flag."""
 
     exit_code = 2
+
+
+class OutOfMemory(StartupError):
+    """The model does not fit into the memory there is; the text has the figures."""

@@ -53,6 +53,10 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _negative(name: str) -> str:
+    return "--no-" + name.replace("_", "-")
+
+
 def variable_of(name: str) -> str:
     """The environment variable of a setting."""
     return ENV_PREFIX + name.upper()
@@ -86,10 +90,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             if field.annotation is bool
             else {"metavar": info.metavar or name.upper()}
         )
+        if info.bare:
+            options |= {"nargs": "?", "const": info.bare}
         text = f"{field.description} (default: {default_text(field)})".replace("%", "%%")
-        group.add_argument(
-            *info.short, flag_of(name), dest=name, default=argparse.SUPPRESS, help=text, **options
-        )
+        options |= {"dest": name, "default": argparse.SUPPRESS}
+        group.add_argument(*info.short, flag_of(name), help=text, **options)
+        if info.negative:
+            switch = {**options, "action": "store_const", "const": info.negative}
+            for key in ("nargs", "metavar"):
+                switch.pop(key, None)
+            group.add_argument(_negative(name), help=f"{flag_of(name)} {info.negative}", **switch)
     parser.set_defaults(known_flags=tuple(flag_of(name) for name in Settings.model_fields))
 
 

@@ -70,7 +70,7 @@ async def _serve(settings: Settings, model: ResolvedModel, listener: socket.sock
         if start.done():
             start.result()
             assert engine.ready is not None
-            _announce(engine.ready, settings, listener)
+            _announce(engine.ready, listener)
         await http
     finally:
         start.cancel()
@@ -103,11 +103,11 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announce(ready: EngineReady, settings: Settings, listener: socket.socket) -> None:
+def _announce(ready: EngineReady, listener: socket.socket) -> None:
     model, vision = ready.model, ready.vision
     logger.info(
         "%s: %s, %d cells for %d sequences, loaded in %.1f s",
-        *(model.name, model.description, model.n_ctx, settings.parallel, ready.load_seconds),
+        *(model.name, model.description, model.n_ctx, ready.parallel, ready.load_seconds),
     )
     if vision is None:
         logger.info("no mmproj: text only")

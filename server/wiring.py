@@ -14,7 +14,7 @@ from server.hub import ResolvedModel
 from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
-from server.messages import EngineConfig
+from server.messages import EngineConfig, MemoryWishes
 from server.prompt import check_template
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         threads=settings.n_threads,
         batch_size=settings.batch_size,
         ubatch_size=settings.ubatch_size,
-        n_gpu_layers=settings.gpu_layers,
-        mmproj_offload=settings.mmproj_offload,
+        memory=memory_wishes(settings),
         image_size=settings.image_size,
         image_max_edge=settings.image_max_edge,
+        image_max_side=settings.image_max_side,
+        image_max_pixels=settings.image_max_pixels,
         image_min_tokens=settings.image_min_tokens,
         image_max_tokens=settings.image_max_tokens,
         llava_fix=settings.llava_fix == "auto",
@@ -57,6 +58,26 @@ def engine_limits(settings: Settings) -> EngineLimits:
         stall=settings.stall_timeout,
         restart=settings.restart_timeout,
         max_tokens=settings.max_tokens,
+    )
+
+
+def memory_wishes(settings: Settings) -> MemoryWishes:
+    """What the operator said about memory; None where it was left to the fit."""
+    places = {"gpu": True, "cpu": False, None: None}
+    switches = {"on": True, "off": False, None: None}
+    return MemoryWishes(
+        fit=settings.fit == "on",
+        margin=settings.memory_margin,
+        n_gpu_layers=settings.gpu_layers,
+        mmproj_offload=places[settings.mmproj_offload],
+        cache_type_k=settings.cache_type_k,
+        cache_type_v=settings.cache_type_v,
+        flash_attn=switches[settings.flash_attn],
+        mmap=settings.mmap,
+        mlock=settings.mlock,
+        split_mode=settings.split_mode,
+        main_gpu=settings.main_gpu,
+        tensor_split=settings.tensor_split,
     )
 
 
@@ -85,7 +106,6 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         responses_max_bytes=settings.responses_max_bytes,
         log_content=settings.log_content,
         model_path=model.model,
-        parallel=settings.parallel,
         sse_ping_interval=float(settings.sse_ping_interval),
     )
 

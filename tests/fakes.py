@@ -92,7 +92,7 @@ def engine_ready(vision: VisionFacts | None = VISION, **changes: Any) -> EngineR
     """What a loaded engine says of itself."""
     memory = MemoryReport(
         devices=(DeviceMemory("CPU", "a processor", "cpu", 3_000, 8_000),),
-        parts=(MemoryPart("weights", "CPU", 2_000), MemoryPart("kv", "CPU", 500)),
+        parts=(MemoryPart("weights", "CPU", 1_990, 2_000), MemoryPart("kv_cache", "CPU", 510, 500)),
         layers=5,
         layers_offloaded=0,
     )

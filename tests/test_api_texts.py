@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_engine_that_loads_is_503(path: str) -> None:
 
 
 def test_props_tell_the_template_and_why() -> None:
-    app = create_app(FakeEngine(), ApiOptions(parallel=3))
+    app = create_app(FakeEngine(ready=replace(engine_ready(), parallel=3)), ApiOptions())
     props = call(app, "GET", "/props").json()
     assert props["total_slots"] == 3
     assert props["chat_template"].startswith("{% for m in messages %}")

@@ -32,7 +32,7 @@ def test_defaults_serve_the_demo_to_this_machine_alone() -> None:
     assert settings.image_max_bytes == 20 * 1024 * 1024
     assert settings.image_background == (255, 255, 255)
     assert settings.n_threads >= 1
-    assert settings.gpu_layers == -1
+    assert (settings.gpu_layers, settings.ctx_size, settings.parallel) == (None, None, None)
 
 
 def test_flag_beats_variable_beats_file_beats_default(
@@ -57,7 +57,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "config": str(tmp_path / "other.toml"), "log_level": "debug", "cache_dir": "/c",
         "offline": True, "model": "m.gguf", "mmproj": "/p.gguf", "alias": "a", "llava_fix": "off",
         "host": "::1", "port": 1, "api_key": "k", "ctx_size": 1, "parallel": 2, "threads": 3,
-        "batch_size": 4, "ubatch_size": 5, "n_gpu_layers": 6, "mmproj_offload": False,
+        "batch_size": 4, "ubatch_size": 5, "n_gpu_layers": 6, "mmproj_offload": "cpu",
         "image_detail": "low", "image_min_tokens": 15, "image_max_tokens": 16,
         "image_size": 28, "image_max_edge": 56, "image_max_bytes": 7, "image_max_pixels": 8,
         "image_max_count": 9, "image_background": "#010203", "image_urls": False,
@@ -70,6 +70,9 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "responses_max_count": 21, "responses_max_bytes": 22,
         "log_format": "json", "log_content": True, "otlp_endpoint": "http://collector:4318",
         "chat_template": "vicuna", "chat_template_file": "/t.jinja",
+        "fit": "off", "memory_margin": 16, "cache_type_k": "q8_0", "cache_type_v": "q4_0",
+        "flash_attn": "on", "mmap": False, "mlock": True, "split_mode": "none", "main_gpu": 1,
+        "tensor_split": "3,1",
     }  # fmt: skip
     value = values[name]
     (tmp_path / "other.toml").touch()
@@ -104,6 +107,12 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         (["--llava-fix", "maybe"], "--llava-fix: should be 'auto' or 'off'"),
         (["--model", " "], "--model: must not be empty"),
         (["--api-key", ""], "--api-key: must not be empty"),
+        (["-ctk", "q3_0"], "--cache-type-k: should be 'f32', 'f16'"),
+        (["-fa", "maybe"], "--flash-attn: should be 'on' or 'off'"),
+        (["-ts", "0,0"], "--tensor-split: must be numbers from 0 on, and one of them more than 0"),
+        (["-ts", "1,x"], "--tensor-split: must be numbers such as 3,1"),
+        (["-ts", "1,nan"], "--tensor-split: must be numbers from 0 on"),
+        (["-sm", "row"], "--split-mode: should be 'layer' or 'none'"),
         (["--portt", "1"], "unknown argument --portt; did you mean --port?"),
         (["--port"], "argument --port: expected one argument; see `llava-server serve --help`"),
         (["--config", "/nowhere.toml"], "--config: cannot read /nowhere.toml: No such file"),
@@ -186,8 +195,39 @@ def test_spellings_of_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert settings.cache_dir == tmp_path / "xdg" / "llava-server"
     assert from_line("-t", "3").n_threads == 3
     assert from_line("-t", "-1").n_threads >= 1
-    assert not from_line("--no-mmproj-offload").mmproj_offload
     assert from_line("--image-background", "rgb(1,2,3)").image_background == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        (["--no-mmproj-offload"], "mmproj_offload", "cpu"),
+        (["--mmproj-offload"], "mmproj_offload", "gpu"),
+        (["--mmproj-offload", "auto"], "mmproj_offload", None),
+        (["--mmproj-offload", "gpu"], "mmproj_offload", "gpu"),
+        (["--no-mmap"], "mmap", False),
+        (["-fa", "1"], "flash_attn", "on"),
+        (["-fa", "AUTO"], "flash_attn", None),
+        (["-ts", "3/1"], "tensor_split", (3.0, 1.0)),
+        (["-ctk", "Q8_0"], "cache_type_k", "q8_0"),
+        (["-np", "-1"], "parallel", None),
+        (["-np", "auto"], "parallel", None),
+        (["-c", "0"], "ctx_size", 0),
+        (["-c", "auto"], "ctx_size", None),
+        (["-ngl", "all"], "gpu_layers", -1),
+        (["--memory-margin", "1GiB"], "memory_margin", 1024**3),
+    ],
+)
+def test_memory_is_set_as_llama_server_spells_it(line: list[str], name: str, value: object) -> None:
+    assert getattr(from_line(*line), name) == value
+
+
+@pytest.mark.parametrize("variable", ["true", "1", "false"])
+def test_an_older_variable_of_the_tower_still_counts(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_MMPROJ_OFFLOAD", variable)
+    assert from_line().mmproj_offload == ("cpu" if variable == "false" else "gpu")
 
 
 def test_the_help_shows_every_setting_with_its_default() -> None:

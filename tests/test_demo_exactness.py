@@ -17,7 +17,8 @@ from PIL import Image
 
 from server.engine.bindings.context import Batch, Context
 from server.engine.bindings.model import Model
-from server.engine.vision import VisionEncoder, load_vision
+from server.engine.load_tower import load_vision
+from server.engine.vision import VisionEncoder
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scripts.synthetic.shapes import PRESETS
 from server.engine.bindings.chunks import ImageSpan
 from server.engine.bindings.model import Model
-from server.engine.vision import load_vision
+from server.engine.load_tower import load_vision
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig
 from server.towers.layout import PROJECTOR_TYPE, TowerShape
@@ -51,9 +51,7 @@ def tokens(
     model: Model, mmproj: Path, size: tuple[int, int], options: ImageOptions, **bounds: int
 ) -> int:
     """What a picture costs, counted and encoded."""
-    config = EngineConfig(
-        model.path, mmproj, mmproj.parent, 0, 1, 1, mmproj_offload=False, **bounds
-    )
+    config = EngineConfig(model.path, mmproj, mmproj.parent, 0, 1, 1, **bounds)
     encoder = load_vision(config, model)
     assert encoder is not None
     try:

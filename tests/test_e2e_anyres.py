@@ -20,7 +20,8 @@ from tower_files import cosines
 from scripts.synthetic.shapes import PRESETS
 from server.engine.bindings.chunks import ImageSpan
 from server.engine.bindings.model import Model
-from server.engine.vision import VisionEncoder, load_vision
+from server.engine.load_tower import load_vision
+from server.engine.vision import VisionEncoder
 from server.errors import StartupError
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
@@ -59,7 +60,6 @@ def load(model: Model, folder: Path, mmproj: str, **settings: int) -> VisionEnco
         ctx_size=0,
         parallel=1,
         threads=1,
-        mmproj_offload=False,
         **settings,
     )
     encoder = load_vision(config, model)

@@ -230,8 +230,9 @@ def test_models_memory_and_health_tell_what_is_loaded(
     vision = model.model_extra["meta"]["vision"]
     assert (vision["image_size"], vision["tokens_per_image"]) == (112, 64)
     memory = httpx.get(f"{demo.url}/v1/memory").json()
-    parts = {part["part"]: part["bytes"] for part in memory["parts"]}
+    parts = {part["part"]: part for part in memory["parts"]}
     assert parts.keys() >= {"weights", "kv_cache", "vision_encoder", "vision_compute", "compute"}
-    assert all(size > 0 for size in parts.values())
+    assert all(part["predicted"] > 0 for part in parts.values())
+    assert all(part["measured"] > 0 for name, part in parts.items() if name != "image_cache")
     assert memory["devices"][0]["total"] > memory["devices"][0]["free"] > 0
     assert "vision_encoder" in demo.log

@@ -138,7 +138,7 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None
 def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "--ctx-size" in one_line(run_serve(tmp_path, "--ctx-size", "many"), 2)
     assert "--image-size" in one_line(run_serve(tmp_path, "--image-size", "100"), 2)
-    assert "--batch-size" in one_line(run_serve(tmp_path, "--batch-size", "4"), 2)
+    assert "--batch-size" in one_line(run_serve(tmp_path, "--batch-size", "4", "-np", "4"), 2)
 
 
 def test_a_small_batch_serves_all_the_same(tmp_path: Path) -> None:

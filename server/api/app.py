@@ -15,6 +15,7 @@ from server.api.files import files_router
 from server.api.gate import Deadline
 from server.api.images import images_router
 from server.api.input_tokens import input_tokens_router
+from server.api.memory import memory_router
 from server.api.middleware import ApiKey
 from server.api.models import models_router
 from server.api.ops import ops_router
@@ -43,6 +44,7 @@ _ROUTERS = (
     images_router,
     models_router,
     ops_router,
+    memory_router,
     texts_router,
     props_router,
 )

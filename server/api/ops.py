@@ -1,23 +1,19 @@
-"""GET /health, /metrics and /v1/memory: for those who run the server."""
+"""GET /health and /metrics: for those who run the server."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import asdict
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from server.api.answers.ops import Healthy, Memory, Unhealthy
+from server.api.answers.ops import Healthy, Unhealthy
 from server.api.engine import Engine
 from server.api.errors import RETRY_SECONDS
 from server.api.openapi import operation
 from server.api.services import Services
 from server.engine_state import EngineState
-from server.errors import EngineUnavailable
-from server.messages import MemoryReport
 
 _WORDS = {
     EngineState.STARTING: ("loading", "Loading model"),
@@ -42,16 +38,6 @@ def ops_router(services: Services) -> APIRouter:
     async def metrics() -> Response:
         return Response(services.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    @router.get(
-        "/v1/memory",
-        **operation("Where the memory went", "server", answer=Memory, errors=(503,)),
-    )
-    async def memory() -> dict[str, Any]:
-        ready = services.engine.ready
-        if ready is None:
-            raise EngineUnavailable("the model is still loading; try again in a moment")
-        return _memory(ready.memory)
-
     return router
 
 
@@ -70,10 +56,3 @@ def _health(engine: Engine) -> Response:
         status_code=503,
         headers={"retry-after": str(RETRY_SECONDS)},
     )
-
-
-def _memory(report: MemoryReport) -> dict[str, Any]:
-    totals: defaultdict[str, int] = defaultdict(int)
-    for part in report.parts:
-        totals[part.device] += part.bytes
-    return {"object": "memory", **asdict(report), "allocated": dict(totals)}

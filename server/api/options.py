@@ -19,8 +19,8 @@ class ApiOptions:
     uploads together, which stay for ``files_expire`` seconds, or for good if that is 0. At
     most ``responses_max_count`` responses of ``responses_max_bytes`` together are stored.
     Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
-    ``docs``: the OpenAPI document and the page that shows it are served. ``model_path`` and
-    ``parallel``, how many requests run at once, are told by /props.
+    ``docs``: the OpenAPI document and the page that shows it are served. ``model_path`` is told
+    by /props.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -40,4 +40,3 @@ class ApiOptions:
     sse_ping_interval: float = 15.0
     docs: bool = True
     model_path: Path | None = None
-    parallel: int = 1

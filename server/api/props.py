@@ -38,7 +38,7 @@ def _props(services: Services, ready: EngineReady, template: ChatTemplate) -> di
     model, options = ready.model, services.options
     return {
         "default_generation_settings": {"n_ctx": model.n_ctx_seq, "params": _defaults()},
-        "total_slots": options.parallel,
+        "total_slots": ready.parallel,
         "model_alias": services.served_name(model),
         "model_path": str(options.model_path or ""),
         "modalities": {"vision": ready.vision is not None, "audio": False},

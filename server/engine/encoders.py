@@ -20,7 +20,8 @@ from server.engine.pulse import Pulse
 from server.engine.request import Picture
 from server.engine.slices import SlicedEncodes
 from server.engine.vision import VisionEncoder
-from server.messages import BuildFacts, DeviceMemory, EngineConfig
+from server.memory.placement import Placement
+from server.messages import BuildFacts, EngineConfig
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,10 +57,9 @@ class Encoders:
         self.encoding.close()
 
 
-def choose_cuts(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Cuts | None:
+def choose_cuts(placement: Placement) -> Cuts | None:
     """Cuts where tower and language model both run on the CPU, and must take turns there."""
-    on_cpu = config.n_gpu_layers == 0 and not config.mmproj_offload
-    if on_cpu or all(device.kind in {"cpu", "accel"} for device in devices):
+    if not placement.n_gpu_layers and not placement.encoder_on_gpu:
         return Cuts()
     unbind()  # the GPU computes; this thread should not be stuck on one core
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,27 +13,16 @@ from numpy.typing import NDArray
 
 from server.engine.assemble import assemble, count
 from server.engine.bindings.chunks import MROPE_SECTIONS, ImageSpan, Span
-from server.engine.bindings.cuts import Cuts
-from server.engine.bindings.model import Model
 from server.engine.bindings.vision import Rows, Vision
-from server.engine.picture_settings import check_picture_settings
-from server.errors import StartupError
-from server.messages import EngineConfig, ImageInput, PromptPart, VisionFacts
+from server.messages import ImageInput, PromptPart, VisionFacts
 from server.towers.cache import content_digest
-from server.towers.facts import TowerFacts, read_facts
-from server.towers.faults import Faults
-from server.towers.newline import read_newline
-from server.towers.prepare import PreparedTower, prepare
+from server.towers.prepare import PreparedTower
 from server.towers.repair import repair_rows
-from server.towers.selftest import find_faults
 
 logger = logging.getLogger(__name__)
 
 # Edges of pictures that are counted to find the largest; web pictures are no larger in effect.
 _PROBES = (64, 256, 448, 896, 1344, 2048, 4096, 8192)
-_UNSERVED = {
-    "deepseek4v": "how many tokens a picture has there depends on where in the prompt it stands",
-}
 
 
 class VisionEncoder:
@@ -150,92 +138,3 @@ class VisionEncoder:
 
 def _most_tokens(spans: Sequence[Span]) -> int:
     return max(span.n_tokens for span in spans if isinstance(span, ImageSpan))
-
-
-def load_vision(
-    config: EngineConfig, model: Model, cuts: Cuts | None = None
-) -> VisionEncoder | None:
-    """Tests this libmtmd, repairs the mmproj where needed, and loads it, interruptible by ``cuts``.
-
-    Raises:
-        StartupError: the file does not fit the language model, or cannot be loaded.
-        ConfigError: a setting of pictures does not suit the tower.
-    """
-    facts = read_facts(config.mmproj) if config.mmproj else None
-    check_picture_settings(config, facts)
-    if config.mmproj is None or facts is None:
-        return None
-    _check_fit(config.mmproj, facts, model)
-    tower = prepare(
-        config.mmproj,
-        faults=_find_faults(config, model, facts),
-        fix=config.llava_fix,
-        image_size=config.image_size,
-        cache_dir=config.cache_dir,
-    )
-    for reason in tower.reasons:
-        logger.info("%s", reason)
-    vision = Vision(
-        tower.path,
-        model,
-        threads=config.threads,
-        offload=config.mmproj_offload,
-        warmup=True,
-        min_tokens=config.image_min_tokens,
-        max_tokens=config.image_max_tokens,
-        cuts=cuts,
-    )
-    _check_places(vision, tower, model)
-    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
-
-
-def _check_places(vision: Vision, tower: PreparedTower, model: Model) -> None:
-    if tower.by_squares and vision.uses_mrope:
-        vision.close()
-        raise StartupError(
-            f"{tower.path.name} is a LLaVA's tower, and {model.path.name} wants the places of"
-            " pictures in two dimensions (M-RoPE): they do not belong together"
-        )
-
-
-def _check_fit(mmproj: Path, facts: TowerFacts, model: Model) -> None:
-    if facts.projector_type in _UNSERVED:
-        raise StartupError(
-            f"{mmproj.name}: projector {facts.projector_type!r} is not served:"
-            f" {_UNSERVED[facts.projector_type]}"
-        )
-    if facts.n_out and facts.n_out != model.n_embd:
-        raise StartupError(
-            f"{mmproj.name} does not belong to {model.path.name}: it projects pictures to"
-            f" {facts.n_out} dimensions, the language model has {model.n_embd}"
-        )
-
-
-def _read_newline(mmproj: Path, tower: PreparedTower) -> NDArray[np.float32] | None:
-    if not tower.pinpoints:
-        return None
-    newline = read_newline(mmproj, tower.facts.n_out)
-    if newline is None:
-        logger.warning(
-            "LLaVA-1.6: %s brings no embedding for the ends of rows (model.image_newline): tiles"
-            " are given one after another, with their padding",
-            mmproj.name,
-        )
-    return newline
-
-
-def _find_faults(config: EngineConfig, model: Model, facts: TowerFacts) -> Faults:
-    if not facts.is_llava:
-        return Faults()
-
-    def encode(path: Path, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        tiny = Vision(path, model, threads=1, offload=config.mmproj_offload, warmup=False)
-        try:
-            height, width, _ = rgb.shape
-            image = ImageInput("self-test", width, height, rgb.tobytes(), width, height)
-            return tiny.encode([image])[0]
-        finally:
-            tiny.close()
-
-    with tempfile.TemporaryDirectory(prefix="llava-self-test-") as folder:
-        return find_faults(encode, model.n_embd, Path(folder))

@@ -1,15 +1,17 @@
-"""Where the memory went, read from what llama.cpp says while it allocates.
+"""Where the memory went: as planned from the files' headers, and as llama.cpp allocated it.
 
-llama.cpp has no C call that returns the sizes of its buffers; it logs each one as it is
-allocated (llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp, clip.cpp).
+llama.cpp's C API has no call that returns the sizes of its buffers, and libmtmd has none at all;
+each buffer is logged as it is allocated (llama-model.cpp, llama-kv-cache.cpp, llama-context.cpp,
+clip.cpp). A test holds the lines against llama.cpp's own sums (llama-ext.h, C++).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from server.messages import DeviceMemory, MemoryPart, MemoryReport
+from server.messages import DeviceMemory, FitDecision, MemoryPart, MemoryReport
 
 _MIB = 1024 * 1024
 _BUFFER = re.compile(
@@ -21,13 +23,79 @@ _TOWER_BACKEND = re.compile(r"CLIP using (?P<device>\S+) backend")
 _OFFLOADED = re.compile(r"offloaded (?P<done>\d+)/(?P<all>\d+) layers to GPU")
 _PARTS = {"model": "weights", "KV": "kv_cache", "RS": "kv_cache", "output": "output"}
 
+_Key = tuple[str, str]  # part and device
 
-def read_report(
-    lines: Iterable[str], devices: Sequence[DeviceMemory], n_layer: int
+
+class PlannedPart(Protocol):
+    """A part of ``server.memory.plan.MemoryPlan``."""
+
+    @property
+    def part(self) -> str:
+        """Its name."""
+
+    @property
+    def device(self) -> str:
+        """Where it goes."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+
+    @property
+    def estimated(self) -> bool:
+        """Whether that is no exact sum."""
+
+
+def make_report(
+    lines: Iterable[str],
+    devices: Sequence[DeviceMemory],
+    planned: Sequence[PlannedPart],
+    layers: int,
+    *,
+    decisions: tuple[FitDecision, ...] = (),
+    margins: tuple[tuple[str, int], ...] = (),
 ) -> MemoryReport:
-    """The report of a finished load. ``n_layer`` counts the output layer too, as llama.cpp does."""
-    buffers: dict[tuple[str, str], float] = {}
-    tower_device, offloaded, layers = "CPU", 0, n_layer
+    """The report of a finished load: ``lines`` are llama.cpp's, ``devices`` as they are now.
+
+    ``layers`` counts the output layer too, as llama.cpp does.
+    """
+    lines = list(lines)
+    offloaded = [int(found["done"]) for line in lines if (found := _OFFLOADED.search(line))]
+    sizes = measured_parts(lines)
+    return MemoryReport(
+        devices=tuple(devices),
+        parts=pair(planned, sizes),
+        layers=layers,
+        layers_offloaded=offloaded[-1] if offloaded else 0,
+        encoder=tower_backend(lines) if any(part == "vision_encoder" for part, _ in sizes) else "",
+        decisions=decisions,
+        margins=margins,
+    )
+
+
+def pair(planned: Iterable[PlannedPart], measured: dict[_Key, int]) -> tuple[MemoryPart, ...]:
+    """Each part on each device with both numbers, those that were planned first.
+
+    A part that llama.cpp says nothing of is None, not nothing: it was not measured.
+    """
+    rest = dict(measured)
+    pairs = [
+        MemoryPart(
+            part.part,
+            part.device,
+            part.bytes,
+            rest.pop((part.part, part.device), None),
+            part.estimated,
+        )
+        for part in planned
+    ]
+    return (*pairs, *(MemoryPart(*key, None, size) for key, size in rest.items()))
+
+
+def measured_parts(lines: Iterable[str]) -> dict[_Key, int]:
+    """Bytes by part and device, as llama.cpp logged them to a hundredth of a MiB."""
+    buffers: dict[_Key, float] = {}
+    tower_device = "CPU"
     for line in lines:
         if found := _BUFFER.search(line):
             key = (_part(found["function"], found["what"]), found["device"])
@@ -39,19 +107,20 @@ def read_report(
             tower_device = found["device"]
         elif "load_hparams" in line and (found := _TOWER_SIZE.search(line)):
             buffers["vision_encoder", tower_device] = float(found["mib"])
-        elif found := _OFFLOADED.search(line):
-            offloaded, layers = int(found["done"]), int(found["all"])
-    return MemoryReport(tuple(devices), _by_device(buffers), layers, offloaded)
+    # Weights that were rearranged for this processor lie in the mapped file too, but nobody
+    # touches them there any more: their pages are the first that the system takes back.
+    mapped, copied = ("weights", "CPU_Mapped"), buffers.get(("weights", "CPU_REPACK"), 0.0)
+    if mapped in buffers:
+        buffers[mapped] = max(buffers[mapped] - copied, 0.0)
+    return _by_device(buffers)
 
 
-def _by_device(buffers: dict[tuple[str, str], float]) -> tuple[MemoryPart, ...]:
-    sizes: dict[tuple[str, str], float] = {}
+def _by_device(buffers: dict[_Key, float]) -> dict[_Key, int]:
+    sizes: dict[_Key, float] = {}
     for (part, buffer), mib in buffers.items():
         key = (part, _device(buffer))
         sizes[key] = sizes.get(key, 0.0) + mib
-    return tuple(
-        MemoryPart(part, device, round(mib * _MIB)) for (part, device), mib in sizes.items()
-    )
+    return {key: round(mib * _MIB) for key, mib in sizes.items()}
 
 
 def tower_backend(lines: Iterable[str]) -> str:
@@ -71,20 +140,3 @@ def _device(buffer: str) -> str:
     """The device of a buffer type: mapped, repacked and host variants lie in the RAM."""
     base = buffer.split("_", maxsplit=1)[0]
     return "CPU" if base == "CPU" or buffer.endswith("_Host") else base
-
-
-def format_report(report: MemoryReport) -> list[str]:
-    """The report as the lines of a table, for the log at start."""
-    lines = [f"{'part':<16}{'device':<10}{'MiB':>10}"]
-    for part in report.parts:
-        lines.append(f"{part.part:<16}{part.device:<10}{part.bytes / _MIB:>10.1f}")
-    total = sum(part.bytes for part in report.parts)
-    lines.append(f"{'total':<26}{total / _MIB:>10.1f}")
-    for device in report.devices:
-        where = "RAM" if device.kind == "cpu" else "VRAM"
-        lines.append(
-            f"{device.name} ({device.description}): {device.free / _MIB:.0f} MiB of"
-            f" {device.total / _MIB:.0f} MiB {where} free"
-        )
-    lines.append(f"layers offloaded: {report.layers_offloaded} of {report.layers}")
-    return lines

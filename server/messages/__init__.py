@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from server.messages.facts import (
     BuildFacts,
-    DeviceMemory,
-    MemoryPart,
-    MemoryReport,
     ModelFacts,
     VisionFacts,
+)
+from server.messages.memory import (
+    DeviceMemory,
+    FitDecision,
+    MemoryPart,
+    MemoryReport,
+    MemoryWishes,
 )
 from server.messages.outputs import (
     Admitted,
@@ -61,11 +65,13 @@ __all__ = [
     "EngineProgress",
     "EngineReady",
     "FinishReason",
+    "FitDecision",
     "Heartbeat",
     "ImageInput",
     "LiteralText",
     "MemoryPart",
     "MemoryReport",
+    "MemoryWishes",
     "ModelFacts",
     "PromptPart",
     "Rejected",

@@ -6,36 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True, frozen=True)
-class DeviceMemory:
-    """A device of llama.cpp's with its memory in bytes, as ggml's device API reports it."""
-
-    name: str
-    description: str
-    kind: str
-    free: int
-    total: int
-
-
-@dataclass(slots=True, frozen=True)
-class MemoryPart:
-    """Bytes that one part of the model takes on one device, as llama.cpp allocated them."""
-
-    part: str
-    device: str
-    bytes: int
-
-
-@dataclass(slots=True, frozen=True)
-class MemoryReport:
-    """Where the memory went: devices, parts, and how many layers were offloaded."""
-
-    devices: tuple[DeviceMemory, ...] = ()
-    parts: tuple[MemoryPart, ...] = ()
-    layers: int = 0
-    layers_offloaded: int = 0
-
-
-@dataclass(slots=True, frozen=True)
 class BuildFacts:
     """Which llama.cpp build the engine runs on."""
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from server.errors import LlavaError
-from server.messages.facts import BuildFacts, MemoryReport, ModelFacts, VisionFacts
+from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
+from server.messages.memory import MemoryReport
 from server.messages.pictures import EncodedImage
 from server.messages.texts import Tokenized
 from server.messages.timings import RequestTimings
@@ -22,7 +23,7 @@ class EngineProgress:
 
 @dataclass(slots=True, frozen=True)
 class EngineReady:
-    """The model is loaded and warmed up; requests may come."""
+    """The model is loaded and warmed up; requests may come, ``parallel`` of them at a time."""
 
     model: ModelFacts
     vision: VisionFacts | None
@@ -30,6 +31,7 @@ class EngineReady:
     build: BuildFacts
     load_seconds: float
     pid: int
+    parallel: int = 1
 
 
 @dataclass(slots=True, frozen=True)

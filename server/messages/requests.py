@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.messages.memory import MemoryWishes
 from server.messages.prompts import PromptPart
 from server.sampling import SamplingParams
 
 
 @dataclass(slots=True, frozen=True)
 class EngineConfig:
-    """What the engine process needs to load the model. Names follow llama-server's flags."""
+    """What the engine process needs to load the model. Names follow llama-server's flags.
+
+    ``ctx_size`` and ``parallel`` None are chosen by the memory there is; ``ctx_size`` 0 is the
+    model's own.
+    """
 
     model: Path
     mmproj: Path | None
     cache_dir: Path
-    ctx_size: int
-    parallel: int
+    ctx_size: int | None
+    parallel: int | None
     threads: int
     batch_size: int = 512
     ubatch_size: int = 512
-    n_gpu_layers: int = -1
-    mmproj_offload: bool = True
+    memory: MemoryWishes = field(default_factory=MemoryWishes)
     image_size: int | None = None
     image_max_edge: int | None = None
+    image_max_side: int = 32_768
+    image_max_pixels: int = 50_000_000
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
     llava_fix: bool = True

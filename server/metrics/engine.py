@@ -82,7 +82,7 @@ class EngineCollector(Collector):
             yield self._gauge(
                 "llava_model_load_seconds", "How long the model took to load", ready.load_seconds
             )
-            yield from memory(ready.memory, self._model)
+            yield from memory(ready, stats, self._model)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=[MODEL])

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 class Flag:
     """How a setting looks on the command line: its group, short spellings and placeholder.
 
-    ``default`` replaces the default's own text in the help where that says more.
+    ``default`` replaces the default's own text in the help where that says more. With ``bare``
+    and ``negative`` it is a switch as well: those are the values of ``--flag`` and ``--no-flag``.
     """
 
     group: str
     short: tuple[str, ...] = ()
     metavar: str | None = None
     default: str | None = None
+    bare: str | None = None
+    negative: str | None = None

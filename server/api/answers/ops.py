@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from server.api.answers.base import Answer
 
@@ -34,14 +34,3 @@ class Unhealthy(Answer):
     status: Literal["loading", "restarting", "failed"]
     progress: Progress | None
     error: HealthError
-
-
-class Memory(Answer):
-    """Where the memory went, in bytes."""
-
-    object: Literal["memory"]
-    devices: list[dict[str, Any]]
-    parts: list[dict[str, Any]]
-    layers: int
-    layers_offloaded: int
-    allocated: dict[str, int]

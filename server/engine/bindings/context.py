@@ -13,6 +13,13 @@ from server.engine.bindings.model import Model
 from server.errors import StartupError
 
 _NO_CELLS = 1
+# enum ggml_type, of those that llama.cpp takes for a KV cache.
+_CACHE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20,
+    "bf16": 30,
+}  # fmt: skip
+# enum llama_flash_attn_type
+FLASH_ATTENTION = {None: -1, False: 0, True: 1}
 
 
 class Batch:
@@ -83,9 +90,20 @@ class Context:
     """Owns a ``llama_context`` with one unified KV cache for ``n_seq_max`` sequences."""
 
     def __init__(
-        self, model: Model, *, n_ctx: int, n_seq_max: int, n_batch: int, n_ubatch: int, threads: int
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_seq_max: int,
+        n_batch: int,
+        n_ubatch: int,
+        threads: int,
+        cache_types: tuple[str, str] = ("f16", "f16"),
+        flash_attn: bool | None = None,
     ) -> None:
         """Allocates cache and compute buffers.
+
+        ``cache_types`` are those of keys and values; ``flash_attn`` None lets llama.cpp choose.
 
         Raises:
             StartupError: there is not enough memory, or the parameters do not fit the model.
@@ -97,6 +115,8 @@ class Context:
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
+        params.type_k, params.type_v = (_CACHE_TYPES[name] for name in cache_types)
+        params.flash_attn_type = FLASH_ATTENTION[flash_attn]
         params.no_perf = True
         self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:

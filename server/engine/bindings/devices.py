@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
-import psutil
 
+from server.memory.ram import read_ram
 from server.messages import BuildFacts, DeviceMemory
 
+# enum ggml_backend_dev_type
 _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
+
+
+class _Props(ctypes.Structure):
+    """``struct ggml_backend_dev_props``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", ctypes.c_bool * 5),
+    )
 
 
 def _library(name: str) -> Any:
@@ -24,50 +41,71 @@ def _library(name: str) -> Any:
     raise OSError(f"{name} is missing from {folder}")
 
 
+@cache
 def _functions() -> tuple[Any, Any]:
     registry, base = _library("ggml"), _library("ggml-base")
     registry.ggml_backend_dev_count.restype = ctypes.c_size_t
     registry.ggml_backend_dev_get.restype = ctypes.c_void_p
     registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        function = getattr(base, name)
-        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    base.ggml_backend_dev_type.restype = ctypes.c_int
-    base.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    sizes = ctypes.POINTER(ctypes.c_size_t)
-    base.ggml_backend_dev_memory.restype = None
-    base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, sizes, sizes]
+    base.ggml_backend_dev_get_props.restype = None
+    base.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Props)]
+    base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_reg_name.restype = ctypes.c_char_p
+    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
     return registry, base
 
 
+def _handles() -> list[int]:
+    registry, _ = _functions()
+    return [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
+
+
 def list_devices() -> tuple[DeviceMemory, ...]:
-    """Every backend device with its free and total bytes; the CPU's are those of the RAM."""
-    registry, base = _functions()
-    devices = []
-    for index in range(registry.ggml_backend_dev_count()):
-        handle = registry.ggml_backend_dev_get(index)
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        base.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
-        kind = _KINDS.get(base.ggml_backend_dev_type(handle), "unknown")
-        # ggml calls all of the RAM free, whoever uses it.
-        available = psutil.virtual_memory().available if kind == "cpu" else free.value
-        devices.append(
-            DeviceMemory(
-                name=base.ggml_backend_dev_name(handle).decode(),
-                description=base.ggml_backend_dev_description(handle).decode().strip(),
-                kind=kind,
-                free=available,
-                total=total.value,
-            )
-        )
-    return tuple(devices)
+    """Every device of every backend with its free and total bytes, as of now.
+
+    The CPU's memory is the RAM that this process may have: ggml knows of no container, and calls
+    all of it free.
+    """
+    _, base = _functions()
+    return tuple(_read(base, handle) for handle in _handles())
 
 
-def build_facts() -> BuildFacts:
+def _read(base: Any, handle: int) -> DeviceMemory:
+    props = _Props()
+    base.ggml_backend_dev_get_props(handle, ctypes.byref(props))
+    kind = _KINDS.get(props.type, "unknown")
+    free, total = props.memory_free, props.memory_total
+    # A GPU that reports nothing shares the RAM; llama.cpp takes it so as well.
+    if kind == "cpu" or (kind in {"gpu", "igpu"} and not total):
+        ram = read_ram()
+        free, total = ram.available, ram.total
+    return DeviceMemory(
+        name=_text(props.name),
+        description=_text(props.description).strip(),
+        kind=kind,
+        free=free,
+        total=total,
+        backend=_text(base.ggml_backend_reg_name(base.ggml_backend_dev_backend_reg(handle))),
+        device_id=_text(props.device_id),
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def device_handle(name: str) -> int | None:
+    """The ``ggml_backend_dev_t`` of that name."""
+    _, base = _functions()
+    return next((h for h in _handles() if _read(base, h).name == name), None)
+
+
+def build_facts(devices: Sequence[DeviceMemory]) -> BuildFacts:
     """Which llama.cpp this is and what it was built for."""
     return BuildFacts(
         llama_cpp_python=llama_cpp.__version__,
-        backends=tuple(device.name for device in list_devices()),
+        backends=tuple(device.name for device in devices),
         gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
         system_info=llama_cpp.llama_print_system_info().decode().strip(),
     )

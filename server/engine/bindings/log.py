@@ -29,6 +29,7 @@ class LlamaLog:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.keeping = True
+        self._taken = 0
         self._partial = ""
         self._level = logging.DEBUG
         callback = llama_cpp.llama_log_callback(self._take)
@@ -50,13 +51,18 @@ class LlamaLog:
 
     def take(self) -> list[str]:
         """The lines since the last call."""
-        lines, self.lines = self.lines, []
-        return lines
+        start, self._taken = self._taken, len(self.lines)
+        return self.lines[start:]
+
+    def forget(self) -> None:
+        """Begins anew, for another attempt to load."""
+        self.lines.clear()
+        self._taken = 0
 
     def stop_keeping(self) -> None:
         """Loading is over: lines are only forwarded from now on."""
         self.keeping = False
-        self.lines.clear()
+        self.forget()
 
     def last_error(self) -> str:
         """The last line that speaks of an error or a failure, for a message to the operator."""

@@ -13,6 +13,8 @@ import llama_cpp
 from server.errors import StartupError
 from server.messages import ModelFacts
 
+# enum llama_load_mode by (mmap, mlock); mapped by default where every device can.
+_LOAD_MODES = {(True, False): -1, (False, False): 0, (False, True): 2, (True, True): 3}
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _LSTRIP, _RSTRIP = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
 
@@ -25,26 +27,51 @@ class Strips:
     after: bool = False
 
 
+def _parameters(
+    n_gpu_layers: int, main_gpu: int | None, tensor_split: tuple[float, ...]
+) -> llama_cpp.llama_model_params:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = n_gpu_layers
+    if main_gpu is not None:
+        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
+        params.main_gpu = main_gpu
+    if tensor_split:
+        # llama.cpp reads as many as it can have devices, and copies them.
+        params.tensor_split = (ctypes.c_float * llama_cpp.llama_max_devices())(*tensor_split)
+    return params
+
+
+def _progress_callback(progress: Callable[[float], None]) -> Any:
+    def report(fraction: float, _user_data: object) -> bool:
+        progress(fraction)
+        return True
+
+    return llama_cpp.llama_progress_callback(report)
+
+
 class Model:
-    """Owns a ``llama_model``. Weights are memory-mapped where llama.cpp can."""
+    """Owns a ``llama_model``."""
 
     def __init__(
-        self, path: Path, n_gpu_layers: int, progress: Callable[[float], None] | None = None
+        self,
+        path: Path,
+        n_gpu_layers: int,
+        progress: Callable[[float], None] | None = None,
+        *,
+        main_gpu: int | None = None,
+        tensor_split: tuple[float, ...] = (),
+        mmap: bool = True,
+        mlock: bool = False,
     ) -> None:
-        """Loads the file.
+        """Loads the file. Raises StartupError where llama.cpp cannot; its log says why.
 
-        Raises:
-            StartupError: llama.cpp cannot load it; its log says why.
+        ``n_gpu_layers`` counts the output layer, -1 is all. With ``main_gpu`` only that GPU is
+        used, and none at all if it is -1; otherwise the layers are spread by ``tensor_split``.
         """
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
+        params = _parameters(n_gpu_layers, main_gpu, tensor_split)
+        params.load_mode = _LOAD_MODES[mmap, mlock]
         if progress is not None:
-
-            def report(fraction: float, _user_data: object) -> bool:
-                progress(fraction)
-                return True
-
-            self._progress = llama_cpp.llama_progress_callback(report)
+            self._progress = _progress_callback(progress)  # kept alive here
             params.progress_callback = self._progress
         self.path = path
         self.handle: Any = llama_cpp.llama_model_load_from_file(str(path).encode(), params)

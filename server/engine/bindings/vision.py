@@ -12,6 +12,7 @@ from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
 from server.engine.bindings.chunks import Span, is_media, n_tokens, open_chunks, read_spans
+from server.engine.bindings.context import FLASH_ATTENTION
 from server.engine.bindings.cuts import Cuts
 from server.engine.bindings.model import Model
 from server.errors import StartupError
@@ -41,17 +42,21 @@ class Vision:
         warmup: bool,
         min_tokens: int | None = None,
         max_tokens: int | None = None,
+        device: int | None = None,
+        flash_attn: bool | None = None,
         cuts: Cuts | None = None,
     ) -> None:
         """Loads the mmproj beside its language model.
 
         ``min_tokens`` and ``max_tokens`` bound a picture's tokens where the tower takes any
-        size; None leaves what the file or libmtmd says. With ``cuts``, encodes can be interrupted.
+        size; None leaves what the file or libmtmd says. ``offload`` puts it on the GPU ``device``
+        (a ggml_backend_dev_t), or on libmtmd's choice. With ``cuts``, encodes can be interrupted.
 
         Raises:
             StartupError: libmtmd cannot load it for this model.
         """
         params = _parameters(threads, offload=offload, warmup=warmup)
+        params.device, params.flash_attn_type = device, FLASH_ATTENTION[flash_attn]
         # -1 is what the file or libmtmd says.
         params.image_min_tokens = -1 if min_tokens is None else min_tokens
         params.image_max_tokens = -1 if max_tokens is None else max_tokens

@@ -1,0 +1,80 @@
+"""Before ready: one full prefill batch and the largest picture that is permitted.
+
+Whatever grows with use has grown by then, and a model that does not fit fails now and not in
+the middle of somebody's request.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from server.engine.bindings.context import Batch, Context
+from server.engine.bindings.model import Model
+from server.engine.vision import VisionEncoder
+from server.errors import StartupError
+from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
+
+_GREY = 0x7F
+
+
+def warm_up(context: Context, model: Model, n_batch: int) -> float:
+    """One full batch of tokens; returns its speed, in positions per second.
+
+    Raises:
+        StartupError: the context cannot hold one batch.
+    """
+    batch = Batch(min(n_batch, context.n_ctx))
+    tokens = np.full(batch.capacity, max(model.tokenize("a", add_special=False)), np.int32)
+    batch.add(tokens, 0, 0, want_last=True)
+    start = time.perf_counter()
+    if not context.decode(batch):
+        raise StartupError("the context is too small for one batch (try a larger --ctx-size)")
+    seconds = time.perf_counter() - start
+    context.clear()
+    return batch.size / seconds
+
+
+def warm_up_tower(encoder: VisionEncoder, context: Context, config: EngineConfig) -> None:
+    """Encodes the largest picture that this server lets in, and computes a batch of it.
+
+    Raises:
+        StartupError: the tower cannot encode it.
+    """
+    picture = largest_picture(config, encoder.facts(""))
+    try:
+        (rows,) = encoder.encode([picture])
+    except (RuntimeError, ValueError) as error:
+        raise StartupError(f"the vision tower cannot encode the largest picture: {error}") from None
+    rows = rows[: min(config.batch_size, context.n_ctx)]
+    batch = Batch(len(rows), rows.shape[1], encoder.n_sections)
+    batch.add(rows, 0, 0, want_last=True)
+    context.attend_causally(not encoder.whole)
+    try:
+        context.decode(batch)
+    finally:
+        context.attend_causally(True)
+    context.clear()
+
+
+def largest_picture(config: EngineConfig, tower: VisionFacts) -> ImageInput:
+    """A grey picture of the most pixels, or tiles, that the settings let through to the tower."""
+    if not tower.fixed:
+        edge = min(config.image_max_edge or config.image_max_side, config.image_max_side)
+        edge = max(min(edge, math.isqrt(config.image_max_pixels)), tower.patch_size)
+        return _picture(edge)
+    if not tower.tiled:
+        return _picture(tower.image_size)
+    size = tower.image_size
+    width, height = max(tower.pinpoints, key=lambda shape: shape[0] * shape[1])
+    columns, rows = width // size, height // size
+    side = math.isqrt(tower.tokens_per_image)
+    layout = TileLayout(columns, rows, 0, 0, columns * side, rows * side)
+    return _picture(size, tiles=columns * rows, layout=layout)
+
+
+def _picture(edge: int, tiles: int = 0, layout: TileLayout | None = None) -> ImageInput:
+    rgb = bytes([_GREY]) * (edge * edge * 3)
+    return ImageInput("warm-up", edge, edge, rgb, edge, edge, tiles=(rgb,) * tiles, layout=layout)

@@ -1,0 +1,252 @@
+"""Loading the demo model in this process: what the settings say is what llama.cpp reports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import DEMO, ROOT
+
+from server.engine import load as loading
+from server.engine.bindings import model as bindings
+from server.engine.bindings.model import Model
+from server.engine.exhaustion import Exhausted, exhausted
+from server.engine.load import LoadedEngine, load
+from server.errors import ConfigError, OutOfMemory, StartupError
+from server.memory.process import read_process
+from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWishes
+
+
+@contextmanager
+def loaded(folder: Path, *, ctx_size: int | None = 512, **settings: Any) -> Iterator[LoadedEngine]:
+    """The demo as the engine process loads it; unknown settings are those of memory."""
+    own = {name: settings.pop(name) for name in ("parallel", "mmproj") if name in settings}
+    config = EngineConfig(
+        model=DEMO / "llava-demo-q8_0.gguf",
+        mmproj=own.get("mmproj", DEMO / "llava-demo-mmproj-f16.gguf"),
+        cache_dir=folder,
+        ctx_size=ctx_size,
+        parallel=own.get("parallel", 1),
+        threads=1,
+        batch_size=128,
+        memory=MemoryWishes(**settings),
+    )
+    stages: list[str] = []
+
+    def report(progress: EngineProgress) -> None:
+        if progress.stage not in stages:
+            stages.append(progress.stage)
+
+    engine = load(config, report, lambda _done: None)
+    try:
+        assert stages == ["weights", "vision tower", "context", "warm-up"]
+        yield engine
+    finally:
+        engine.close()
+
+
+def said(engine: LoadedEngine, text: str) -> bool:
+    return any(text in line for line in engine.handles.lines)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_defaults_map_the_file_and_let_llama_cpp_choose_attention(cache: Path) -> None:
+    with loaded(cache) as engine:
+        assert said(engine, "CPU_Mapped model buffer size")
+        assert said(engine, "flash_attn            = auto")
+        assert said(engine, "K (f16)")
+        assert said(engine, "V (f16)")
+        report = engine.ready.memory
+        assert report.encoder == "CPU"
+        assert (report.layers, report.layers_offloaded) == (6, 0)
+        measured = {part.part: part.measured for part in report.parts}
+        assert measured.pop("image_cache") is None
+        assert all(measured.values()), "every part that was planned is measured too"
+        assert all(part.predicted for part in report.parts), "and the other way round"
+        (kv,) = (part for part in report.parts if part.part == "kv_cache")
+        assert kv.predicted == pytest.approx(kv.measured, abs=0.01 * 2**20), "as exact as the log"
+
+
+def test_cache_types_and_flash_attention_arrive(cache: Path) -> None:
+    with loaded(cache, cache_type_k="q8_0", cache_type_v="q4_0", flash_attn=True) as engine:
+        assert said(engine, "K (q8_0)")
+        assert said(engine, "V (q4_0)")
+        assert said(engine, "flash_attn            = enabled")
+        assert said(engine, "flash attention is enabled")
+    with loaded(cache, cache_type_k="bf16", cache_type_v="f32", flash_attn=False) as engine:
+        assert said(engine, "K (bf16)")
+        assert said(engine, "V (f32)")
+        assert said(engine, "flash_attn            = disabled")
+
+
+def test_the_file_is_read_into_memory_without_mmap(cache: Path) -> None:
+    with loaded(cache, mmap=False) as engine:
+        assert said(engine, "load_mode = none")
+        assert not said(engine, "CPU_Mapped model buffer size")
+
+
+def test_mlock_keeps_the_model_in_the_ram(cache: Path) -> None:
+    with loaded(cache, mlock=True) as engine:
+        assert said(engine, "load_mode = mmap+mlock")
+        locked = Path("/proc/self/status").read_text().partition("VmLck:")[2].split()[0]
+        assert int(locked) > 0 or said(engine, "failed to mlock"), "it says so where it may not"
+    with loaded(cache, mlock=True, mmap=False) as engine:
+        assert said(engine, "load_mode = mlock")
+
+
+def test_context_and_slots_arrive(cache: Path) -> None:
+    with loaded(cache, ctx_size=768, parallel=3) as engine:
+        assert engine.ready.model.n_ctx == 768
+        assert engine.ready.parallel == engine.core.scheduler.max_running == 3
+        assert said(engine, "n_seq_max             = 67")
+    with loaded(cache, ctx_size=0) as engine:
+        assert engine.ready.model.n_ctx == engine.ready.model.n_ctx_train
+    with loaded(cache, ctx_size=None, parallel=None) as engine:
+        assert (engine.ready.model.n_ctx, engine.ready.parallel) == (8192, 4)
+        settings = {decision.setting for decision in engine.ready.memory.decisions}
+        assert {"--ctx-size", "--parallel", "--n-gpu-layers"} <= settings
+
+
+def test_which_gpus_and_how_much_of_each_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none here: what llama.cpp is handed has to do."""
+    handed: list[Any] = []
+    real = bindings.llama_cpp.llama_model_load_from_file
+
+    def spy(path: bytes, params: Any) -> Any:
+        shares = params.tensor_split[:2] if params.tensor_split else None
+        handed.append((params.n_gpu_layers, params.split_mode, params.main_gpu, shares))
+        return real(path, params)
+
+    monkeypatch.setattr(bindings.llama_cpp, "llama_model_load_from_file", spy)
+    path = DEMO / "llava-demo-q8_0.gguf"
+    Model(path, 3, tensor_split=(2.0, 1.0)).close()
+    Model(path, -1, main_gpu=-1).close()
+    assert handed == [(3, 1, 0, [2.0, 1.0]), (-1, 0, -1, None)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n_gpu_layers": 4}, "--n-gpu-layers: there is no GPU that this llama.cpp can use"),
+        ({"mmproj_offload": True}, "--mmproj-offload gpu: there is no GPU"),
+        ({"tensor_split": (1.0, 1.0)}, "--tensor-split: there is no GPU"),
+        ({"main_gpu": 0}, "--main-gpu: there is no GPU"),
+        ({"cache_type_v": "q8_0", "flash_attn": False}, "quantized values need flash attention"),
+        ({"mmproj_offload": False, "mmproj": None}, "no vision tower is loaded"),
+        ({"parallel": 128}, "--parallel 128: must be less than --batch-size (128)"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(
+    settings: dict[str, Any], words: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "Loader", None)
+    with pytest.raises(ConfigError) as caught, loaded(cache, **settings):
+        pass
+    assert words in caught.value.message
+
+
+def test_a_context_that_cannot_fit_is_refused_with_figures(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "Loader", None)
+    with pytest.raises(OutOfMemory) as caught, loaded(cache, ctx_size=1 << 30):
+        pass
+    assert "the model does not fit: CPU would need 2" in caught.value.message
+    assert "lower --ctx-size, --parallel or leave it on auto" in caught.value.message
+
+
+RETRY = """
+import resource, sys
+from pathlib import Path
+from server.engine.load import load
+from server.logs import configure_logging
+from server.messages import EngineConfig
+
+configure_logging("info")
+demo = Path("models/demo")
+config = EngineConfig(demo / "llava-demo-q8_0.gguf", demo / "llava-demo-mmproj-f16.gguf",
+                      Path(sys.argv[1]), None, 64, 1)
+status = Path("/proc/self/status").read_text()
+data = int(status.partition("VmData:")[2].split()[0]) * 1024
+limit = data + int(sys.argv[2]) * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+engine = load(config, lambda _: None, lambda _: None)
+print("cache", engine.ready.memory.decisions[3].value, engine.ready.model.n_ctx)
+engine.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA bounds memory on Linux alone")
+def test_where_memory_runs_out_all_the_same_a_smaller_plan_is_tried_once(cache: Path) -> None:
+    """A limit that the plan cannot know: 480 MiB of f16 cells are refused, 255 of q8_0 are not."""
+    command = [sys.executable, "-c", RETRY, str(cache)]
+    once = subprocess.run([*command, "740"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert once.stdout == "cache q8_0 131072\n", once.stderr
+    assert "ran out of the RAM" in once.stderr
+    assert once.stderr.count("LOADING ONCE MORE WITH A SMALLER PLAN") == 1
+    never = subprocess.run([*command, "500"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert never.returncode != 0
+    assert never.stderr.count("LOADING ONCE MORE") == 1, "not a third time"
+    assert "OutOfMemory: llama.cpp ran out of the RAM" in never.stderr
+
+
+def test_a_failure_for_another_reason_is_not_tried_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes((DEMO / "llava-demo-q8_0.gguf").read_bytes()[:1_000_000])
+    config = EngineConfig(broken, None, cache, 512, 1, 1)
+    with pytest.raises(StartupError) as caught:
+        load(config, lambda _progress: None, lambda _done: None)
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("x: allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory", Exhausted.GPU),
+        ("alloc_tensor_range: failed to allocate CUDA0 buffer of size 5", Exhausted.GPU),
+        ("llama_model_load: error loading model: unable to allocate Vulkan0 buffer", Exhausted.GPU),
+        ("ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", Exhausted.GPU),
+        ("alloc_tensor_range: failed to allocate CUDA_Host buffer of size 5", Exhausted.RAM),
+        ("unable to allocate CPU_REPACK buffer", Exhausted.RAM),
+        ("ggml_aligned_malloc: insufficient memory (attempted to allocate 9 MB)", Exhausted.RAM),
+        ("output_reserve: failed to allocate output buffer of size 1.00 MiB", Exhausted.RAM),
+        ("error loading model: std::bad_alloc", Exhausted.RAM),
+        ("error loading model: tensor data is not within the file bounds", None),
+        ("sched_reserve: CUDA0 compute buffer size = 164.01 MiB", None),
+    ],
+)
+def test_llama_cpp_s_words_for_too_little_memory(line: str, kind: Exhausted | None) -> None:
+    assert exhausted(["load_tensors: fine", line]) is kind
+
+
+def test_nothing_grows_after_the_warm_up(cache: Path) -> None:
+    """Twenty of the largest pictures and full batches: the process stays as large as it was."""
+    with loaded(cache, ctx_size=2048) as engine:
+        handles = engine.handles
+        assert handles.encoder is not None
+        assert handles.vision is not None
+        before = read_process()
+        for shade in range(20):
+            image = square(handles.vision.image_size, shade)
+            (rows,) = handles.encoder.encode([image])
+            assert len(rows) == 64
+        after = read_process()
+        assert before is not None
+        assert after is not None
+        assert after.anonymous - before.anonymous < 4 * 1024 * 1024
+
+
+def square(edge: int, shade: int) -> ImageInput:
+    """A picture as the web process hands it over."""
+    return ImageInput(str(shade), edge, edge, bytes([shade]) * (edge * edge * 3), edge, edge)
