@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,7 @@ class FakeRunner:
         self.vocabulary = None
         self.cells: dict[int, list[object]] = {}
         self.computed = 0
+        self.prefilled: Counter[str] = Counter()
         self.encodes: list[str] = []
         self.encode_sizes: list[int] = []
         self.begun: list[str] = []
@@ -136,6 +138,8 @@ class FakeRunner:
             new = keys[chunk.start : chunk.start + chunk.count]
             cells += [Cell(key, place) for key, place in zip(new, positions, strict=True)]
             self.computed += chunk.count
+            of_prompt = min(chunk.count, request.num_prompt - chunk.start)
+            self.prefilled[request.request_id] += max(of_prompt, 0)
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
                 sampled[request] = self.sample(request)

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 from fakes import FakeEngine
 
+from server.api.answer import Answer
 from server.api.chat import _whole
 from server.api.chat_reply import ChatReply
+from server.api.choices import Choices
 from server.api.generation import Generation
 from server.errors import EngineError
 from server.messages import Admitted, TokenOutput
@@ -59,7 +61,7 @@ def test_cancelled_while_tokens_come() -> None:
         running = generation(outputs)
         await running.admit()
         assert not outputs.closed
-        await _whole(ChatReply("id", "model"), running)
+        await _whole(ChatReply("id", "model"), Choices([Answer(running)]), False)
 
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(go(), 0.05))

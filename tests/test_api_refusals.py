@@ -30,7 +30,7 @@ def refusal(body: Any, **options: Any) -> tuple[int, str | None, str | None]:
 
 
 UNSUPPORTED = {
-    "n": 2,
+    "n_cmpl": 2,
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "required",
     "functions": [{"name": "f"}],
@@ -56,7 +56,8 @@ def test_unsupported_parameter_is_refused_by_name(field: str) -> None:
 
 
 def test_true_is_not_one() -> None:
-    assert refusal(chat(n=True)) == (400, "unsupported_parameter", "n")
+    assert refusal(chat(n=True)) == (400, "invalid_value", "n")
+    assert refusal(chat(n_cmpl=True)) == (400, "unsupported_parameter", "n_cmpl")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,8 @@ def test_obfuscation_is_refused_by_name() -> None:
         ({"logit_bias": [["", 0]]}, "logit_bias"),
         ({"logit_bias": 5}, "logit_bias"),
         ({"ignore_eos": 1}, "ignore_eos"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": 1}, "logprobs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from engine_fakes import (
     IMAGE_TOKENS,
@@ -177,3 +179,41 @@ def test_nothing_is_lost_leaked_or_told_twice(
     assert core.scheduler.kv.pinned == 0
     assert not core.scheduler.waiting
     assert not core.scheduler.running
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 40),
+    pictures=st.integers(0, 1),
+    n=st.integers(2, 6),
+    slots=st.integers(1, 4),
+    aborted=st.integers(-1, 5),
+    after=st.integers(0, 4),
+)
+def test_choices_of_one_request_compute_its_prompt_once(
+    length: int, pictures: int, n: int, slots: int, aborted: int, after: int
+) -> None:
+    core, runner = make_core(slots, n_cells=400, n_batch=64, image_bytes=1 << 20)
+    parts = ["a" * length, *[picture("x")] * pictures]
+    names = [f"choice-{index}" for index in range(n)]
+    for name in names:
+        core.add(add(name, *parts, max_tokens=5))
+    outputs: dict[str, list[object]] = {}
+    for _ in range(after):
+        for output in core.step().outputs:
+            outputs.setdefault(output.request_id, []).append(output)
+    if 0 <= aborted < n:
+        core.abort(AbortRequest(names[aborted]))
+    for name, more in drain(core).items():
+        outputs[name] = outputs.get(name, []) + more
+    size = length + IMAGE_TOKENS * pictures
+    said = "".join(f"{size - step}," for step in range(min(5, size)))
+    kept = [name for index, name in enumerate(names) if index != aborted]
+    assert all(text_of(outputs[name]) == said for name in kept)
+    # What is not waited for, a few tokens of text, is computed by those that begin at once.
+    if size >= 17 or pictures:
+        assert sum(runner.prefilled.values()) <= size + n - 1
+        if aborted not in range(n):
+            assert runner.prefilled == Counter(dict.fromkeys(names, 1) | {names[0]: size})
+    assert len(runner.encodes) == pictures
+    assert core.scheduler.kv.pinned == 0

@@ -10,7 +10,7 @@ from server.api.generation import Generation
 from server.api.image_report import pictures_of
 from server.api.record import current_record
 from server.api.services import Services
-from server.messages import EngineReady, FinishReason, TokenOutput
+from server.messages import EngineReady, FinishReason, PromptPart, TokenOutput
 from server.sampling import SamplingParams
 from server.tools.parse import CallBegin, CallParser, Content, Piece
 from server.tools.style import ToolStyle
@@ -67,11 +67,32 @@ async def begin(
 
     Raises RequestError, naming the field, or EngineUnavailable.
     """
+    parts = await prepared(services, ready, dialog)
+    return await admitted(services, parts, sampling, request_id=request_id, arrival=arrival)
+
+
+async def prepared(
+    services: Services, ready: EngineReady, dialog: Dialog
+) -> tuple[PromptPart, ...]:
+    """The dialog's prompt, told to the request's record. Raises RequestError."""
     parts = await prompt_of(services, ready, dialog)
     content = current_record().content
     if content is not None:
         content.prompts += [part for part in parts if isinstance(part, str)]
+    return parts
+
+
+async def admitted(
+    services: Services,
+    parts: tuple[PromptPart, ...],
+    sampling: SamplingParams,
+    *,
+    request_id: str,
+    arrival: float,
+    first: bool = True,
+) -> Answer:
+    """An answer whose prompt was counted and fits; not ``first``: one more to the same prompt."""
     outputs = services.engine.generate(parts, sampling, request_id)
-    generation = Generation(outputs, services.metrics, arrival, pictures_of(parts))
+    generation = Generation(outputs, services.metrics, arrival, pictures_of(parts), first=first)
     await generation.admit()
     return Answer(generation)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 
-from server.api.answer import Answer, begin
 from server.api.answers.chat import ChatCompletion, ChatEvent
 from server.api.body import read_body
 from server.api.chat_dialog import read_chat
 from server.api.chat_reply import ChatReply, images
 from server.api.chat_schema import ChatRequest, parse_chat
+from server.api.choices import Choices, begin_choices
 from server.api.connection import EventStream, while_connected
 from server.api.engine import require_ready
-from server.api.generation import Generation
 from server.api.grammars import with_grammar
 from server.api.logprobs import chat_logprobs
 from server.api.openapi import operation
@@ -63,52 +63,68 @@ def chat_router(services: Services) -> APIRouter:
         body = await read_body(request, services.options.max_body_bytes, parse_chat)
         reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", services.served_name(ready.model))
         started = _start(services, ready, body, reply.id, arrival)
-        answer = await while_connected(request.receive, started)
+        choices = await while_connected(request.receive, started)
         if body.stream:
-            events = guarded(
-                _events(reply, answer.generation, body.include_usage), services, request
-            )
-            return EventStream(events, answer.aclose, services.options.sse_ping_interval)
-        return await while_connected(
-            request.receive, _whole(reply, answer.generation, bool(body.logprobs))
-        )
+            events = guarded(_events(reply, choices, body.include_usage), services, request)
+            return EventStream(events, choices.aclose, services.options.sse_ping_interval)
+        whole = _whole(reply, choices, bool(body.logprobs))
+        return await while_connected(request.receive, whole)
 
     return router
 
 
 async def _start(
     services: Services, ready: EngineReady, body: ChatRequest, request_id: str, arrival: float
-) -> Answer:
+) -> Choices:
     sampling = await with_grammar(body.sampling(), body, body.response_format)
     dialog = read_chat(body)
-    return await begin(services, ready, dialog, sampling, request_id=request_id, arrival=arrival)
+    return await begin_choices(
+        services, ready, dialog, sampling, body.n or 1, request_id=request_id, arrival=arrival
+    )
 
 
-async def _whole(reply: ChatReply, generation: Generation, with_logprobs: bool) -> Response:
-    texts: list[str] = []
-    tokens: list[TokenLogprob] = []
-    reason = ""
+@dataclass(slots=True)
+class _Whole:
+    """A choice while it grows."""
+
+    texts: list[str] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    reason: str = ""
+
+
+async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Response:
+    wholes = [_Whole() for _ in choices.answers]
     try:
-        async for output in generation:
-            texts.append(output.text)
-            tokens += output.logprobs
-            reason = output.finish_reason.value if output.finish_reason else ""
+        async for index, step in choices:
+            whole, output = wholes[index], step.output
+            whole.texts.append(output.text)
+            whole.tokens += output.logprobs
+            whole.reason = output.finish_reason.value if output.finish_reason else ""
     finally:
-        await generation.aclose()
-    logprobs = chat_logprobs(tokens) if with_logprobs else None
-    return JSONResponse(reply.whole("".join(texts), reason, generation, logprobs))
+        await choices.aclose()
+    told = [
+        reply.choice(
+            index,
+            "".join(whole.texts),
+            whole.reason,
+            chat_logprobs(whole.tokens) if with_logprobs else None,
+        )
+        for index, whole in enumerate(wholes)
+    ]
+    return JSONResponse(reply.whole(told, choices))
 
 
-async def _events(
-    reply: ChatReply, generation: Generation, include_usage: bool
-) -> AsyncIterator[bytes]:
-    yield reply.delta({"role": "assistant", "content": ""})
-    async for output in generation:
+async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:
+    for index, _ in enumerate(choices.answers):
+        yield reply.delta({"role": "assistant", "content": ""}, index=index)
+    async for index, step in choices:
+        output = step.output
         if output.text or output.logprobs:
             logprobs = chat_logprobs(output.logprobs) if output.logprobs else None
-            yield reply.delta({"content": output.text}, logprobs=logprobs)
+            yield reply.delta({"content": output.text}, logprobs=logprobs, index=index)
         if output.finish_reason:
-            last = {} if include_usage else timings(generation)
-            yield reply.delta({}, output.finish_reason.value, **images(generation), **last)
+            last = {} if include_usage else timings(choices)
+            seen = {} if index else images(choices)
+            yield reply.delta({}, output.finish_reason.value, index=index, **seen, **last)
     if include_usage:
-        yield reply.usage_chunk(generation)
+        yield reply.usage_chunk(choices)

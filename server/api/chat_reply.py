@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.generation import Generation
+from server.api.generation import Tally
 from server.api.streams import event
 from server.api.timings import timings
 
@@ -19,27 +19,25 @@ class ChatReply:
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(
-        self,
-        text: str,
-        finish_reason: str,
-        generation: Generation,
-        logprobs: dict[str, Any] | None = None,
+    def choice(
+        self, index: int, text: str, finish_reason: str, logprobs: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """The answer in one piece."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {
-            "index": 0,
-            "message": message,
+        """One choice in one piece."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
+
+    def whole(self, choices: list[dict[str, Any]], tally: Tally) -> dict[str, Any]:
+        """The answer in one piece."""
         return {
             **self._head("chat.completion"),
-            "choices": [choice],
-            "usage": usage(generation),
-            **timings(generation),
-            **images(generation),
+            "choices": choices,
+            "usage": usage(tally),
+            **timings(tally),
+            **images(tally),
         }
 
     def delta(
@@ -47,42 +45,43 @@ class ChatReply:
         delta: dict[str, str],
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
+        index: int = 0,
         **more: Any,
     ) -> bytes:
         """A chunk of a stream."""
         choice = {
-            "index": 0,
+            "index": index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
         return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
-    def usage_chunk(self, generation: Generation) -> bytes:
+    def usage_chunk(self, tally: Tally) -> bytes:
         """The chunk after the last choice, asked for by ``include_usage``."""
         head = self._head("chat.completion.chunk")
-        last = {"usage": usage(generation), **timings(generation)}
+        last = {"usage": usage(tally), **timings(tally)}
         return event({**head, "choices": [], **last})
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage(generation: Generation) -> dict[str, Any]:
+def usage(tally: Tally) -> dict[str, Any]:
     """Tokens, with the pictures' share of the prompt."""
     return {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.completion_tokens,
-        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "total_tokens": tally.prompt_tokens + tally.completion_tokens,
         "prompt_tokens_details": {
-            "cached_tokens": generation.cached_tokens,
-            "image_tokens": generation.image_tokens,
+            "cached_tokens": tally.cached_tokens,
+            "image_tokens": tally.image_tokens,
         },
     }
 
 
-def images(generation: Generation) -> dict[str, Any]:
+def images(tally: Tally) -> dict[str, Any]:
     """What became of the request's pictures, in order; nothing when there were none."""
-    if not generation.images:
+    if not tally.images:
         return {}
-    return {"images": [report.json for report in generation.images]}
+    return {"images": [report.json for report in tally.images]}

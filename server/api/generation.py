@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 from server.api.engine import close
 from server.api.image_report import ImageReport
@@ -23,8 +24,38 @@ from server.metrics import ABORTED, Metrics
 log = logging.getLogger(__name__)
 
 
+class Tally(Protocol):
+    """What one request took, or several together; of a prompt that is told apart once."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's tokens."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Those of them that are pictures."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Those of them that were taken from the cache."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far."""
+
+    @property
+    def images(self) -> tuple[ImageReport, ...]:
+        """What became of the pictures."""
+
+    @property
+    def timings(self) -> RequestTimings | None:
+        """When which stage was reached."""
+
+
 class Generation:
     """Outputs of one request, whose ``pictures`` are in the order of the prompt.
+
+    Prompt and pictures are counted and reported if it is the ``first`` one of its prompt.
 
     ``aclose`` must be awaited however it ends.
     """
@@ -35,12 +66,15 @@ class Generation:
         metrics: Metrics,
         arrival: float,
         pictures: tuple[ImageInput, ...] = (),
+        *,
+        first: bool = True,
     ) -> None:
         self._outputs = outputs
         self._metrics = metrics.requests
         self._picture_metrics = metrics.pictures
         self._arrival = arrival
         self._pictures = pictures
+        self._first = first
         self._open = True
         self._last = 0.0
         self.prompt_tokens = 0
@@ -64,7 +98,8 @@ class Generation:
             raise
         self.prompt_tokens = first.prompt_tokens
         self.image_tokens = first.image_tokens
-        self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
+        if self._first:
+            self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
 
     async def __aiter__(self) -> AsyncIterator[TokenOutput]:
         try:
@@ -99,7 +134,7 @@ class Generation:
         self._last = now
         if self._record.content is not None:
             self._record.content.answers.append(output.text)
-        if output.images:
+        if output.images and self._first:
             self._record_images(output.images)
         if output.finish_reason is FinishReason.ABORT:
             raise EngineUnavailable("the server ended this request early")

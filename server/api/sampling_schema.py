@@ -16,6 +16,7 @@ from server.errors import RequestError
 from server.sampling import SAMPLERS, SamplingParams
 
 _MAX_STOPS = 16
+MAX_CHOICES = 16
 _MAX_INT = 2**31 - 1
 # llama.cpp's seeds have 32 bits, and the highest one means "choose one".
 SEEDS = 2**32 - 1
@@ -73,6 +74,7 @@ SamplerNames = Annotated[
 class SamplingFields(Strict):
     """What every generating endpoint takes. Null is the same as leaving a field away."""
 
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Count | None = None
     n_predict: NPredict | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None

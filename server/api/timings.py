@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.api.generation import Generation
+from server.api.generation import Tally
 
 
-def timings(generation: Generation) -> dict[str, Any]:
+def timings(tally: Tally) -> dict[str, Any]:
     """The field ``timings``; nothing before the end, or when an engine does not tell.
 
     Times are milliseconds. The prompt's begin when it gets a sequence, so waiting in the queue
@@ -15,14 +15,14 @@ def timings(generation: Generation) -> dict[str, Any]:
     with the prompt's last batch, so the speed counts the ones after it. (Definitions as in
     llama.cpp's tools/server/server-common.h, ``server_slot_stats``.)
     """
-    times = generation.timings
+    times = tally.timings
     if times is None or not times.finished:
         return {}
-    computed = generation.prompt_tokens - generation.cached_tokens
-    predicted, steps = generation.completion_tokens, max(generation.completion_tokens - 1, 0)
+    computed = tally.prompt_tokens - tally.cached_tokens
+    predicted, steps = tally.completion_tokens, max(tally.completion_tokens - 1, 0)
     return {
         "timings": {
-            "cache_n": generation.cached_tokens,
+            "cache_n": tally.cached_tokens,
             **_rates("prompt", computed, computed, times.prefill_seconds),
             **_rates("predicted", predicted, steps, times.decode_seconds),
         }

@@ -12,7 +12,6 @@ from server.errors import UnsupportedParameter
 
 # Field -> values that change nothing. None, null on the wire, never does.
 _OPENAI: dict[str, tuple[object, ...]] = {
-    "n": (1,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -33,6 +32,7 @@ _LLAMA_CPP: dict[str, tuple[object, ...]] = {
     "min_tokens": (0,),
     "n_probs": (0,),
     "id_slot": (-1,),
+    "n_cmpl": (1,),
     "n_keep": (0, -1),
     "n_discard": (0,),
     "n_indent": (0,),
