@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from server.api.dialog import Dialog, prompt_of
+from server.api.dialog import Dialog, note_prompt, prompt_of
 from server.api.generation import Generation
 from server.api.image_report import pictures_of
-from server.api.record import current_record
 from server.api.services import Services
 from server.messages import EngineReady, FinishReason, PromptPart, TokenOutput
 from server.sampling import SamplingParams
@@ -76,9 +75,7 @@ async def prepared(
 ) -> tuple[PromptPart, ...]:
     """The dialog's prompt, told to the request's record. Raises RequestError."""
     parts = await prompt_of(services, ready, dialog)
-    content = current_record().content
-    if content is not None:
-        content.prompts += [part for part in parts if isinstance(part, str)]
+    note_prompt(parts)
     return parts
 
 

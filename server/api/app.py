@@ -8,6 +8,7 @@ from server import __version__
 from server.api import errors
 from server.api.anthropic import AnthropicErrors, anthropic_router
 from server.api.chat import chat_router
+from server.api.completions.router import completions_router
 from server.api.docs_page import docs_router
 from server.api.engine import Engine
 from server.api.file_store import FileStore
@@ -45,6 +46,7 @@ _ROUTERS = (
     models_router,
     ops_router,
     memory_router,
+    completions_router,
     texts_router,
     props_router,
 )

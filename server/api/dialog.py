@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from anyio import fail_after, to_thread
 
 from server.api.pictures import Source
+from server.api.record import current_record
 from server.api.services import Services
 from server.errors import LlavaError, RequestError
 from server.images.prepare import Detail
-from server.messages import EngineReady, PromptPart
+from server.messages import EngineReady, LiteralText, PromptPart
 from server.prompt import ChatTemplate, Part, Picture, Turn
 from server.tools import Toolbox, ToolCall
 
@@ -43,6 +44,14 @@ async def prompt_of(
     pictures = await services.pictures.read(dialog.sources, ready.vision)
     parts = await rendered(services, ready, dialog)
     return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+
+
+def note_prompt(parts: Iterable[PromptPart]) -> None:
+    """Write the prompt's text down for the log, where the operator wants it there."""
+    content = current_record().content
+    if content is not None:
+        texts = (part.text if isinstance(part, LiteralText) else part for part in parts)
+        content.prompts += [text for text in texts if isinstance(text, str)]
 
 
 async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tuple[Part, ...]:

@@ -64,9 +64,13 @@ _MESSAGE: dict[str, tuple[object, ...]] = {
 }
 
 
-def refuse_unsupported(body: Mapping[str, Any]) -> None:
-    """Raise UnsupportedParameter for the first field that would have to be ignored."""
-    refuse_fields(body, {**_OPENAI, **_LLAMA_CPP}, "")
+def refuse_unsupported(body: Mapping[str, Any], *, served: frozenset[str] = frozenset()) -> None:
+    """Raise UnsupportedParameter for the first field that would have to be ignored.
+
+    ``served`` are those that the endpoint takes, unlike others.
+    """
+    table = {**_OPENAI, **_LLAMA_CPP}
+    refuse_fields(body, {name: table[name] for name in table.keys() - served}, "")
     refuse_fields(body.get("stream_options"), _STREAM, "stream_options.")
     messages = body.get("messages")
     if isinstance(messages, list):

@@ -1,0 +1,154 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
+
+from server.api.answers.completions import Completion, CompletionEvent
+from server.api.body import read_body
+from server.api.completions.prompts import Prompt, read_prompts
+from server.api.completions.reply import CompletionReply, choice
+from server.api.completions.schema import CompletionRequest, parse_completion
+from server.api.connection import EventStream, while_connected
+from server.api.dialog import note_prompt
+from server.api.engine import require_ready
+from server.api.generation import Generation
+from server.api.grammars import with_grammar
+from server.api.image_report import pictures_of
+from server.api.logprobs import text_logprobs
+from server.api.openapi import operation
+from server.api.services import Services
+from server.api.several import Several
+from server.api.streams import guarded
+from server.errors import RequestError
+from server.messages import EngineReady, TokenLogprob
+from server.sampling import SamplingParams
+
+_COMPLETION = operation(
+    "Completion of a text, without a template",
+    "completions",
+    body=CompletionRequest,
+    answer=Completion,
+    events=TypeAdapter(CompletionEvent),
+    engine=True,
+    example={"prompt": "The sky is", "max_tokens": 16},
+)
+
+
+def completions_router(services: Services) -> APIRouter:
+    """The completion endpoint."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", **_COMPLETION)
+    async def completions(request: Request) -> Response:
+        arrival = time.monotonic()
+        ready = require_ready(services.engine)
+        body = await read_body(request, services.options.max_body_bytes, parse_completion)
+        begun = _Begun(services, ready, body, arrival)
+        await while_connected(request.receive, begun.start())
+        if body.stream:
+            events = guarded(begun.events(), services, request)
+            interval = services.options.sse_ping_interval
+            return EventStream(events, begun.running.aclose, interval)
+        return await while_connected(request.receive, begun.whole())
+
+    return router
+
+
+class _Begun:
+    """A request that is being answered: for each prompt so many generations, in order."""
+
+    def __init__(
+        self, services: Services, ready: EngineReady, body: CompletionRequest, arrival: float
+    ) -> None:
+        self._services = services
+        self._ready = ready
+        self._body = body
+        self._arrival = arrival
+        self._prompts: list[Prompt] = []
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self.running = Several(())
+
+    async def start(self) -> None:
+        """Returns once all prompts were counted and fit. Raises RequestError, naming the field."""
+        self._prompts = await read_prompts(self._services, self._ready, self._body)
+        note_prompt(part for prompt in self._prompts for part in prompt.parts)
+        sampling = await with_grammar(self._body.sampling(), self._body, self._body.response_format)
+        each = [self._body.of_choice(sampling, n) for n in range(self._body.choices_each)]
+        self.running = Several(
+            [self._generate(prompt, params) for prompt in self._prompts for params in each]
+        )
+        try:
+            await self.running.admit()
+        except RequestError as exc:
+            if exc.param == "messages":  # the engine's word for any prompt
+                exc.param = "prompt"
+            raise
+        self._reply = CompletionReply(
+            self._id,
+            self._services.served_name(self._ready.model),
+            self._body.choices_each,
+            self.running.generations,
+        )
+
+    def _generate(self, prompt: Prompt, sampling: SamplingParams) -> Generation:
+        request_id = f"{self._id}-{uuid.uuid4().hex[:8]}"
+        outputs = self._services.engine.generate(prompt.parts, sampling, request_id)
+        pictures = pictures_of(prompt.parts)
+        return Generation(outputs, self._services.metrics, self._arrival, pictures)
+
+    def _front(self, index: int) -> str:
+        """What ``echo`` puts before an answer."""
+        return self._prompts[index // self._body.choices_each].text if self._body.echo else ""
+
+    async def whole(self) -> Response:
+        """The answer in one piece."""
+        count = len(self.running.generations)
+        texts = [self._front(index) for index in range(count)]
+        reasons = [""] * count
+        tokens: list[list[TokenLogprob]] = [[] for _ in range(count)]
+        try:
+            async for index, output in self.running:
+                texts[index] += output.text
+                tokens[index] += output.logprobs
+                if output.finish_reason:
+                    reasons[index] = output.finish_reason.value
+        finally:
+            await self.running.aclose()
+        choices = [
+            choice(index, texts[index], reasons[index], self._logprobs(tokens[index], 0))
+            for index in range(count)
+        ]
+        return JSONResponse(self._reply.whole(choices))
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
+        return None if self._body.logprobs is None else text_logprobs(tokens, offset)
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The answers as they come."""
+        left = len(self.running.generations)
+        offsets = [0] * left
+        for index in range(left if self._body.echo else 0):
+            yield self._reply.chunk(choice(index, self._front(index)))
+        async for index, output in self.running:
+            reason = output.finish_reason.value if output.finish_reason else None
+            left -= reason is not None
+            more = {}
+            if not left:
+                more = self._reply.more()
+                if self._body.include_usage:
+                    more.pop("timings", None)
+            logprobs = self._logprobs(output.logprobs, offsets[index])
+            offsets[index] += len(output.text)
+            if output.text or output.logprobs or reason:
+                piece = choice(index, output.text, reason, logprobs)
+                yield self._reply.chunk(piece, **more)
+        if self._body.include_usage:
+            yield self._reply.usage_chunk()
