@@ -14,7 +14,7 @@ def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
 
 
 def text_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
-    """A completion choice's ``logprobs``, OpenAI's older shape; ``offset`` characters are before."""
+    """A completion choice's ``logprobs`` in OpenAI's older shape, after ``offset`` characters."""
     texts: list[str] = []
     offsets: list[int] = []
     tokens = list(tokens)
