@@ -83,7 +83,11 @@ class _Begun:
         sampling = await with_grammar(self._body.sampling(), self._body, self._body.response_format)
         each = [self._body.of_choice(sampling, n) for n in range(self._body.choices_each)]
         self.running = Several(
-            [self._generate(prompt, params) for prompt in self._prompts for params in each]
+            [
+                self._generate(prompt, params, first=not number)
+                for prompt in self._prompts
+                for number, params in enumerate(each)
+            ]
         )
         try:
             await self.running.admit()
@@ -98,11 +102,11 @@ class _Begun:
             self.running.generations,
         )
 
-    def _generate(self, prompt: Prompt, sampling: SamplingParams) -> Generation:
+    def _generate(self, prompt: Prompt, sampling: SamplingParams, *, first: bool) -> Generation:
         request_id = f"{self._id}-{uuid.uuid4().hex[:8]}"
         outputs = self._services.engine.generate(prompt.parts, sampling, request_id)
-        pictures = pictures_of(prompt.parts)
-        return Generation(outputs, self._services.metrics, self._arrival, pictures)
+        pictures, metrics = pictures_of(prompt.parts), self._services.metrics
+        return Generation(outputs, metrics, self._arrival, pictures, first=first)
 
     def _front(self, index: int) -> str:
         """What ``echo`` puts before an answer."""
