@@ -18,7 +18,8 @@ SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make serve MODEL=name|file.gguf|hf:OWNER/REPO MMPROJ=file.gguf PORT=8000 HOST=0.0.0.0 ARGS='--parallel 8'"
+	@echo "  make serve MODEL=name|file.gguf|hf:OWNER/REPO MMPROJ=file.gguf PORT=8000 ARGS='--parallel 8'"
+	@echo "  make serve HOST=0.0.0.0 ARGS='--api-key SECRET'        for other machines too"
 	@echo "  make setup BACKEND=cpu|cuda|metal|vulkan|rocm PYTHON=python3.12"
 
 setup: ## install into .venv; llama.cpp is built once

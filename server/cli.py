@@ -1,4 +1,4 @@
-"""The ``llava-server`` command: serve a model, pull one, plan its memory, list the known."""
+"""The ``llava-server`` command: serve, pull, plan a model's memory, list the known, make a key."""
 
 from __future__ import annotations
 
@@ -76,6 +76,16 @@ def _parser() -> Parser:
         "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
     pull.set_defaults(run=_pull)
+    _add_plan(commands)
+    _add_key(commands)
+    known = commands.add_parser(
+        "list", help="list the known models", description="List the models known by name."
+    )
+    known.set_defaults(run=_list)
+    return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     plan = commands.add_parser(
         "plan",
         help="say what a model will take of memory",
@@ -84,11 +94,18 @@ def _parser() -> Parser:
     )
     add_arguments(plan)
     plan.set_defaults(run=_plan)
-    known = commands.add_parser(
-        "list", help="list the known models", description="List the models known by name."
+
+
+def _add_key(commands: argparse._SubParsersAction[Parser]) -> None:
+    key = commands.add_parser(
+        "key",
+        help="make an API key",
+        description="Make an API key: the key goes to the terminal, its entry for --api-key-file,"
+        " which holds its hash alone, to standard output.",
+        epilog="example: llava-server key alice >> keys.toml",
     )
-    known.set_defaults(run=_list)
-    return parser
+    key.add_argument("name", metavar="NAME", help="whose it is; the log shows it")
+    key.set_defaults(run=_key)
 
 
 # The hub's client takes a quarter of a second to import, so --help and wrong flags do without.
@@ -117,6 +134,15 @@ def _plan(options: argparse.Namespace) -> int:
     from server.planner.command import run  # noqa: PLC0415
 
     return run(options)
+
+
+def _key(options: argparse.Namespace) -> int:
+    from server.key_file import entry_of, make_key  # noqa: PLC0415
+
+    key = make_key()
+    print(entry_of(options.name, key), flush=True)
+    print(f"The key, shown this once: {key}", file=sys.stderr)
+    return 0
 
 
 def _list(_options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from server.errors import ConfigError
+from server.settings.access import AccessSettings
 from server.settings.engine import EngineSettings
 from server.settings.general import GeneralSettings
 from server.settings.limits import LimitSettings
@@ -42,6 +43,7 @@ class Settings(
     MemorySettings,
     EngineSettings,
     LimitSettings,
+    AccessSettings,
     ServerSettings,
     ModelSettings,
     GeneralSettings,

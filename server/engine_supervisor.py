@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.engine_process import EngineProcess
+from server.engine_progress import LoadSizes
 from server.engine_requests import Requests
 from server.engine_state import EngineState
 from server.engine_watch import Watch
@@ -57,6 +58,7 @@ class EngineSupervisor:
         self._process: EngineProcess | None = None
         self._gone: EngineProcess | None = None
         self._requests = Requests()
+        self._sizes = LoadSizes(config)
         self._on_step: Callable[[StepOutputs], None] = lambda _: None
         self._watch = Watch(self.limits.stall)
         self._settled: asyncio.Future[None] | None = None
@@ -130,7 +132,7 @@ class EngineSupervisor:
         if isinstance(message, StepOutputs):
             self._deliver(message)
         elif isinstance(message, EngineProgress):
-            self.progress = message
+            self.progress = self._sizes.add_to(message)
         elif isinstance(message, EngineReady):
             self._become_ready(process, message)
         elif isinstance(message, EngineDead):

@@ -10,6 +10,7 @@
     │   ├── PayloadTooLarge         413  body over the limit
     │   ├── UnsupportedMediaType    415  the body is no JSON, or compressed
     │   └── Overloaded              429  the queue is full
+    ├── ShuttingDown                503  the server ends; another one may answer
     ├── DeadlineExceeded            504  the request took longer than it may
     ├── EngineError                 500  this request failed inside the engine
     │   └── EngineUnavailable       503  engine starting, restarting or lost
@@ -29,12 +30,14 @@ class LlavaError(Exception):
     """Base of all errors raised on purpose.
 
     ``param`` names the request field at fault (``messages[0].content[1].image_url.url``) and
-    ``code`` is a word from OpenAI's vocabulary where one exists.
+    ``code`` is a word from OpenAI's vocabulary where one exists. ``retry_after`` are the seconds
+    after which it makes sense to ask again, where that is known.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+    retry_after: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -112,6 +115,13 @@ class Overloaded(RequestError):
     status = 429
     type = "rate_limit_error"
     default_code = "queue_full"
+
+
+class ShuttingDown(LlavaError):
+    """The server was told to stop."""
+
+    status = 503
+    default_code = "shutting_down"
 
 
 class DeadlineExceeded(LlavaError):

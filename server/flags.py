@@ -92,6 +92,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         )
         if info.bare:
             options |= {"nargs": "?", "const": info.bare}
+        if info.repeat:
+            options["action"] = "append"
         text = f"{field.description} (default: {default_text(field)})".replace("%", "%%")
         options |= {"dest": name, "default": argparse.SUPPRESS}
         group.add_argument(*info.short, flag_of(name), help=text, **options)

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
-import socket
-from collections.abc import Iterator
-
-import uvicorn
+from contextlib import ExitStack, closing
 
 from server.api.app import create_app
+from server.api.ops_app import create_ops_app
+from server.api.surround import Controls
 from server.config import Settings
 from server.engine_client import EngineClient
-from server.errors import StartupError
-from server.http_protocol import HttpProtocol
+from server.errors import ConfigError
 from server.hub import ResolvedModel
 from server.logs import configure_logging
-from server.messages import EngineReady, VisionFacts
-from server.wiring import api_options, engine_config, engine_limits, tracing
+from server.serving.announce import announce
+from server.serving.life import Life
+from server.serving.listener import Listener, bind, inherited, permit_files
+from server.serving.notify import notify
+from server.serving.progress import show
+from server.serving.web import WebOptions, WebServer
+from server.wiring import api_options, engine_config, engine_limits, tracing, web_options
 
 logger = logging.getLogger(__name__)
-
-# Seconds that running replies get to finish once the server is told to stop.
-GRACE_SECONDS = 5
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: they would raise the signal again on the way out."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def run(settings: Settings, model: ResolvedModel) -> int:
@@ -40,96 +30,86 @@ def run(settings: Settings, model: ResolvedModel) -> int:
 
     Raises:
         StartupError: the port is taken, or the model cannot be loaded.
+        ConfigError: a setting is wrong, or would let everybody in.
     """
     configure_logging(settings.log_level, settings.log_format)
-    # Bound before anything is loaded: a taken port is told at once, not after a minute.
-    with _bind(settings.host, settings.port) as listener:
-        return asyncio.run(_serve(settings, model, listener))
+    permit_files(settings.max_connections)
+    with ExitStack() as stack:
+        # Bound before anything is loaded: a taken port is told at once, not after a minute.
+        listener = inherited() or bind(settings.host, settings.port, reuse_port=settings.reuse_port)
+        stack.enter_context(closing(listener))
+        refuse_exposure(settings, listener)
+        ops = None
+        if settings.metrics_port is not None:
+            ops = bind(settings.host, settings.metrics_port, reuse_port=settings.reuse_port)
+            stack.enter_context(closing(ops))
+        return asyncio.run(_serve(settings, model, listener, ops))
 
 
-async def _serve(settings: Settings, model: ResolvedModel, listener: socket.socket) -> int:
+def refuse_exposure(settings: Settings, listener: Listener) -> None:
+    """Raise ConfigError where anybody who can reach this machine could use the model."""
+    if listener.public and not (settings.api_key or settings.api_key_file or settings.insecure):
+        raise ConfigError(
+            f"{listener.url} can be reached from other machines: set --api-key or --api-key-file,"
+            " or say --insecure to let everybody in"
+        )
+
+
+async def _serve(
+    settings: Settings, model: ResolvedModel, listener: Listener, ops_listener: Listener | None
+) -> int:
     engine = EngineClient(engine_config(settings, model), engine_limits(settings))
     traces = tracing(settings)
     app = create_app(engine, api_options(settings, model), traces)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=HttpProtocol,
-            ws="none",
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-    )
-    _stop_on_signals(server)
-    # HTTP answers while the model loads: /health tells how far it is.
-    http = asyncio.create_task(server.serve(sockets=[listener]))
-    start = asyncio.create_task(engine.start())
+    controls: Controls = app.state.controls
+    servers = [WebServer(app, listener, web_options(settings))]
+    life = _live(servers[0], controls, settings)
+    if ops_listener is not None:
+        servers.append(WebServer(create_ops_app(controls.services), ops_listener, WebOptions()))
+    # HTTP answers while the model loads: /health tells how far it is. On a port that is shared
+    # the other one answers until then.
+    running = [_run(server) for server in servers if not server.listener.shared]
+    start, ending = asyncio.create_task(_start(engine)), asyncio.create_task(life.ending.wait())
     try:
-        await asyncio.wait({http, start}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({start, ending, *running}, return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
+            running += [_run(server) for server in servers if server.listener.shared]
             assert engine.ready is not None
-            _announce(engine.ready, listener)
-        await http
+            announce(engine.ready, f"{servers[0].scheme}://{listener.url}")
+            if ops_listener is not None:
+                logger.info("metrics on http://%s", ops_listener.url)
+            notify("READY=1")
+            await asyncio.wait({ending, *running}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        start.cancel()
-        server.should_exit = True
-        await engine.stop()
-        await http
+        notify("STOPPING=1")
+        for task in (start, ending):
+            task.cancel()
+        for server in servers:
+            server.stop()
+        # Whoever still waits is told before the connections are closed.
+        await engine.stop(**({"patience": 0.0} if life.hurried else {}))
+        await asyncio.gather(*running)
         if traces is not None:
             await asyncio.to_thread(traces.close)
     return 0
 
 
-def _stop_on_signals(server: uvicorn.Server) -> None:
-    def stop() -> None:
-        server.force_exit = server.should_exit  # the second signal waits for nobody
-        server.should_exit = True
+def _live(server: WebServer, controls: Controls, settings: Settings) -> Life:
+    life = Life(server, controls.gate, settings.drain_timeout)
+    life.on_reload(controls.keys.reload)
+    life.on_reload(server.reload_certificate)
+    life.take_signals()
+    return life
 
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stop)
+
+def _run(server: WebServer) -> asyncio.Task[None]:
+    return asyncio.create_task(server.run_until_stopped())
 
 
-def _bind(host: str, port: int) -> socket.socket:
+async def _start(engine: EngineClient) -> None:
+    bar = asyncio.create_task(show(engine))
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StartupError(f"cannot listen on {host} port {port}: {reason}") from error
-    return listener
-
-
-def _announce(ready: EngineReady, listener: socket.socket) -> None:
-    model, vision = ready.model, ready.vision
-    logger.info(
-        "%s: %s, %d cells for %d sequences, loaded in %.1f s",
-        *(model.name, model.description, model.n_ctx, ready.parallel, ready.load_seconds),
-    )
-    if vision is None:
-        logger.info("no mmproj: text only")
-    else:
-        _announce_tower(vision)
-    host, port = listener.getsockname()[:2]
-    logger.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-
-
-def _announce_tower(vision: VisionFacts) -> None:
-    shapes = ", ".join(f"{width}x{height}" for width, height in vision.pinpoints)
-    logger.info(
-        "vision tower: %dx%d pixels, patch %d, %d tokens a %s, on %s%s",
-        *(vision.image_size, vision.image_size, vision.patch_size),
-        *(vision.tokens_per_image, "square" if vision.tiled else "picture", vision.backend),
-        f"; an overview and tiles of {shapes}" if shapes else "",
-    )
-    if vision.non_causal:
-        logger.info(
-            "pictures are attended to in both directions: each is computed in one batch, of up to"
-            " %d tokens, which the latency bound cannot divide",
-            vision.largest_picture,
-        )
-    if vision.batch_tokens:
-        logger.info("pictures are encoded together, up to %d tokens", vision.batch_tokens)
+        await engine.start()
+    finally:
+        bar.cancel()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.api.options import ApiOptions
+from server.api.options import ApiOptions, CallerLimits
 from server.config import Settings
 from server.engine_client import EngineLimits
 from server.errors import ConfigError
@@ -16,6 +16,8 @@ from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.messages import EngineConfig, MemoryWishes
 from server.prompt import check_template
+from server.serving.connections import ClientLimits
+from server.serving.web import WebOptions
 
 if TYPE_CHECKING:
     from server.otel import OpenTelemetry
@@ -81,18 +83,42 @@ def memory_wishes(settings: Settings) -> MemoryWishes:
     )
 
 
+def web_options(settings: Settings) -> WebOptions:
+    """How the app is put on the net.
+
+    Raises:
+        ConfigError: one of the two TLS files is missing.
+    """
+    if (settings.ssl_cert_file is None) != (settings.ssl_key_file is None):
+        raise ConfigError("--ssl-cert-file and --ssl-key-file go together")
+    return WebOptions(
+        clients=ClientLimits(
+            settings.max_connections, settings.client_timeout, settings.max_body_bytes
+        ),
+        cert_file=settings.ssl_cert_file,
+        key_file=settings.ssl_key_file,
+        trusted_proxies=settings.trusted_proxy,
+    )
+
+
 def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
     """What the HTTP surface is told.
 
     Raises:
         ConfigError: a setting names something that is not there.
     """
-    key = settings.api_key
     return ApiOptions(
         images=_image_options(settings),
         model_alias=settings.alias or model.name,
         chat_template=_chat_template(settings) or model.chat_template,
-        api_keys=(key.get_secret_value(),) if key else (),
+        api_keys=tuple(key.get_secret_value() for key in settings.api_key),
+        api_key_file=settings.api_key_file,
+        max_queue=settings.max_queue,
+        caller=CallerLimits(settings.rate_limit, settings.key_concurrency),
+        cors_origins=settings.cors_origin,
+        serve_metrics=settings.metrics_port is None,
+        max_body_bytes=settings.max_body_bytes,
+        docs=settings.docs,
         fetch=FetchOptions(
             enabled=settings.image_urls,
             allow=settings.image_url_allow,

@@ -116,6 +116,7 @@ class FakeEngine:
     progress: EngineProgress | None = None
     stats: SchedulerStats = field(default_factory=SchedulerStats)
     restarts: int = 0
+    step_age: float = 0.0
     error: Exception | None = None
     error_after: int = 0
     finish: FinishReason = FinishReason.STOP

@@ -16,18 +16,36 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "models" / "demo"
 START_SECONDS = 60.0
+# The process's id must be in its environment, and is known only once it runs.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class LiveServer:
     """``llava-server serve`` on a free port. Its log is in ``log_path``."""
 
-    def __init__(self, folder: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        socket: int | None = None,
+    ) -> None:
+        """``socket``: a descriptor to hand over as systemd does."""
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "server.log"
         cache = ["--cache-dir", str(folder / "cache")]
         with self.log_path.open("wb") as log:
+            serve = [sys.executable, "-m", "server", "serve", "--port", "0", *cache, *flags]
+            if socket is not None:
+                serve = [sys.executable, "-c", HAND_OVER, str(socket), *serve]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server", "serve", "--port", "0", *cache, *flags],
+                serve,
+                pass_fds=() if socket is None else (socket,),
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -57,20 +75,28 @@ class LiveServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log}"
-            found = re.search(r"serving on (http://[^\s\"]+)", self.log)
+            found = re.search(r"serving on (https?://[^\s\"]+)", self.log)
             if found:
                 self.url = found[1]
-                assert httpx.get(f"{self.url}/health").json() == {"status": "ok"}
+                # Who tests TLS checks its certificate; this is only whether somebody answers.
+                answer = httpx.get(f"{self.url}/health", verify=False)
+                assert answer.json() == {"status": "ok"}
                 return
             time.sleep(0.05)
         raise AssertionError(f"the server is not ready:\n{self.log}")
 
     def wait_healthy(self, seconds: float = START_SECONDS) -> None:
-        """Returns once /health says ok again."""
+        """Returns once /health/ready says ok again."""
         deadline = time.monotonic() + seconds
-        while httpx.get(f"{self.url}/health").status_code != 200:
+        while httpx.get(f"{self.url}/health/ready").status_code != 200:
             assert time.monotonic() < deadline, f"not healthy again:\n{self.log}"
             time.sleep(0.05)
+
+    def metrics_url(self) -> str:
+        """Where the metrics are, on a port of their own."""
+        found = re.search(r"metrics on http://\S+:(\d+)", self.log)
+        assert found, self.log
+        return f"http://127.0.0.1:{found[1]}"
 
     def engine_pid(self) -> int:
         """The process id of the engine."""

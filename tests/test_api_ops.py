@@ -34,7 +34,12 @@ def test_health_tells_how_far_loading_is() -> None:
     assert response.status_code == 503
     assert response.json() == {
         "status": "loading",
-        "progress": {"stage": "weights", "fraction": 0.25},
+        "progress": {
+            "stage": "weights",
+            "fraction": 0.25,
+            "loaded_bytes": 0,
+            "total_bytes": 0,
+        },
         "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"},
     }
 
@@ -136,25 +141,6 @@ def test_wrong_method_has_openai_s_error_shape(method: str, path: str) -> None:
     assert response.status_code == 405
     assert response.headers["allow"]
     assert response.json()["error"]["code"] == "method_not_allowed"
-
-
-def test_keys_open_everything_and_their_absence_nothing_but_health() -> None:
-    app = create_app(FakeEngine(), ApiOptions(api_keys=("first", "sécond")))
-
-    def status(path: str, authorization: str | bytes | None) -> int:
-        headers = {"authorization": authorization} if authorization is not None else {}
-        return call(app, "GET", path, headers=headers).status_code
-
-    for wrong in (None, "", "Bearer", "Bearer ", "Bearer firs", "Bearer first x", "Basic first"):
-        for path in ("/v1/models", "/metrics", "/v1/memory", "/nothing"):
-            assert status(path, wrong) == 401, (path, wrong)
-        assert status("/health", wrong) == 200
-    for right in ("Bearer first", "bearer first", "Bearer sécond".encode()):
-        assert status("/v1/models", right) == 200
-    refused = call(app, "POST", CHAT, json=chat())
-    assert refused.headers["www-authenticate"] == "Bearer"
-    assert refused.json()["error"]["code"] == "invalid_api_key"
-    assert refused.json()["error"]["type"] == "authentication_error"
 
 
 def test_request_id_comes_back_and_odd_ones_are_replaced() -> None:

@@ -28,7 +28,7 @@ def from_line(*line: str) -> Settings:
 def test_defaults_serve_the_demo_to_this_machine_alone() -> None:
     settings = from_line()
     assert (settings.model, settings.host, settings.port) == ("demo", "127.0.0.1", 8000)
-    assert settings.api_key is None
+    assert settings.api_key == ()
     assert settings.image_max_bytes == 20 * 1024 * 1024
     assert settings.image_background == (255, 255, 255)
     assert settings.n_threads >= 1
@@ -66,6 +66,11 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "image_cache_dir": "/kept", "image_cache_dir_bytes": 14,
         "mtmd_batch_max_tokens": 14,
         "image_max_side": 14, "max_tokens": 16, "request_timeout": 17.5, "stall_timeout": 18,
+        "max_queue": 20, "max_body_bytes": 21, "max_connections": 22, "rate_limit": "23/minute",
+        "key_concurrency": 24, "client_timeout": 25.5, "drain_timeout": 26.5, "docs": False,
+        "api_key_file": "/k.toml", "insecure": True, "ssl_key_file": "/k.pem",
+        "ssl_cert_file": "/c.pem", "cors_origin": "https://a.test,http://b.test:81",
+        "trusted_proxy": "10.0.0.1,10.1.0.0/16", "metrics_port": 27, "reuse_port": True,
         "restart_timeout": 19.5, "image_max_frames": 15, "sse_ping_interval": 17,
         "responses_max_count": 21, "responses_max_bytes": 22,
         "log_format": "json", "log_content": True, "otlp_endpoint": "http://collector:4318",
@@ -113,6 +118,9 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         (["-ts", "1,x"], "--tensor-split: must be numbers such as 3,1"),
         (["-ts", "1,nan"], "--tensor-split: must be numbers from 0 on"),
         (["-sm", "row"], "--split-mode: should be 'layer' or 'none'"),
+        (["--rate-limit", "60"], "--rate-limit: must be a number in a time, such as 10/second"),
+        (["--cors-origin", "https://a.test/x"], "--cors-origin: must be origins such as"),
+        (["--trusted-proxy", "proxy"], "--trusted-proxy: must be addresses or networks"),
         (["--portt", "1"], "unknown argument --portt; did you mean --port?"),
         (["--port"], "argument --port: expected one argument; see `llava-server serve --help`"),
         (["--config", "/nowhere.toml"], "--config: cannot read /nowhere.toml: No such file"),
@@ -133,7 +141,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "llava.toml"
-    file.write_text('api-key = ["hush"]\n')
+    file.write_text('api-key = [["hush"]]\n')
     with pytest.raises(ConfigError, match="api-key") as caught:
         from_line("--config", str(file))
     assert "hush" not in caught.value.message
@@ -228,6 +236,15 @@ def test_an_older_variable_of_the_tower_still_counts(
 ) -> None:
     monkeypatch.setenv("LLAVA_MMPROJ_OFFLOAD", variable)
     assert from_line().mmproj_offload == ("cpu" if variable == "false" else "gpu")
+
+
+def test_flags_of_lists_may_be_repeated() -> None:
+    keys = from_line("--api-key", "a, b", "--api-key", "c").api_key
+    assert [key.get_secret_value() for key in keys] == ["a", "b", "c"]
+    assert from_line("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.0/8").trusted_proxy == (
+        "::1",
+        "10.0.0.0/8",
+    )
 
 
 def test_the_help_shows_every_setting_with_its_default() -> None:

@@ -149,6 +149,7 @@ def test_the_api_imports_downwards_only(module: str) -> None:
     allowed = {"server.api", "server.engine_client", "server.engine_state", "server.prompt"}
     allowed |= {
         "server.grammar",
+        "server.key_file",
         "server.images",
         "server.tools",
         "server.metrics",

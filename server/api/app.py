@@ -13,11 +13,10 @@ from server.api.docs_page import docs_router
 from server.api.engine import Engine
 from server.api.file_store import FileStore
 from server.api.files import files_router
-from server.api.gate import Deadline
+from server.api.gate import Gate
 from server.api.images import images_router
 from server.api.input_tokens import input_tokens_router
 from server.api.memory import memory_router
-from server.api.middleware import ApiKey
 from server.api.models import models_router
 from server.api.ops import ops_router
 from server.api.options import ApiOptions
@@ -27,6 +26,7 @@ from server.api.request_log import RequestLog
 from server.api.responses import responses_router
 from server.api.services import Services, TemplateCache
 from server.api.sources import SourceReader
+from server.api.surround import surround
 from server.api.texts import texts_router
 from server.api.tracing import Tracing
 from server.metrics import Metrics
@@ -53,7 +53,13 @@ _ROUTERS = (
 
 
 def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = None) -> FastAPI:
-    """The app. It starts nothing and stops nothing: the engine belongs to the caller."""
+    """The app. It starts nothing and stops nothing: the engine belongs to the caller.
+
+    Its ``state.controls`` are for whoever runs it (server.api.surround).
+
+    Raises:
+        ConfigError: the file of API keys is wrong.
+    """
     # The document is ours too: FastAPI's own could not see the bodies (server.api.openapi).
     app = FastAPI(
         title="llava-server",
@@ -62,30 +68,37 @@ def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = No
         openapi_url=None,
         redirect_slashes=False,
     )
-    model = _model_name(engine, options)
-    metrics = Metrics(engine, model)
+    services = _services(engine, options)
+    for router in _ROUTERS:
+        app.include_router(router(services))
+    if options.docs:
+        app.include_router(docs_router(app, keys=bool(options.api_keys or options.api_key_file)))
+    errors.install(app, services.metrics)
+    # The last one added is the outermost.
+    app.state.controls = surround(app, services)
+    app.add_middleware(
+        RequestLog,
+        metrics=services.metrics,
+        model=_model_name(engine, options),
+        tracing=tracing,
+        options=options,
+    )
+    app.add_middleware(AnthropicErrors)
+    return app
+
+
+def _services(engine: Engine, options: ApiOptions) -> Services:
+    metrics = Metrics(engine, _model_name(engine, options))
     files = FileStore(options.files_max_bytes, options.files_expire)
-    services = Services(
+    return Services(
         engine=engine,
         options=options,
         metrics=metrics,
         pictures=PictureReader(options, SourceReader(options, files, metrics), metrics),
         templates=TemplateCache(options.chat_template),
         files=files,
+        gate=Gate(options.max_queue, lambda: engine.ready.parallel if engine.ready else 1),
     )
-    for router in _ROUTERS:
-        app.include_router(router(services))
-    if options.docs:
-        app.include_router(docs_router(app, keys=bool(options.api_keys)))
-    errors.install(app, metrics)
-    # The last one added is the outermost.
-    if options.request_timeout:
-        app.add_middleware(Deadline, seconds=options.request_timeout)
-    if options.api_keys:
-        app.add_middleware(ApiKey, keys=options.api_keys, metrics=metrics)
-    app.add_middleware(RequestLog, metrics=metrics, model=model, tracing=tracing, options=options)
-    app.add_middleware(AnthropicErrors)
-    return app
 
 
 def _model_name(engine: Engine, options: ApiOptions) -> str:

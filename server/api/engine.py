@@ -52,6 +52,10 @@ class Engine(Protocol):
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
         """Call ``on_step`` with all that comes from the engine, on the event loop."""
 
+    @property
+    def step_age(self) -> float:
+        """Seconds that the engine has been at its present work; 0 if it waits for some."""
+
     def generate(
         self, parts: tuple[PromptPart, ...], sampling: SamplingParams, request_id: str
     ) -> AsyncIterator[Admitted | TokenOutput]:

@@ -16,15 +16,14 @@ from server.api.connection import ClientGone
 from server.api.record import current_record
 from server.errors import (
     AuthenticationError,
-    EngineUnavailable,
     LlavaError,
-    Overloaded,
     RequestError,
     UnsupportedParameter,
 )
 from server.metrics import Metrics
 
 RETRY_SECONDS = 2
+_COME_BACK = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 # nginx's status for a client that left before the answer; seen only in our log.
 CLIENT_CLOSED_REQUEST = 499
 # Union members' names, which pydantic puts among the fields, begin with this.
@@ -51,8 +50,8 @@ def internal_error(request_id: str) -> LlavaError:
 def error_response(error: LlavaError) -> JSONResponse:
     """The HTTP answer to an error."""
     headers: dict[str, str] = {}
-    if isinstance(error, (EngineUnavailable, Overloaded)):
-        headers["retry-after"] = str(RETRY_SECONDS)
+    if error.status in _COME_BACK:
+        headers["retry-after"] = str(error.retry_after or RETRY_SECONDS)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from server.api.caller import caller
 from server.errors import NotFoundError, PayloadTooLarge
 
 # Beside the budget of bytes, or empty files would be free.
@@ -16,7 +17,10 @@ _MOST_FILES: Final = 10_000
 
 @dataclass(slots=True, frozen=True)
 class StoredFile:
-    """An upload. Times are in seconds since the epoch; without ``expires_at`` it stays."""
+    """An upload. Times are in seconds since the epoch; without ``expires_at`` it stays.
+
+    ``owner`` is the name of the API key that it came with; nobody else finds it.
+    """
 
     id: str
     filename: str
@@ -24,6 +28,7 @@ class StoredFile:
     content: bytes
     created_at: int
     expires_at: int | None
+    owner: str = ""
 
 
 class FileStore:
@@ -64,15 +69,16 @@ class FileStore:
             content=content,
             created_at=now,
             expires_at=now + seconds if seconds else None,
+            owner=caller.get(),
         )
         self._files[file.id] = file
         return file
 
     def get(self, file_id: str) -> StoredFile:
-        """The file. Raises NotFoundError if it never was, is deleted or has expired."""
+        """The caller's file. Raises NotFoundError if it never was, is deleted or has expired."""
         self._forget_expired()
         file = self._files.get(file_id)
-        if file is None:
+        if file is None or file.owner != caller.get():
             raise NotFoundError(
                 f"No such file: {file_id[:100]!r}.", param="file_id", code="file_not_found"
             )
@@ -83,9 +89,9 @@ class FileStore:
         del self._files[self.get(file_id).id]
 
     def list(self) -> list[StoredFile]:
-        """All files, the oldest first."""
+        """All of the caller's files, the oldest first."""
         self._forget_expired()
-        return list(self._files.values())
+        return [file for file in self._files.values() if file.owner == caller.get()]
 
     def _forget_expired(self) -> None:
         now = self._clock()

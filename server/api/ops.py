@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from server.api.answers.ops import Healthy, Unhealthy
+from server.api.answers.ops import Healthy, Ready, Unhealthy
 from server.api.engine import Engine
 from server.api.errors import RETRY_SECONDS
 from server.api.openapi import operation
 from server.api.services import Services
 from server.engine_state import EngineState
+from server.metrics import Metrics
 
 _WORDS = {
-    EngineState.STARTING: ("loading", "Loading model"),
-    EngineState.RESTARTING: ("restarting", "Restarting the engine"),
-    EngineState.FAILED: ("failed", "The engine cannot be started"),
+    EngineState.STARTING: "loading",
+    EngineState.READY: "ok",
+    EngineState.RESTARTING: "restarting",
+    EngineState.FAILED: "failed",
+}
+_MESSAGES = {
+    "loading": "Loading model",
+    "restarting": "Restarting the engine",
+    "draining": "Shutting down",
+    "failed": "The engine cannot be started",
 }
 _UNHEALTHY = {503: Unhealthy}
 
@@ -27,32 +36,64 @@ def ops_router(services: Services) -> APIRouter:
     """The operator's endpoints. None of them waits for the engine."""
     router = APIRouter()
 
-    @router.get(
-        "/health",
-        **operation("Whether requests can come", "server", answer=Healthy, others=_UNHEALTHY),
-    )
-    async def health() -> Response:
-        return _health(services.engine)
-
-    @router.get("/metrics", **operation("Prometheus metrics", "server", text="text/plain"))
-    async def metrics() -> Response:
-        return Response(services.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    add_health(router, services)
+    if services.options.serve_metrics:
+        add_metrics(router, services.metrics)
 
     return router
 
 
-def _health(engine: Engine) -> Response:
-    if engine.state is EngineState.READY:
-        return JSONResponse({"status": "ok"})
-    word, message = _WORDS[engine.state]
-    progress = engine.progress
-    return JSONResponse(
-        {
-            "status": word,
-            "progress": asdict(progress) if progress else None,
-            # llama-server's words, for probes that were written for it.
-            "error": {"code": 503, "message": message, "type": "unavailable_error"},
-        },
-        status_code=503,
-        headers={"retry-after": str(RETRY_SECONDS)},
+def add_metrics(router: APIRouter, metrics: Metrics) -> None:
+    """GET /metrics."""
+
+    @router.get("/metrics", **operation("Prometheus metrics", "server", text="text/plain"))
+    async def render() -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def add_health(router: APIRouter, services: Services) -> None:
+    """GET /health for liveness, GET /health/ready for readiness."""
+
+    @router.get(
+        "/health",
+        **operation("Whether the server lives", "server", answer=Healthy, others=_UNHEALTHY),
     )
+    async def health() -> Response:
+        word = _word(services)
+        if word in ("ok", "restarting", "draining"):
+            progress = _progress(services.engine)
+            return JSONResponse({"status": word, **({"progress": progress} if progress else {})})
+        return _unhealthy(services.engine, word)
+
+    @router.get(
+        "/health/ready",
+        **operation("Whether requests are served now", "server", answer=Ready, others=_UNHEALTHY),
+    )
+    async def ready() -> Response:
+        word, engine = _word(services), services.engine
+        if word != "ok":
+            return _unhealthy(engine, word)
+        told = {
+            "status": word,
+            "step_age": engine.step_age,
+            "requests_running": engine.stats.num_running,
+            "requests_waiting": engine.stats.num_waiting,
+        }
+        return JSONResponse(told)
+
+
+def _word(services: Services) -> str:
+    if services.gate.draining:
+        return "draining"
+    return _WORDS[services.engine.state]
+
+
+def _progress(engine: Engine) -> dict[str, Any] | None:
+    return asdict(engine.progress) if engine.progress else None
+
+
+def _unhealthy(engine: Engine, word: str) -> Response:
+    # llama-server's words, for probes that were written for it.
+    error = {"code": 503, "message": _MESSAGES[word], "type": "unavailable_error"}
+    told = {"status": word, "progress": _progress(engine), "error": error}
+    return JSONResponse(told, status_code=503, headers={"retry-after": str(RETRY_SECONDS)})

@@ -10,8 +10,19 @@ from server.images.url_policy import FetchOptions
 
 
 @dataclass(slots=True, frozen=True)
+class CallerLimits:
+    """Requests that one caller may make in a time, such as ``60/minute``, and at the same time."""
+
+    rate: str | None = None
+    concurrency: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
 class ApiOptions:
     """Settings of the HTTP surface.
+
+    ``max_queue`` requests may wait beside those that run, ``caller`` are the limits of each of
+    those who ask. Without ``serve_metrics`` they are served elsewhere (server.api.ops_app).
 
     ``model_alias`` is the name in the API; without one the GGUF's name serves.
     ``chat_template`` is the name of a built-in template or a Jinja source. No ``api_keys``:
@@ -27,6 +38,11 @@ class ApiOptions:
     model_alias: str | None = None
     chat_template: str | None = None
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    max_queue: int | None = None
+    caller: CallerLimits = field(default_factory=CallerLimits)
+    cors_origins: tuple[str, ...] = ()
+    serve_metrics: bool = True
     max_body_bytes: int = 64 * 1024 * 1024
     image_workers: int = 2
     fetch: FetchOptions = field(default_factory=FetchOptions)

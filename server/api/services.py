@@ -9,6 +9,7 @@ from anyio import to_thread
 
 from server.api.engine import Engine
 from server.api.file_store import FileStore
+from server.api.gate import Gate
 from server.api.options import ApiOptions
 from server.api.pictures import PictureReader
 from server.messages import ModelFacts
@@ -42,6 +43,7 @@ class Services:
     pictures: PictureReader
     templates: TemplateCache
     files: FileStore
+    gate: Gate = field(default_factory=Gate)
     started: int = field(default_factory=lambda: int(time.time()))
 
     def served_name(self, model: ModelFacts) -> str:

@@ -15,10 +15,15 @@ from server.messages.timings import RequestTimings
 
 @dataclass(slots=True, frozen=True)
 class EngineProgress:
-    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
+    """How far loading is; ``fraction`` from 0 to 1 within ``stage``.
+
+    The engine leaves the bytes away; the web process adds them.
+    """
 
     stage: str
     fraction: float
+    loaded_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)

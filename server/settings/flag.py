@@ -11,6 +11,7 @@ class Flag:
 
     ``default`` replaces the default's own text in the help where that says more. With ``bare``
     and ``negative`` it is a switch as well: those are the values of ``--flag`` and ``--no-flag``.
+    With ``repeat`` it may be given several times, and each time with several values.
     """
 
     group: str
@@ -19,3 +20,4 @@ class Flag:
     default: str | None = None
     bare: str | None = None
     negative: str | None = None
+    repeat: bool = False

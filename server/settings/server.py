@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from server.settings.flag import Flag
-from server.settings.types import Secret, Text
+from server.settings.types import Text
 
 
 class ServerSettings(BaseModel):
@@ -18,9 +18,6 @@ class ServerSettings(BaseModel):
     )
     port: Annotated[int, Flag("Server", (), "PORT")] = Field(
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
-    )
-    api_key: Annotated[Secret | None, Flag("Server", (), "KEY", "none, open to all")] = Field(
-        None, description="key that clients must send as a bearer token"
     )
     sse_ping_interval: Annotated[int, Flag("Server", (), "SECONDS")] = Field(
         15, ge=-1, le=3600, description="silence in a stream before a comment; -1 sends none"

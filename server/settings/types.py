@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from PIL import ImageColor
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
+
+_RATE = re.compile(r"[1-9][0-9]*\s*(/|per)\s*([1-9][0-9]*\s*)?(second|minute|hour|day)s?")
 
 
 def _gpu_layers(value: object) -> object:
@@ -46,19 +50,60 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _hosts(value: object) -> object:
-    """Read HOST,HOST:PORT,...; what a host is, the fetcher knows."""
-    if not isinstance(value, str):
+def _listed(value: object) -> object:
+    """Read A,B,... given once, or several times."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         return value
-    return tuple(host for host in (part.strip() for part in value.split(",")) if host)
+    parts = (part.strip() for one in value for part in one.split(","))
+    return tuple(part for part in parts if part)
+
+
+def _secrets(value: object) -> object:
+    """Read one or more; only by default there are none."""
+    parts = _listed(value)
+    if parts == () and value != ():
+        raise ValueError("must not be empty")
+    return parts
+
+
+def _origin(value: str) -> str:
+    """Check what browsers send as Origin; a page's own path is none of it."""
+    if not re.fullmatch(r"https?://[^/\s*]+", value):
+        raise ValueError("must be origins such as https://example.org, without a path")
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("must be addresses or networks such as 10.0.0.0/8") from None
+    return value
+
+
+def _rate(value: str) -> str:
+    """Check N/PERIOD; the words are those of the library ``limits``."""
+    if not _RATE.fullmatch(value.strip()):
+        raise ValueError("must be a number in a time, such as 10/second or 60/minute")
+    return value.strip()
 
 
 Text = Annotated[str, BeforeValidator(_not_empty)]
 UserPath = Annotated[Path, BeforeValidator(_user_path), BeforeValidator(_not_empty)]
 GpuLayers = Annotated[int | Literal["auto", "all"], BeforeValidator(_gpu_layers)]
 Colour = Annotated[tuple[int, int, int], NoDecode, BeforeValidator(_colour)]
-Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
-Secret = Annotated[SecretStr, BeforeValidator(_not_empty)]
+# What a host is, the fetcher knows.
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_listed)
+]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
+]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets)]
+Rate = Annotated[str, AfterValidator(_rate)]
 Detail = Annotated[Literal["auto", "low", "high"], BeforeValidator(_lower)]
 AutoOff = Annotated[Literal["auto", "off"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]

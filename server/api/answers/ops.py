@@ -7,10 +7,29 @@ from typing import Literal
 from server.api.answers.base import Answer
 
 
+class Progress(Answer):
+    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
+
+    stage: str
+    fraction: float
+    loaded_bytes: int
+    total_bytes: int
+
+
 class Healthy(Answer):
-    """Requests can come."""
+    """The server lives. While it restarts its engine, requests wait for that."""
+
+    status: Literal["ok", "restarting", "draining"]
+    progress: Progress | None = None
+
+
+class Ready(Answer):
+    """Requests are served now. ``step_age``: seconds that the engine is at its present work."""
 
     status: Literal["ok"]
+    step_age: float
+    requests_running: int
+    requests_waiting: int
 
 
 class HealthError(Answer):
@@ -21,16 +40,9 @@ class HealthError(Answer):
     type: Literal["unavailable_error"]
 
 
-class Progress(Answer):
-    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
-
-    stage: str
-    fraction: float
-
-
 class Unhealthy(Answer):
     """No requests can come."""
 
-    status: Literal["loading", "restarting", "failed"]
+    status: Literal["loading", "restarting", "draining", "failed"]
     progress: Progress | None
     error: HealthError

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from server.api.caller import caller
 from server.errors import NotFoundError
 
 
@@ -38,13 +39,14 @@ class StoredResponse:
 class ResponseStore:
     """Keeps the responses that were used last, as many as fit ``max_count`` and ``max_bytes``.
 
-    Each one holds its whole conversation, so that the loss of one never breaks another.
+    Each one holds its whole conversation, so that the loss of one never breaks another. It
+    belongs to the key that it was made with; nobody else finds it.
     """
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()
         self.n_bytes = 0
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class ResponseStore:
         """Keep one; those that were used longest ago make room. False where it is too large."""
         if self._max_count == 0 or stored.size > self._max_bytes:
             return False
-        self._kept[stored.response["id"]] = stored
+        self._kept[_key(stored.response["id"])] = stored
         self.n_bytes += stored.size
         while len(self._kept) > self._max_count or self.n_bytes > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)
@@ -63,9 +65,9 @@ class ResponseStore:
 
     def find(self, response_id: str) -> StoredResponse | None:
         """A response, which is now the one used last; None where there is none."""
-        stored = self._kept.get(response_id)
+        stored = self._kept.get(_key(response_id))
         if stored is not None:
-            self._kept.move_to_end(response_id)
+            self._kept.move_to_end(_key(response_id))
         return stored
 
     def get(self, response_id: str) -> StoredResponse:
@@ -83,4 +85,8 @@ class ResponseStore:
     def delete(self, response_id: str) -> None:
         """Forget a response. Raises NotFoundError."""
         self.n_bytes -= self.get(response_id).size
-        del self._kept[response_id]
+        del self._kept[_key(response_id)]
+
+
+def _key(response_id: str) -> tuple[str, str]:
+    return caller.get(), response_id

@@ -1,0 +1,177 @@
+"""HTTP/1.1 that waits for nobody for ever.
+
+uvicorn closes connections that are idle between two requests, and no others. Here each step has its
+time: the head of a request, each piece of its body, each piece of the answer that the client
+reads. A client that is too slow loses its connection, which ends its request and frees the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, cast
+
+import h11
+
+from server.http_protocol import HttpProtocol
+from server.serving.connections import ClientLimits, Connections
+
+logger = logging.getLogger(__name__)
+
+# What must come of a body within each timeout: enough for any honest line, not for a slowloris.
+LEAST_BODY_BYTES = 4096
+
+
+class Phase(Enum):
+    """What a connection is at: waiting for a request, reading its head or body, answering it, or
+    reading what is left of the body of one that was answered already.
+    """
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    REST = "rest"
+    CLOSING = "closing"
+
+
+class GuardedProtocol(HttpProtocol):
+    """One connection. ``limits`` and ``others`` are the server's."""
+
+    def __init__(
+        self, *args: Any, limits: ClientLimits, others: Connections, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._others = others
+        self._phase = Phase.IDLE
+        self._received = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        if self._others.add(self):
+            self._enter(Phase.HEAD)
+            return
+        logger.warning("a connection is refused: %d are at work", len(self._others))
+        self.refuse(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the server has as many connections as it takes; try again in a moment",
+            "too_many_connections",
+        )
+        self._enter(Phase.CLOSING)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client, or we, have closed the connection."""
+        self._others.discard(self)
+        for timer in (self._timer, self._reader_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._reader_timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, of a body, or of both."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._received += len(data)
+        super().data_received(data)
+        self._update()
+
+    def on_response_complete(self) -> None:
+        """An answer was handed to the transport whole."""
+        super().on_response_complete()
+        self._update()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write: from now on it has its time."""
+        super().pause_writing()
+        if self._limits.timeout:
+            self._reader_timer = self.loop.call_later(self._limits.timeout, self._give_up_reader)
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all that there was."""
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+        super().resume_writing()
+
+    def spare(self) -> None:
+        """Closes the connection, which is idle: its place is needed."""
+        self.transport.abort()
+
+    def _update(self) -> None:
+        """Finds out where uvicorn is with this connection."""
+        cycle = self.cycle
+        if self.transport.is_closing():
+            self._enter(Phase.CLOSING)
+        elif cycle is not None and not cycle.response_complete:
+            self._enter(Phase.BODY if cycle.more_body else Phase.ANSWER)
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._enter(Phase.REST)
+        elif cycle is None or self.conn.trailing_data[0]:
+            self._enter(Phase.HEAD)
+        else:
+            self._enter(Phase.IDLE)
+        if self._phase is Phase.REST and self._received > self._limits.max_body_bytes:
+            self.transport.abort()
+
+    def _enter(self, phase: Phase) -> None:
+        if phase is self._phase:
+            return
+        self._phase = phase
+        self._received = 0
+        self._others.set_busy(self, phase in (Phase.BODY, Phase.ANSWER))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if phase not in (Phase.IDLE, Phase.ANSWER) and self._limits.timeout:
+            late = self.transport.abort if phase is Phase.CLOSING else self._give_up_sender
+            self._timer = self.loop.call_later(self._limits.timeout, late)
+
+    def _give_up_sender(self) -> None:
+        self._timer = None
+        if self._phase is Phase.BODY and (
+            self._received >= LEAST_BODY_BYTES or self.flow.read_paused
+        ):
+            # It does send, or it is we who do not read.
+            self._received = 0
+            self._timer = self.loop.call_later(self._limits.timeout, self._give_up_sender)
+            return
+        logger.info("%s: too slow in sending a request's %s", self._who, self._phase.value)
+        if self._phase is Phase.REST or (
+            self._phase is Phase.HEAD and not self.conn.trailing_data[0]
+        ):
+            self.transport.abort()
+            return
+        cycle = self.cycle if self._phase is Phase.BODY else None
+        self.refuse(
+            HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time", "request_timeout"
+        )
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._enter(Phase.CLOSING)
+
+    def _give_up_reader(self) -> None:
+        self._reader_timer = None
+        logger.info("%s: does not read its answer", self._who)
+        self.transport.abort()
+
+    @property
+    def _who(self) -> str:
+        return f"{self.client[0]}:{self.client[1]}" if self.client else "a client"
+
+
+def guarded(limits: ClientLimits, others: Connections) -> type[GuardedProtocol]:
+    """What uvicorn calls for each connection."""
+
+    class Protocol(GuardedProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, limits=limits, others=others, **kwargs)
+
+    return cast("type[GuardedProtocol]", Protocol)

@@ -1,0 +1,244 @@
+"""Clients that are slow, silent or many: each loses its own connection, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fakes import FakeEngine, chat, wait_for
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+from server.serving.connections import ClientLimits, Connections
+from server.serving.listener import Listener
+from server.serving.web import WebOptions, WebServer
+
+CHAT = "/v1/chat/completions"
+HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+MIB = 1024 * 1024
+
+
+class Live:
+    """A server in a thread, and raw connections to it."""
+
+    def __init__(self, server: WebServer) -> None:
+        self.server = server
+        self.address = server.listener.socket.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+
+    def connect(self, data: str = "", receive_buffer: int = 0) -> socket.socket:
+        client = socket.socket()
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.settimeout(20)
+        client.connect(self.address)
+        client.sendall(data.encode())
+        return client
+
+    def works(self) -> bool:
+        return httpx.post(self.url + CHAT, json=chat(), timeout=10).status_code == 200
+
+
+@contextmanager
+def guarded(
+    engine: FakeEngine | None = None, limits: ClientLimits | None = None, **options: Any
+) -> Iterator[Live]:
+    limits = limits or ClientLimits(timeout=0.5)
+    app = create_app(engine or FakeEngine(), ApiOptions(**options))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = WebServer(app, Listener(listener), WebOptions(clients=limits))
+    thread = threading.Thread(target=asyncio.run, args=(server.run_until_stopped(),))
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        yield Live(server)
+    finally:
+        server.stop()
+        thread.join(15)
+        assert not thread.is_alive()
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = b""
+    try:
+        while piece := client.recv(65536):
+            data += piece
+    except ConnectionError:
+        pass
+    return data
+
+
+def test_who_says_nothing_is_hung_up_on() -> None:
+    with guarded() as live, live.connect() as client:
+        start = time.monotonic()
+        assert read_all(client) == b""
+        assert time.monotonic() - start >= 0.4
+        assert live.works()
+
+
+def test_a_head_that_never_ends_is_answered_and_closed() -> None:
+    with guarded() as live, live.connect(HEAD) as client:
+        for letter in "x-slow: loris":
+            time.sleep(0.1)
+            try:
+                client.sendall(letter.encode())
+            except ConnectionError:
+                break
+        answer = read_all(client)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408 ")
+    with guarded() as live, live.connect(HEAD) as client:
+        answer = read_all(client)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code": "request_timeout"' in answer
+        assert live.works()
+
+
+def test_a_head_in_a_kept_connection_has_its_time_too() -> None:
+    with guarded() as live, live.connect("GET /health HTTP/1.1\r\nhost: t\r\n\r\n") as client:
+        assert client.recv(100_000).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /health HT")
+        assert b"HTTP/1.1 408 " in read_all(client)
+
+
+def test_half_a_body_is_answered_and_frees_its_place() -> None:
+    engine = FakeEngine()
+    with (
+        guarded(engine, max_queue=0) as live,
+        live.connect(f'{HEAD}content-length: 1000\r\n\r\n{{"mess') as client,
+    ):
+        gate = live.server.config.app.state.controls.gate  # type: ignore[union-attr]
+        wait_for(lambda: gate.taken == 1)
+        assert read_all(client).startswith(b"HTTP/1.1 408 ")
+        wait_for(lambda: gate.taken == 0)
+        assert engine.ids == []
+        assert live.works()
+
+
+def test_a_slow_body_is_taken_as_long_as_it_comes() -> None:
+    body = b'{"messages": [{"role": "user", "content": "' + b"a" * 40_000 + b'"}]}'
+    with guarded() as live:
+        with live.connect(f"{HEAD}content-length: {len(body)}\r\n\r\n") as client:
+            for start in range(0, len(body), 5000):
+                client.sendall(body[start : start + 5000])
+                time.sleep(0.15)
+            assert client.recv(100_000).startswith(b"HTTP/1.1 200 ")
+        with live.connect(f"{HEAD}content-length: {len(body)}\r\n\r\n") as client:
+            for start in range(len(body)):
+                try:
+                    client.sendall(body[start : start + 1])
+                except ConnectionError:
+                    break
+                time.sleep(0.02)
+            assert start < 200, "a byte at a time is no way to send"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_of_gigabytes_is_refused_before_it_is_read(declared: bool) -> None:
+    length = f"content-length: {2 * 1024 * MIB}" if declared else "transfer-encoding: chunked"
+    limits = ClientLimits(timeout=0.5, max_body_bytes=2 * MIB)
+    with (
+        guarded(limits=limits, max_body_bytes=MIB) as live,
+        live.connect(f"{HEAD}{length}\r\n\r\n") as client,
+    ):
+        piece = b" " * 65536
+        sent = 0
+        try:
+            while sent < 2 * 1024 * MIB:
+                client.sendall(piece if declared else b"10000\r\n" + piece + b"\r\n")
+                sent += len(piece)
+        except OSError:
+            pass
+        assert sent < 64 * MIB, "cut off, not read to its end"
+        assert live.works()
+
+
+def test_the_refusal_of_a_large_body_arrives() -> None:
+    with guarded(max_body_bytes=1000) as live:
+        answer = httpx.post(live.url + CHAT, content=b" " * (4 * MIB), timeout=10)
+        assert answer.status_code == 413
+
+
+def test_a_reader_that_stops_is_cut_off_and_frees_the_engine() -> None:
+    engine = FakeEngine(texts=("word " * 400,) * 5000, token_seconds=0.0001)
+    with guarded(engine) as live:
+        body = '{"messages": [{"role": "user", "content": "a"}], "stream": true}'
+        request = f"{HEAD}content-length: {len(body)}\r\n\r\n{body}"
+        with live.connect(request, receive_buffer=4096) as client:
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+            wait_for(lambda: engine.running == 0, 15)
+            assert engine.aborted, "nobody generates for it any more"
+            assert live.works()
+            read = len(read_all(client))
+        assert read < 2 * MIB, "what was kept for it is bounded"
+
+
+def test_at_the_limit_idle_connections_make_room_and_busy_ones_do_not() -> None:
+    engine = FakeEngine(texts=("word ",) * 1000, token_seconds=0.02)
+    limits = ClientLimits(max_connections=3, timeout=30)
+    with guarded(engine, limits) as live:
+        idle = [live.connect() for _ in range(3)]
+        wait_for(lambda: len(live.server.connections) == 3)
+        body = '{"messages": [{"role": "user", "content": "a"}], "stream": true}'
+        busy = []
+        for _ in range(3):
+            client = live.connect(f"{HEAD}content-length: {len(body)}\r\n\r\n{body}")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+            busy.append(client)
+        assert [read_all(client) for client in idle] == [b"", b"", b""]
+        with live.connect("GET /health HTTP/1.1\r\nhost: t\r\n\r\n") as refused:
+            answer = read_all(refused)
+        assert answer == b"" or b'"too_many_connections"' in answer
+        assert all(client.recv(10) for client in busy)
+        for client in (*busy, *idle):
+            client.close()
+        wait_for(lambda: engine.running == 0)
+        wait_for(lambda: len(live.server.connections) == 0)
+
+
+def test_many_idle_connections_harm_nobody() -> None:
+    limits = ClientLimits(max_connections=100, timeout=30)
+    with guarded(limits=limits) as live:
+        clients = []
+        for _ in range(400):
+            clients.append(live.connect())
+        start = time.monotonic()
+        assert live.works()
+        assert time.monotonic() - start < 5
+        assert len(live.server.connections) <= 100
+        for client in clients:
+            client.close()
+
+
+class Spared:
+    """A connection that remembers being closed."""
+
+    def __init__(self) -> None:
+        self.spared = False
+
+    def spare(self) -> None:
+        self.spared = True
+
+
+def test_the_connection_idle_longest_goes_first() -> None:
+    connections = Connections(2)
+    first, second, third, fourth = (Spared() for _ in range(4))
+    assert connections.add(first)
+    assert connections.add(second)
+    connections.set_busy(first, True)
+    connections.set_busy(first, False)
+    assert connections.add(third)
+    assert (first.spared, second.spared) == (False, True)
+    connections.set_busy(first, True)
+    connections.set_busy(third, True)
+    assert connections.busy == 2
+    assert not connections.add(fourth)
+    connections.set_busy(second, False)
+    assert len(connections) == 2, "who is gone does not come back"
