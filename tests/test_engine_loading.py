@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import llama_sums
 import pytest
 from live import DEMO, ROOT
 
@@ -19,6 +20,7 @@ from server.engine.exhaustion import Exhausted, exhausted
 from server.engine.load import LoadedEngine, load
 from server.errors import ConfigError, OutOfMemory, StartupError
 from server.memory.process import read_process
+from server.memory.report import measured_parts
 from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWishes
 
 
@@ -250,3 +252,17 @@ def test_nothing_grows_after_the_warm_up(cache: Path) -> None:
 def square(edge: int, shade: int) -> ImageInput:
     """A picture as the web process hands it over."""
     return ImageInput(str(shade), edge, edge, bytes([shade]) * (edge * edge * 3), edge, edge)
+
+
+@pytest.mark.skipif(not llama_sums.available(), reason="no libstdc++ build of llama.cpp")
+@pytest.mark.parametrize("types", [("f16", "f16"), ("q8_0", "q4_0")])
+def test_what_is_read_from_the_log_is_what_llama_cpp_sums_up(
+    types: tuple[str, str], cache: Path
+) -> None:
+    with loaded(cache, mmap=False, cache_type_k=types[0], cache_type_v=types[1]) as engine:
+        found = llama_sums.sums(engine.handles.context.handle)
+        measured = measured_parts(engine.handles.lines)
+    for part, kind in (("weights", "model"), ("kv_cache", "context"), ("compute", "compute")):
+        logged = sum(size for (name, _), size in measured.items() if name == part)
+        # Each line is rounded to a hundredth of a MiB; there are three at most.
+        assert logged == pytest.approx(found[kind], abs=3 * 0.005 * 2**20), part
