@@ -138,7 +138,8 @@ class Choices:
         times = [t for answer in self.answers if (t := answer.generation.timings) is not None]
         if len(times) < len(self.answers) or not all(t.finished for t in times):
             return None
-        return replace(times[0], finished=max(t.finished for t in times))
+        last = max(times, key=lambda t: t.finished)
+        return replace(times[0], finished=last.finished, peaks=last.peaks)
 
 
 def seeded(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from server.api.generation import Tally
 
 
 def timings(tally: Tally) -> dict[str, Any]:
-    """The field ``timings``; nothing before the end, or when an engine does not tell.
+    """The field ``timings``, and ``memory_peaks`` where there were some.
+
+    Nothing before the end, or when an engine does not tell.
 
     Times are milliseconds. The prompt's begin when it gets a sequence, so waiting in the queue
     does not count, and pictures that had to be encoded do. The first token is free: it comes
@@ -18,6 +21,7 @@ def timings(tally: Tally) -> dict[str, Any]:
     times = tally.timings
     if times is None or not times.finished:
         return {}
+    peaks = {"memory_peaks": [asdict(peak) for peak in times.peaks]} if times.peaks else {}
     computed = tally.prompt_tokens - tally.cached_tokens
     predicted, steps = tally.completion_tokens, max(tally.completion_tokens - 1, 0)
     return {
@@ -25,7 +29,8 @@ def timings(tally: Tally) -> dict[str, Any]:
             "cache_n": tally.cached_tokens,
             **_rates("prompt", computed, computed, times.prefill_seconds),
             **_rates("predicted", predicted, steps, times.decode_seconds),
-        }
+        },
+        **peaks,
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from server.engine.encoding import EncodeDone
 from server.engine.image_cache import ImageCache
 from server.engine.outputs import token_output
+from server.engine.peaks import PeakWatch
 from server.engine.plan import Chunk, Plan
 from server.engine.pulse import Pulse
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
@@ -56,6 +57,7 @@ class EngineCore:
         self._decode_sequences = 0
         self._tokens_max = 0
         self.pulse = Pulse()
+        self.peaks = PeakWatch()
         self._start_encode = start_encode
         self._waits = False
         self._writers: dict[str, Writer] = {}
@@ -108,6 +110,7 @@ class EngineCore:
             arrival=message.arrival,
             max_new_tokens=room if asked is None else min(asked, room),
             queued=time.monotonic(),
+            peaks=self.peaks.begin(),
             output_tokens=list(message.resumed),
         )
 

@@ -20,6 +20,7 @@ from server.engine.handles import Handles, Loader, Progress
 from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
+from server.engine.peaks import PeakWatch
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
@@ -99,6 +100,7 @@ def _load(
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
     core = _make_core(config, runner, scheduler, encoders)
+    core.peaks = PeakWatch(devices, list_devices)
     return LoadedEngine(core, ready, handles, encoders)
 
 

@@ -32,7 +32,8 @@ def token_output(
 def timings(request: Request, *, ended: bool) -> RequestTimings:
     """When it reached each stage; ``ended``: its last token was sampled just now."""
     finished = time.monotonic() if ended else 0.0
-    return RequestTimings(request.queued, request.started, request.first_token, finished)
+    peaks = request.peaks() if ended else ()
+    return RequestTimings(request.queued, request.started, request.first_token, finished, peaks)
 
 
 def encoded_image(picture: Picture) -> EncodedImage:

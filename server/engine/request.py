@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.positions import Positions
-from server.messages import ImageInput
+from server.messages import ImageInput, MemoryPeak
 from server.sampling import SamplingParams
 
 
@@ -107,6 +108,7 @@ class Request:
     sampling: SamplingParams
     arrival: float
     max_new_tokens: int
+    peaks: Callable[[], tuple[MemoryPeak, ...]] = tuple
     status: RequestStatus = RequestStatus.WAITING
     seq_id: int = -1
     num_computed: int = 0

@@ -17,6 +17,7 @@ from server.messages.memory import (
     DeviceMemory,
     FitDecision,
     MemoryPart,
+    MemoryPeak,
     MemoryReport,
     MemoryWishes,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "ImageInput",
     "LiteralText",
     "MemoryPart",
+    "MemoryPeak",
     "MemoryReport",
     "MemoryWishes",
     "ModelFacts",

@@ -61,6 +61,15 @@ class MemoryPart:
 
 
 @dataclass(slots=True, frozen=True)
+class MemoryPeak:
+    """The most bytes that the engine has held of a device, and by how much a request raised it."""
+
+    device: str
+    bytes: int
+    raised_by: int
+
+
+@dataclass(slots=True, frozen=True)
 class FitDecision:
     """A setting that was left to the fit: what it became, and why."""
 

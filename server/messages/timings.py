@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.messages.memory import MemoryPeak
+
 
 @dataclass(slots=True, frozen=True)
 class RequestTimings:
@@ -11,13 +13,15 @@ class RequestTimings:
 
     ``queued``: the engine had it and its prompt was counted; ``started``: it was first given a
     sequence, which a preemption does not change; ``first_token`` and ``finished``: its first and
-    its last token were sampled, the latter 0 while it runs.
+    its last token were sampled, the latter 0 while it runs. ``peaks`` are the devices of which
+    the engine has never held as much as while this request ran, known with its end.
     """
 
     queued: float
     started: float
     first_token: float
     finished: float = 0.0
+    peaks: tuple[MemoryPeak, ...] = ()
 
     @property
     def queue_seconds(self) -> float:

@@ -48,6 +48,14 @@ class Timings(Answer):
     predicted_per_second: Milliseconds
 
 
+class Peak(Answer):
+    """The most bytes that the engine has held of a device, and how far this request raised it."""
+
+    device: str
+    bytes: Count
+    raised_by: Count
+
+
 class TopLogprob(Answer):
     """A token that might have been chosen, how likely it was (natural logarithm), and its bytes."""
 
@@ -87,7 +95,9 @@ class ChatChoice(Answer):
 
 
 class ChatCompletion(Answer):
-    """A chat completion in one piece. ``images`` only where there were pictures."""
+    """A chat completion in one piece. ``images`` only where there were pictures, ``memory_peaks``
+    where more memory was held than ever before.
+    """
 
     id: str
     object: Literal["chat.completion"]
@@ -96,6 +106,7 @@ class ChatCompletion(Answer):
     choices: list[ChatChoice]
     usage: Usage
     timings: Timings | None = None
+    memory_peaks: list[Peak] | None = None
     images: list[PictureReport] | None = None
 
 
@@ -125,6 +136,7 @@ class ChatChunk(Answer):
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
     timings: Timings | None = None
+    memory_peaks: list[Peak] | None = None
     images: list[PictureReport] | None = None
 
 
