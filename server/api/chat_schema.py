@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from server.api.chat_tools import ChatToolChoice, ChatTools
 from server.api.errors import validation_error
 from server.api.grammars import ResponseFormat
 from server.api.sampling_schema import Count, SamplingFields, check_limits
@@ -35,6 +36,9 @@ class ChatRequest(SamplingFields):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: ChatTools | None = None
+    tool_choice: ChatToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 

@@ -6,7 +6,6 @@ one way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ from server.errors import LlavaError, RequestError
 from server.images.prepare import Detail
 from server.messages import EngineReady, LiteralText, PromptPart
 from server.prompt import ChatTemplate, Part, Picture, Turn
-from server.tools import Toolbox, ToolCall
+from server.tools import Toolbox
 
 # A template checks its own time now and then; this is for one that never gets that far.
 _TEMPLATE_SECONDS = 5.0
@@ -96,21 +95,6 @@ class DialogReader:
             turn = Turn(turn.role, turn.content, (), turn.tool_call_id, turn.name or name)
         self._called.update((call.id, call.name) for call in turn.tool_calls)
         self.turns.append(turn)
-
-
-def checked_call(call_id: str, name: str, arguments: str, param: str) -> ToolCall:
-    """A call that the model made before. Raises RequestError, naming ``param``, unless its
-    arguments are the text of a JSON object.
-    """
-    try:
-        fits = isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
-        fits = False
-    if not fits:
-        raise RequestError(
-            f"{param}: Input should be the text of a JSON object", param=param, code="invalid_value"
-        )
-    return ToolCall(call_id, name, arguments)
 
 
 def joined(turns: Iterable[Turn], *roles: str) -> list[Turn]:

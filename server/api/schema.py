@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,7 +19,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 _PARTS_TO_COME = ("input_audio", "video_url", "refusal")
-_ROLES_TO_COME = ("tool", "function")
+_ROLES_TO_COME = ("function",)
 
 
 def writable(text: str) -> str:
@@ -34,6 +35,20 @@ def writable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(writable)]
+
+
+def _object(text: str) -> str:
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    raise PydanticCustomError("json_object", "Input should be the text of a JSON object")
+
+
+ObjectText = Annotated[str, AfterValidator(writable), AfterValidator(_object)]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class Strict(BaseModel):
@@ -162,12 +177,29 @@ Content = Annotated[
 ]
 
 
+class CalledFunction(Strict):
+    """What the model called; ``arguments`` is the text of a JSON object."""
+
+    name: FunctionName
+    arguments: ObjectText
+
+
+class MessageCall(Strict):
+    """A call that the model made before."""
+
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(Strict):
     """One message of a conversation."""
 
-    role: Literal["developer", "system", "user", "assistant"]
-    content: Content
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: Content | None = None
     name: str | None = None
+    tool_calls: Annotated[list[MessageCall], Field(max_length=128)] | None = None
+    tool_call_id: CallId | None = None
 
     @field_validator("role", mode="before")
     @classmethod
@@ -181,4 +213,4 @@ class ChatMessage(Strict):
         """The content as parts, whichever way it was written."""
         if isinstance(self.content, str):
             return [TextPart.model_construct(type="text", text=self.content)]
-        return self.content
+        return self.content or []

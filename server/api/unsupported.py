@@ -12,9 +12,6 @@ from server.errors import UnsupportedParameter
 
 # Field -> values that change nothing. None, null on the wire, never does.
 _OPENAI: dict[str, tuple[object, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -55,8 +52,6 @@ _LLAMA_CPP: dict[str, tuple[object, ...]] = {
 }
 _STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
 _MESSAGE: dict[str, tuple[object, ...]] = {
-    "tool_calls": ([],),
-    "tool_call_id": (),
     "function_call": (),
     "audio": (),
     "refusal": ("",),

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
@@ -71,7 +72,7 @@ def _add_messages(router: APIRouter, services: Services) -> None:
         begun = begin(
             services,
             ready,
-            read_dialog(body),
+            await to_thread.run_sync(read_dialog, body),
             body.sampling(),
             request_id=reply.id,
             arrival=arrival,
@@ -100,7 +101,8 @@ def _add_count(router: APIRouter, services: Services) -> None:
         body = await read_body(request, services.options.max_body_bytes, parse_count)
 
         async def work() -> dict[str, Any]:
-            parts = await prompt_of(services, ready, read_dialog(body))
+            dialog = await to_thread.run_sync(read_dialog, body)
+            parts = await prompt_of(services, ready, dialog)
             return {"input_tokens": (await services.engine.count(parts)).prompt_tokens}
 
         return await while_connected(request.receive, work())

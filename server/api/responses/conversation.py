@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server.api.dialog import Dialog, DialogReader, checked_call, joined
+from server.api.dialog import Dialog, DialogReader, joined
 from server.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -17,6 +17,7 @@ from server.api.responses.schema import InputRequest
 from server.api.responses.tools import read_toolbox
 from server.errors import ImageError
 from server.prompt import Part, Turn
+from server.tools import ToolCall
 
 _ROLES = {"developer": "system"}
 
@@ -44,8 +45,7 @@ def read_dialog(request: InputRequest, before: Sequence[Any] = ()) -> Dialog:
 def _read(reader: DialogReader, item: Any, where: str) -> None:
     """``where`` is the item's field, empty for one of an earlier response's."""
     if isinstance(item, FunctionCall):
-        arguments = _field(where, "arguments")
-        call = checked_call(item.call_id, item.name, item.arguments, arguments)
+        call = ToolCall(item.call_id, item.name, item.arguments)
         reader.add(Turn("assistant", (), (call,)))
     elif isinstance(item, FunctionCallOutput):
         content = _parts(reader, item.output, _field(where, "output"), "tool")

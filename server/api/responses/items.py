@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.schema import Strict, Text
+from server.api.schema import ObjectText, Strict, Text
 from server.api.tagged import Refused, by_type, text_or_list
 
 Id = Annotated[Text, Field(min_length=1, max_length=200)]
@@ -77,7 +77,7 @@ class FunctionCall(Strict):
     type: Literal["function_call"]
     call_id: Id
     name: Name
-    arguments: Text
+    arguments: ObjectText
     id: str | None = None
     status: Status | None = None
 
