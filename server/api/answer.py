@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from anyio import to_thread
 
 from server.api.dialog import Dialog, note_prompt, prompt_of
 from server.api.generation import Generation
 from server.api.image_report import pictures_of
 from server.api.services import Services
-from server.messages import EngineReady, FinishReason, PromptPart, TokenOutput
+from server.errors import RequestError
+from server.messages import EngineReady, FinishReason, PromptPart, TokenLogprob, TokenOutput
 from server.sampling import SamplingParams
+from server.tools import Toolbox
+from server.tools.grammar import blamed, with_tools
 from server.tools.parse import CallBegin, CallParser, Content, Piece
 from server.tools.style import ToolStyle
 
 
 @dataclass(slots=True, frozen=True)
 class Step:
-    """What one output of the engine brought, as it is to be told."""
+    """What one output of the engine brought, as it is to be told.
+
+    ``logprobs`` are those of tokens of the content; a call's are not told. ``finish_reason`` is
+    in OpenAI's words, and comes with the last one.
+    """
 
     pieces: tuple[Piece, ...]
     output: TokenOutput
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content that is new."""
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, Content))
 
 
 class Answer:
@@ -33,12 +49,21 @@ class Answer:
         self.generation = generation
         self.called = False
         self._parser = CallParser(style) if style is not None else None
+        self._held: tuple[TokenLogprob, ...] = ()
 
     async def __aiter__(self) -> AsyncIterator[Step]:
         async for output in self.generation:
-            step = Step(tuple(self._pieces(output)), output)
-            self.called |= any(isinstance(piece, CallBegin) for piece in step.pieces)
-            yield step
+            pieces = tuple(self._pieces(output))
+            self.called |= any(isinstance(piece, CallBegin) for piece in pieces)
+            reason = output.finish_reason.value if output.finish_reason else None
+            if self.called and output.finish_reason is FinishReason.STOP:
+                reason = "tool_calls"
+            yield Step(pieces, output, self._logprobs(pieces, output), reason)
+
+    @property
+    def may_call(self) -> bool:
+        """Whether there may be calls in it."""
+        return self._parser is not None
 
     async def aclose(self) -> None:
         """Abort what still runs."""
@@ -51,6 +76,16 @@ class Answer:
         if output.finish_reason is not None:
             pieces += self._parser.flush(cut=output.finish_reason is FinishReason.LENGTH)
         return pieces
+
+    def _logprobs(self, pieces: tuple[Piece, ...], output: TokenOutput) -> tuple[TokenLogprob, ...]:
+        if self._parser is None:
+            return output.logprobs
+        # Text that may begin a call is held back, and so is what belongs to it.
+        self._held += output.logprobs
+        if self._parser.in_call or not any(isinstance(piece, Content) for piece in pieces):
+            return ()
+        ready, self._held = self._held, ()
+        return ready
 
 
 async def begin(
@@ -66,30 +101,54 @@ async def begin(
 
     Raises RequestError, naming the field, or EngineUnavailable.
     """
-    parts = await prepared(services, ready, dialog)
-    return await admitted(services, parts, sampling, request_id=request_id, arrival=arrival)
+    prepared = await prepare(services, ready, dialog, sampling)
+    return await admitted(services, prepared, request_id=request_id, arrival=arrival)
 
 
-async def prepared(
-    services: Services, ready: EngineReady, dialog: Dialog
-) -> tuple[PromptPart, ...]:
-    """The dialog's prompt, told to the request's record. Raises RequestError."""
+@dataclass(slots=True, frozen=True)
+class Prepared:
+    """A request as the engine reads it; ``style`` says how its answer writes calls, if any."""
+
+    parts: tuple[PromptPart, ...]
+    sampling: SamplingParams
+    toolbox: Toolbox
+    style: ToolStyle | None
+
+
+async def prepare(
+    services: Services, ready: EngineReady, dialog: Dialog, sampling: SamplingParams
+) -> Prepared:
+    """The dialog's prompt, told to the request's record, and the grammar of its answers.
+
+    Raises RequestError, naming the field.
+    """
+    toolbox, style = dialog.toolbox, None
+    if toolbox.callable:
+        style = (await services.templates.get(ready.model)).tool_style
+        grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
+        sampling = replace(sampling, grammar=grammar)
     parts = await prompt_of(services, ready, dialog)
     note_prompt(parts)
-    return parts
+    return Prepared(parts, sampling, toolbox, style)
 
 
 async def admitted(
     services: Services,
-    parts: tuple[PromptPart, ...],
-    sampling: SamplingParams,
+    prepared: Prepared,
     *,
     request_id: str,
     arrival: float,
     first: bool = True,
 ) -> Answer:
-    """An answer whose prompt was counted and fits; not ``first``: one more to the same prompt."""
-    outputs = services.engine.generate(parts, sampling, request_id)
+    """An answer whose prompt was counted and fits; not ``first``: one more to the same prompt.
+
+    Raises RequestError, naming the field, or EngineUnavailable.
+    """
+    parts = prepared.parts
+    outputs = services.engine.generate(parts, prepared.sampling, request_id)
     generation = Generation(outputs, services.metrics, arrival, pictures_of(parts), first=first)
-    await generation.admit()
-    return Answer(generation)
+    try:
+        await generation.admit()
+    except RequestError as exc:
+        raise blamed(exc, prepared.toolbox) from exc
+    return Answer(generation, prepared.style)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 
+from server.api.answer import Step
 from server.api.answers.chat import ChatCompletion, ChatEvent
 from server.api.body import read_body
+from server.api.chat_calls import MessageWriter, delta_of
 from server.api.chat_dialog import read_chat
 from server.api.chat_reply import ChatReply, images
 from server.api.chat_schema import ChatRequest, parse_chat
@@ -87,7 +89,7 @@ async def _start(
 class _Whole:
     """A choice while it grows."""
 
-    texts: list[str] = field(default_factory=list)
+    writer: MessageWriter = field(default_factory=MessageWriter)
     tokens: list[TokenLogprob] = field(default_factory=list)
     reason: str = ""
 
@@ -96,16 +98,17 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
     wholes = [_Whole() for _ in choices.answers]
     try:
         async for index, step in choices:
-            whole, output = wholes[index], step.output
-            whole.texts.append(output.text)
-            whole.tokens += output.logprobs
-            whole.reason = output.finish_reason.value if output.finish_reason else ""
+            whole = wholes[index]
+            for piece in step.pieces:
+                whole.writer.add(piece)
+            whole.tokens += step.logprobs
+            whole.reason = step.finish_reason or ""
     finally:
         await choices.aclose()
     told = [
         reply.choice(
             index,
-            "".join(whole.texts),
+            whole.writer.message,
             whole.reason,
             chat_logprobs(whole.tokens) if with_logprobs else None,
         )
@@ -115,16 +118,26 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
 
 
 async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:
-    for index, _ in enumerate(choices.answers):
-        yield reply.delta({"role": "assistant", "content": ""}, index=index)
+    for index, answer in enumerate(choices.answers):
+        content = None if answer.may_call else ""
+        yield reply.delta({"role": "assistant", "content": content}, index=index)
     async for index, step in choices:
-        output = step.output
-        if output.text or output.logprobs:
-            logprobs = chat_logprobs(output.logprobs) if output.logprobs else None
-            yield reply.delta({"content": output.text}, logprobs=logprobs, index=index)
-        if output.finish_reason:
+        for chunk in _chunks(reply, step, index):
+            yield chunk
+        if step.finish_reason:
             last = {} if include_usage else timings(choices)
             seen = {} if index else images(choices)
-            yield reply.delta({}, output.finish_reason.value, index=index, **seen, **last)
+            yield reply.delta({}, step.finish_reason, index=index, **seen, **last)
     if include_usage:
         yield reply.usage_chunk(choices)
+
+
+def _chunks(reply: ChatReply, step: Step, index: int) -> Iterator[bytes]:
+    logprobs = chat_logprobs(step.logprobs) if step.logprobs else None
+    deltas = [delta for piece in step.pieces if (delta := delta_of(piece)) is not None]
+    if logprobs is not None and not deltas:
+        deltas = [{"content": ""}]
+    for delta in deltas:
+        told = logprobs if "content" in delta else None
+        yield reply.delta(delta, logprobs=told, index=index)
+        logprobs = None if told else logprobs

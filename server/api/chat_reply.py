@@ -20,12 +20,16 @@ class ChatReply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def choice(
-        self, index: int, text: str, finish_reason: str, logprobs: dict[str, Any] | None
+        self,
+        index: int,
+        message: dict[str, Any],
+        finish_reason: str,
+        logprobs: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """One choice in one piece."""
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": message,
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
@@ -42,7 +46,7 @@ class ChatReply:
 
     def delta(
         self,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
         index: int = 0,

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from server.api.answer import Answer, Step, admitted, prepared
+from server.api.answer import Answer, Step, admitted, prepare
 from server.api.dialog import Dialog
 from server.api.image_report import ImageReport
 from server.api.services import Services
@@ -36,13 +36,12 @@ async def begin_choices(
 
     Raises RequestError, naming the field, or EngineUnavailable.
     """
-    parts = await prepared(services, ready, dialog)
+    prepared = await prepare(services, ready, dialog, sampling)
     begun = [
         asyncio.ensure_future(
             admitted(
                 services,
-                parts,
-                seeded(sampling, index),
+                replace(prepared, sampling=seeded(prepared.sampling, index)),
                 request_id=f"{request_id}-{index}" if index else request_id,
                 arrival=arrival,
                 first=not index,

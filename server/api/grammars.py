@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from anyio import to_thread
 from pydantic import Field, model_validator
@@ -26,6 +26,14 @@ class JsonSchema(Strict):
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
+
+
+class Format(Protocol):
+    """What an answer has to look like, in whichever API's shape."""
+
+    @property
+    def schema_and_field(self) -> tuple[Any, str] | None:
+        """The schema, and the field that holds it; None for plain text."""
 
 
 class ResponseFormat(Strict):
@@ -52,7 +60,7 @@ class ResponseFormat(Strict):
 
 
 async def with_grammar(
-    sampling: SamplingParams, body: SamplingFields, response_format: ResponseFormat | None = None
+    sampling: SamplingParams, body: SamplingFields, response_format: Format | None = None
 ) -> SamplingParams:
     """The sampling parameters with the grammar that ``body`` asks for, in whichever field.
 

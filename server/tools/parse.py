@@ -59,6 +59,11 @@ class CallParser:
         self._index = -1
         self._arguments: _Object | None = None
 
+    @property
+    def in_call(self) -> bool:
+        """Whether the first call has begun; no content comes after it."""
+        return self._begun
+
     def push(self, text: str) -> list[Piece]:
         """What is clear after ``text``."""
         self._held += text

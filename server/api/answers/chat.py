@@ -77,12 +77,44 @@ class ChatLogprobs(Answer):
     refusal: None = None
 
 
+class ChatCalled(Answer):
+    """A function's name, and the text of a JSON object with its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ChatCall(Answer):
+    """A call by the model."""
+
+    id: str
+    type: Literal["function"]
+    function: ChatCalled
+
+
 class ChatAnswerMessage(Answer):
-    """What the model says."""
+    """What the model says; content is null where it only calls."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    tool_calls: list[ChatCall] | None = None
+
+
+class ChatCalledDelta(Answer):
+    """The name in a call's first piece, more of its arguments in those after it."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ChatCallDelta(Answer):
+    """What is new of the call ``index``; its id comes with the first piece."""
+
+    index: Count
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: ChatCalledDelta
 
 
 class ChatChoice(Answer):
@@ -91,7 +123,7 @@ class ChatChoice(Answer):
     index: Count
     message: ChatAnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(Answer):
@@ -115,6 +147,7 @@ class ChatDelta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ChatCallDelta] | None = None
 
 
 class ChatChunkChoice(Answer):
@@ -123,7 +156,7 @@ class ChatChunkChoice(Answer):
     index: Count
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
 
 
 class ChatChunk(Answer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from anyio import to_thread
@@ -24,6 +25,8 @@ from server.api.engine import require_ready
 from server.api.openapi import operation
 from server.api.services import Services
 from server.api.streams import told
+from server.grammar import schema_grammar
+from server.messages import EngineReady
 from server.tools.call import new_call_id
 
 EXAMPLE = {
@@ -69,15 +72,8 @@ def _add_messages(router: APIRouter, services: Services) -> None:
         body = await read_body(request, services.options.max_body_bytes, parse_messages)
         name = services.served_name(ready.model)
         reply = MessageReply(f"msg_{new_call_id()}", name, body.max_tokens)
-        begun = begin(
-            services,
-            ready,
-            await to_thread.run_sync(read_dialog, body),
-            body.sampling(),
-            request_id=reply.id,
-            arrival=arrival,
-        )
-        answer = await while_connected(request.receive, begun)
+        started = _start(services, ready, body, reply.id, arrival)
+        answer = await while_connected(request.receive, started)
         if body.stream:
             events = _guarded(reply.events(answer), services, request)
             return EventStream(events, answer.aclose, services.options.sse_ping_interval)
@@ -106,6 +102,19 @@ def _add_count(router: APIRouter, services: Services) -> None:
             return {"input_tokens": (await services.engine.count(parts)).prompt_tokens}
 
         return await while_connected(request.receive, work())
+
+
+async def _start(
+    services: Services, ready: EngineReady, body: MessagesRequest, request_id: str, arrival: float
+) -> Answer:
+    dialog = await to_thread.run_sync(read_dialog, body)
+    sampling = body.sampling()
+    form = body.output_config.format if body.output_config else None
+    if form is not None:
+        param = "output_config.format.schema"
+        grammar = await to_thread.run_sync(schema_grammar, form.json_schema, param)
+        sampling = replace(sampling, grammar=grammar)
+    return await begin(services, ready, dialog, sampling, request_id=request_id, arrival=arrival)
 
 
 async def _whole(reply: MessageReply, answer: Answer) -> Response:

@@ -17,6 +17,7 @@ from server.api.body import read_body
 from server.api.connection import EventStream, while_connected
 from server.api.dialog import prompt_of
 from server.api.engine import require_ready
+from server.api.grammars import with_grammar
 from server.api.openapi import operation
 from server.api.responses.events import ResponseWriter, encoded
 from server.api.responses.reply import ResponseReply
@@ -75,7 +76,8 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
 
         async def start() -> Answer:
             dialog = await dialog_of(body, before)
-            sampling = body.sampling()
+            form = body.text.format if body.text else None
+            sampling = await with_grammar(body.sampling(), body, form)
             return await begin(
                 services, ready, dialog, sampling, request_id=reply.id, arrival=arrival
             )

@@ -42,7 +42,6 @@ _REFUSED_REASONING: dict[str, tuple[object, ...]] = {
     "mode": (),
 }
 _REFUSED_TEXT: dict[str, tuple[object, ...]] = {
-    "format": ({"type": "text"},),
     "verbosity": ("medium",),
 }
 _REFUSED_STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}

@@ -12,9 +12,11 @@ import llama_cpp
 
 from server.errors import StartupError
 from server.messages import ModelFacts
+from server.tools.style import STYLES
 
 # enum llama_load_mode by (mmap, mlock); mapped by default where every device can.
 _LOAD_MODES = {(True, False): -1, (False, False): 0, (False, True): 2, (True, True): 3}
+_TOOL_WORDS = frozenset(word.encode() for style in STYLES for word in style.words)
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _LSTRIP, _RSTRIP = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
 
@@ -149,10 +151,15 @@ class Model:
         return list(buffer[:count])
 
     def piece(self, token: int) -> bytes:
-        """The bytes that ``token`` stands for; control tokens are empty."""
+        """The bytes that ``token`` stands for; control tokens are empty, but for those that
+        mark calls of functions, which the web process reads.
+        """
         known = self._pieces.get(token)
         if known is None:
-            known = self._pieces[token] = self._read_piece(token, special=False)
+            known = self._read_piece(token, special=False)
+            if not known and (whole := self.whole_piece(token)) in _TOOL_WORDS:
+                known = whole
+            self._pieces[token] = known
         return known
 
     def whole_piece(self, token: int) -> bytes:
@@ -165,7 +172,7 @@ class Model:
         sizes = (
             (token, read(self.vocab, token, buffer, 64, 0, False)) for token in range(self.n_vocab)
         )
-        return [buffer.raw[:size] if size >= 0 else self.piece(token) for token, size in sizes]
+        return [buffer.raw[:size] if size > 0 else self.piece(token) for token, size in sizes]
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
