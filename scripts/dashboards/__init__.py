@@ -1,0 +1,1 @@
+"""Grafana's dashboards, made with Grafana's own SDK: ``python -m scripts.dashboards``."""

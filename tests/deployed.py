@@ -1,0 +1,103 @@
+"""What lies in deploy/, read: expressions of dashboards and alerts, and the two programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from live import ROOT
+
+from scripts.prometheus_tools import NotAvailableError, Tools, find
+
+DEPLOY = ROOT / "deploy"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+RULES = ("rules.yml", "alerts.yml")
+_COMPARISONS = ("==", "!=", ">=", "<=", ">", "<")
+
+
+def tools() -> Tools:
+    """Prometheus' programs; the test is skipped, and says why, where they cannot be had."""
+    try:
+        return find()
+    except NotAvailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Prometheus: {error}")
+
+
+def panels(board: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All panels of a dashboard that show something."""
+    for panel in board["panels"]:
+        yield from panel.get("panels", [])
+        if panel["type"] != "row":
+            yield panel
+
+
+def dashboard_expressions() -> dict[str, str]:
+    """Every query of every panel, by where it stands; Grafana's variables filled in."""
+    found = {}
+    for path in DASHBOARDS:
+        for panel in panels(json.loads(path.read_text())):
+            for target in panel["targets"]:
+                where = f"{path.stem}: {panel['title']} {target['refId']}"
+                expr = target["expr"].replace("$__rate_interval", "30s").replace("$model", ".*")
+                found[where] = expr
+    return found
+
+
+def rules() -> Iterator[dict[str, Any]]:
+    """Every recording rule and every alert."""
+    for name in RULES:
+        document = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+        for group in document["groups"]:
+            yield from group["rules"]
+
+
+def alert_expressions() -> dict[str, str]:
+    """What each alert compares: both sides, those that are numbers left out."""
+    found = {}
+    for rule in rules():
+        if "alert" in rule:
+            for number, side in enumerate(sides(rule["expr"])):
+                found[f"{rule['alert']} {number}"] = side
+    return found
+
+
+def sides(expr: str) -> list[str]:
+    """The two sides of the outermost comparison; the vector matching goes with it."""
+    depth = 0
+    text = re.sub(r'"[^"]*"', lambda quoted: "_" * len(quoted[0]), expr)
+    for place, letter in enumerate(text):
+        depth += (letter in "({[") - (letter in ")}]")
+        if depth == 0 and text.startswith(_COMPARISONS, place):
+            end = place + (2 if text.startswith(_COMPARISONS[:4], place) else 1)
+            right = re.sub(r"^\s*on \([^)]*\)( group_left \([^)]*\))?", "", expr[end:])
+            both = [expr[:place].strip(), right.strip()]
+            return [side for side in both if not re.fullmatch(r"[\d.]+", side)]
+    raise AssertionError(f"no comparison in {expr}")
+
+
+def metric_names(expr: str) -> set[str]:
+    """Names of our metrics in an expression."""
+    return set(
+        re.findall(r"[\w:]*\b(?:llava_|llamacpp:|process_)\w[\w:]*", re.sub(r'"[^"]*"', "", expr))
+    )
+
+
+def prometheus_config(target: str, folder: Path) -> Path:
+    """A copy of deploy/prometheus that scrapes ``target`` every half second."""
+    for name in RULES:
+        (folder / name).write_text((DEPLOY / "prometheus" / name).read_text())
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
+    config["scrape_configs"][0]["scrape_timeout"] = "500ms"
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
+    return path
