@@ -88,6 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "bytes that stay free on each GPU (default: 512MiB, at most an eighth)"
     add("--memory-margin", type=size, metavar="SIZE", help=text)
     add("--offline", action="store_true", help="ask only what is on this machine")
+    text = "show what a running server takes, beside what was planned for it"
+    add("--measured", action="store_true", help=text)
+    text = "that server (default: http://127.0.0.1:8000)"
+    add("--url", default="http://127.0.0.1:8000", metavar="URL", help=text)
+    add("--api-key", metavar="KEY", help="its key (default: LLAVA_API_KEY)")
     add("--json", action="store_true", help="print the plan for programs")
     flags = (flag for action in parser._actions for flag in action.option_strings)
     parser.set_defaults(known_flags=tuple(flag for flag in flags if flag.startswith("--")))

@@ -10,18 +10,21 @@ import sys
 from server.errors import ConfigError, StartupError
 from server.planner.arguments import devices_of, margin_of, settings_of
 from server.planner.as_json import as_json
+from server.planner.measured import key_of, show
 from server.planner.outcome import work_out
 from server.planner.subject import Subject, find_subject, quantizations
 from server.planner.text import report
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plans, and prints it; 0 if it fits, 3 if it does not.
+    """Plans, and prints it; 0 if it fits, 3 if it does not. Or shows what a server measured.
 
     Raises:
         StartupError: the model or the machine cannot be read.
         ConfigError: a flag makes no sense.
     """
+    if options.measured:
+        return show(options.url, key_of(options.api_key), as_json=options.json)
     if options.model is None:
         raise ConfigError("plan: name a MODEL, for example `llava-server plan demo`")
     if options.flash_attn == "off" and options.cache_type_v not in {"f32", "f16", "bf16"}:
