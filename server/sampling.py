@@ -53,7 +53,8 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``repeat_last_n`` and ``dry_penalty_last_n`` -1 look at the
     whole context. ``logit_bias`` pairs a token's id, or a text whose every token is meant, with
     what is added to its logit. ``logprobs`` None asks for none, 0 for the chosen token's, n also
-    for those of the n most likely ones.
+    for those of the n most likely ones. ``continues``: the text goes on where the prompt stops, so
+    a space at its beginning is a part of it.
     """
 
     max_tokens: int | None = None
@@ -89,6 +90,7 @@ class SamplingParams:
     ignore_eos: bool = False
     grammar: Grammar | None = None
     logprobs: int | None = None
+    continues: bool = False
 
     @property
     def greedy(self) -> bool:

@@ -123,6 +123,7 @@ async def prepare(
     Raises RequestError, naming the field.
     """
     toolbox, style = dialog.toolbox, None
+    sampling = replace(sampling, continues=dialog.continues)
     if toolbox.callable:
         style = (await services.templates.get(ready.model)).tool_style
         grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)

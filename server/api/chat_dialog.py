@@ -32,7 +32,7 @@ def read_chat(request: ChatRequest) -> Dialog:
         )
         reader.add(turn, f"{where}.tool_call_id")
     toolbox = read_toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Dialog(reader.turns, reader.sources, toolbox)
+    return Dialog(reader.turns, reader.sources, toolbox, request.continues)
 
 
 def _content(reader: DialogReader, message: ChatMessage, where: str) -> tuple[Part, ...]:

@@ -26,11 +26,15 @@ _TEMPLATE_SECONDS = 5.0
 
 @dataclass(slots=True, frozen=True)
 class Dialog:
-    """A conversation for the template, its pictures in order, and the functions to be called."""
+    """A conversation for the template, its pictures in order, and the functions to be called.
+
+    ``continues``: the answer goes on where the last turn, the assistant's, stops.
+    """
 
     turns: Sequence[Turn]
     sources: Sequence[Source] = ()
     toolbox: Toolbox = field(default_factory=Toolbox)
+    continues: bool = False
 
 
 async def prompt_of(
@@ -60,7 +64,7 @@ async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tu
 
 async def _render(template: ChatTemplate, dialog: Dialog) -> tuple[Part, ...]:
     def render() -> tuple[Part, ...]:
-        return template.parts(dialog.turns, dialog.toolbox.tools)
+        return template.parts(dialog.turns, dialog.toolbox.tools, continues=dialog.continues)
 
     try:
         with fail_after(_TEMPLATE_SECONDS):

@@ -23,6 +23,9 @@ _OPENAI: dict[str, tuple[object, ...]] = {
     "store": (False,),
     "web_search_options": (),
     "moderation": (),
+    # Prefixes are shared without being asked, and for as long as there is room.
+    "prompt_cache_retention": ("in_memory",),
+    "prompt_cache_options": ({"mode": "implicit"},),
 }
 _LLAMA_CPP: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (1,),
@@ -45,12 +48,11 @@ _LLAMA_CPP: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
     "use_beam_search": (False,),
     "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
 }
 _STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
+_PART: dict[str, tuple[object, ...]] = {"prompt_cache_breakpoint": ()}
 _MESSAGE: dict[str, tuple[object, ...]] = {
     "function_call": (),
     "audio": (),
@@ -71,6 +73,9 @@ def refuse_unsupported(body: Mapping[str, Any], *, served: frozenset[str] = froz
     if isinstance(messages, list):
         for number, message in enumerate(messages):
             refuse_fields(message, _MESSAGE, f"messages[{number}].")
+            parts = message.get("content") if isinstance(message, dict) else None
+            for place, part in enumerate(parts if isinstance(parts, list) else ()):
+                refuse_fields(part, _PART, f"messages[{number}].content[{place}].")
 
 
 def refuse_llama_cpp(body: Mapping[str, Any]) -> None:

@@ -17,8 +17,8 @@ class Writer:
     def __init__(
         self, sampling: SamplingParams, *, strip_first_space: bool, said: Iterable[bytes] = ()
     ) -> None:
-        # A text that has to fit a grammar is not changed afterwards.
-        strip = strip_first_space and sampling.grammar is None
+        # A text that has to fit a grammar, or goes on another, is not changed afterwards.
+        strip = strip_first_space and sampling.grammar is None and not sampling.continues
         self._detokenizer = Detokenizer(sampling.stop, strip_first_space=strip)
         # The characters that a token begins before and ends with, counted from the text's start.
         self._waiting: deque[tuple[int, int, TokenLogprob]] = deque()

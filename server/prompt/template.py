@@ -68,9 +68,12 @@ class ChatTemplate:
         """Whether the template itself tells the model of functions."""
         return self._can.style is not None
 
-    def parts(self, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> tuple[Part, ...]:
+    def parts(
+        self, turns: Sequence[Turn], tools: Sequence[Tool] = (), *, continues: bool = False
+    ) -> tuple[Part, ...]:
         """The prompt for ``turns``, cut at its pictures. Blocks: call it in a worker thread.
 
+        ``continues``: the last turn, the assistant's, is begun and not ended.
         ``tools`` are told to the model by the template, or in words where it knows none.
         """
         size = sum(len(piece) for turn in turns for piece in turn.content if isinstance(piece, str))
@@ -86,7 +89,8 @@ class ChatTemplate:
         written = [
             replace(turn, content=(write(turn.content, stem),)) for turn in marks.hide(turns)
         ]
-        text = self._unframed(self._render(written, tools))
+        begun = "".join(map(str, written.pop().content)) if continues else ""
+        text = self._unframed(self._render(written, tools)) + begun
         parts = tuple(
             part
             for piece in _cut(text, stem)

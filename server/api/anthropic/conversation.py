@@ -30,7 +30,8 @@ def read_dialog(request: CountRequest) -> Dialog:
         _read(reader, message, f"messages[{number}]")
     # As Anthropic's API has it.
     turns = joined(reader.turns, "system", "user", "assistant")
-    return Dialog(turns, reader.sources, _toolbox(request))
+    continues = turns[-1].role == "assistant" and not turns[-1].tool_calls
+    return Dialog(turns, reader.sources, _toolbox(request), continues)
 
 
 def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
