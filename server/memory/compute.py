@@ -14,7 +14,7 @@ from server.memory.settings import PlanSettings, padded
 from server.memory.weights import CPU
 
 # Whose graphs are those of graph.py, as measured (docs/memory.md).
-_EXACT: Final = frozenset({"llama", "qwen2", "qwen3", "mistral3", "internlm2"})
+_EXACT: Final = frozenset({"llama"})
 _GPU_ALIGNMENT: Final = 128
 # ggml's GGML_SCHED_MAX_COPIES: batches that several GPUs work on at once.
 _PIPELINE: Final = 4
