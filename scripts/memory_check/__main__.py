@@ -35,7 +35,7 @@ _MIB: Final = 1 << 20
 _ALLOWED: Final = 0.02
 # llama.cpp prints hundredths of a mebibyte: less than this is no error.
 _ROUNDING: Final = 0.011 * _MIB
-_TYPES: Final = {"f16": 1, "q4_0": 2, "q8_0": 8}
+_TYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 PARTS: Final = ("weights", "kv_cache", "compute", "output", "vision_encoder", "vision_compute")
 
 

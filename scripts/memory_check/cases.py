@@ -71,7 +71,7 @@ FULL = (
 REDUCED = (
     Case("tiny", "q8_0", 2048, 4, batch=512),
     Case("tiny", "f16", 8192, 16, 112, batch=512),
-    Case("tiny-336", "q4_0", 4096, 1, None, "q8_0", n_batch=128, batch=128),
+    Case("tiny-336", "q4_0", 4096, 1, None, "f32", n_batch=128, batch=128),
     Case("tiny-pools", "f16", 2048, 8, flash_attn=False, batch=512),
     Case("tiny-siglip", "q8_0", 1000, 2, n_batch=256, batch=256),
 )

@@ -79,7 +79,9 @@ def _largest(model: ModelHeader, layer: int) -> int:
 
 
 def _distinct(layers: tuple[LayerShape, ...]) -> tuple[LayerShape, ...]:
-    """Each shape twice, the last layer last: more of the same need no more memory."""
-    if not layers:
-        return ()
-    return (*(one for one in dict.fromkeys(layers) for _ in range(2)), layers[-1])
+    """Three of each shape and the last layer: more of the same need no more memory."""
+    kept: list[LayerShape] = []
+    for layer in layers[:-1]:
+        if kept.count(layer) < 3:
+            kept.append(layer)
+    return (*kept, *layers[-1:])

@@ -19,7 +19,8 @@ class LayerShape:
     """Widths of a layer: query, key and value over all heads, feed-forward; heads; experts used.
 
     ``cells`` that it attends to, under the ``mask`` of that number; ``rotate_k``, ``rotate_v``:
-    keys and values are turned before they are quantized into the cache. ``copied``: bytes of
+    keys and values are turned before they are quantized into the cache, ``cast_k``, ``cast_v``:
+    they are copied out of it in 16 bits. ``copied``: bytes of
     the largest matrix where weights lie in the RAM and are copied to the GPU for each use.
     """
 
@@ -38,6 +39,8 @@ class LayerShape:
     expert_ff: int = 0
     rotate_k: bool = False
     rotate_v: bool = False
+    cast_k: bool = False
+    cast_v: bool = False
     mask: int = 0
     copied: int = 0
 
@@ -105,7 +108,13 @@ def _attention(
     query = tape.view(tape.view(query))
     mask = inputs.masks[layer.mask]
     if graph.flash_attn:
-        found = tape.view(tape.op(size, query, mask))
+        # A cache of 32 bits is copied to 16, which flash attention takes.
+        casts = [
+            tape.op(layer.cells * width * F32 // 2)
+            for width, cast in ((layer.k, layer.cast_k), (layer.v, layer.cast_v))
+            if cast
+        ]
+        found = tape.view(tape.op(size, query, *casts, mask))
     else:
         scores = tape.op(layer.cells * graph.rows * layer.heads * F32, query)
         scores = tape.op(tape.nodes[scores].size, scores, mask, inplace=True)

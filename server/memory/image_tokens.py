@@ -50,6 +50,13 @@ def patches(tower: TowerHeader, settings: PlanSettings) -> int:
     return max(side(tower, settings) // patch(tower), 1) ** 2
 
 
+def patches_at_once(tower: TowerHeader, settings: PlanSettings) -> int:
+    """Patches of all pictures that are encoded together; LLaVA's graph takes one at a time."""
+    if projector(tower) in LLAVA:
+        return patches(tower, settings)
+    return max(patches(tower, settings), settings.image_batch_tokens * joined(tower) ** 2)
+
+
 def joined(tower: TowerHeader) -> int:
     """Patches along a side that become one token."""
     kind = projector(tower)

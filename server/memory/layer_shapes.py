@@ -44,6 +44,8 @@ def layer_shapes(model: ModelHeader, settings: PlanSettings) -> tuple[LayerShape
                 expert_ff=_expert_ff(model, block) if routed else 0,
                 rotate_k=settings.cache_type_k in _QUANTIZED and head_k % 64 == 0,
                 rotate_v=settings.cache_type_v in _QUANTIZED and head_v % 64 == 0,
+                cast_k=settings.cache_type_k == "f32",
+                cast_v=settings.cache_type_v == "f32",
                 mask=int(slide[il]),
             )
         )

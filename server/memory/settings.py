@@ -42,7 +42,8 @@ class PlanSettings:
     ``devices``: the GPUs in llama.cpp's order, then the CPU, whose memory is the RAM.
     ``n_gpu_layers`` counts the output layer as one; -1 is all. ``ctx_size`` is the cells of all
     sequences together, ``n_seq_max`` the sequence ids of the context. ``n_outputs_max`` 0 is
-    ``n_batch``. ``image_size`` is the resolution of a fixed tower, None its own.
+    ``n_batch``. ``image_size`` is the resolution of a fixed tower, None its own;
+    ``image_batch_tokens`` is what pictures that are encoded together may give.
     """
 
     devices: tuple[PlanDevice, ...]
@@ -68,6 +69,7 @@ class PlanSettings:
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
     image_cache_bytes: int = 256 * 1024 * 1024
+    image_batch_tokens: int = 0
 
     @property
     def gpus(self) -> tuple[PlanDevice, ...]:

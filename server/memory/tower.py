@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from server.memory.header import TowerHeader
-from server.memory.image_tokens import POOLED, is_resized, patch, patches, projector, side
+from server.memory.image_tokens import POOLED, is_resized, patch, patches_at_once, projector, side
 from server.memory.parts import PlannedPart
 from server.memory.settings import PlanSettings, padded
 from server.memory.vision_graph import VisionShape, vision_bytes
@@ -53,7 +53,7 @@ def tower_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
 
 def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
     """The largest square that the tower will compute."""
-    rows = patches(tower, settings)
+    rows = patches_at_once(tower, settings)
     width = tower.number("clip.vision.embedding_length")
     return VisionShape(
         pixels=side(tower, settings) ** 2 or rows * patch(tower) ** 2,
