@@ -19,6 +19,9 @@ from server.messages import (
     Counted,
     CountRequest,
     DetokenizeRequest,
+    Embedded,
+    EmbedRequest,
+    Pooling,
     PromptPart,
     Tokenized,
     TokenizeRequest,
@@ -88,16 +91,24 @@ class EngineClient(EngineSupervisor):
         assert isinstance(answer, Tokenized)
         return answer
 
+    async def embed(self, parts: tuple[PromptPart, ...], pooling: Pooling) -> Embedded:
+        """A prompt's vector. Raises as ``count`` does, also where it does not fit the context."""
+        message = EmbedRequest(_new_id(), parts, pooling, time.monotonic())
+        answer = await self._ask(message)
+        assert isinstance(answer, Embedded)
+        return answer
+
     async def _ask(self, message: Message) -> Item:
-        """The one answer to a message."""
+        """The one answer to a message; whoever stops waiting for it stops the engine's work."""
         running = self._open(message)
         alarm = self._set_alarm(running)
+        item: Item | None = None
         try:
             item = await running.items.get()
         finally:
             if alarm is not None:
                 alarm.cancel()
-            self._requests.close(running, abort=False)
+            self._requests.close(running, abort=item is None or isinstance(item, DeadlineExceeded))
         if isinstance(item, LlavaError):
             raise item
         return item

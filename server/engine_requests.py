@@ -20,6 +20,8 @@ from server.messages import (
     Counted,
     CountRequest,
     DetokenizeRequest,
+    Embedded,
+    EmbedRequest,
     Rejected,
     RequestTimings,
     Tokenized,
@@ -32,9 +34,9 @@ logger = logging.getLogger(__name__)
 # A request that was in this many engines when they were lost may be what they died of.
 SUSPECT = 2
 
-Message = AddRequest | CountRequest | TokenizeRequest | DetokenizeRequest
-Item = Admitted | Counted | Tokenized | TokenOutput | LlavaError
-Output = Admitted | Counted | Rejected | Tokenized | TokenOutput
+Message = AddRequest | CountRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest
+Item = Admitted | Counted | Embedded | Tokenized | TokenOutput | LlavaError
+Output = Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput
 
 
 @dataclass(slots=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Share
+from server.engine.pooling import MOST_ROWS
 from server.engine.positions import Positions
 from server.engine.prefix import keys_of
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
@@ -147,6 +149,13 @@ class FakeRunner:
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
         return sampled
+
+    def states(self, chunk: Chunk) -> np.ndarray:
+        """The token's id as its state, 1000 for each of a picture's."""
+        assert chunk.count <= MOST_ROWS
+        assert self.decode([replace(chunk, sample=False)]) == {}
+        rows = chunk.request.rows(chunk.start, chunk.count)
+        return (rows if rows.ndim == 1 else np.full(len(rows), 1000))[:, None].astype(np.float32)
 
     def _check_place(self, chunk: Chunk, cells: list[Cell]) -> list[int]:
         """The chunk's positions, checked as llama_batch_allocr::init does."""

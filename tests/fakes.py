@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -27,6 +28,7 @@ from server.messages import (
     BuildFacts,
     Counted,
     DeviceMemory,
+    Embedded,
     EncodedImage,
     EngineProgress,
     EngineReady,
@@ -35,6 +37,7 @@ from server.messages import (
     MemoryPart,
     MemoryReport,
     ModelFacts,
+    Pooling,
     PromptPart,
     SchedulerStats,
     StepOutputs,
@@ -126,6 +129,7 @@ class FakeEngine:
     parts: list[tuple[PromptPart, ...]] = field(default_factory=list)
     counted: list[tuple[PromptPart, ...]] = field(default_factory=list)
     sampling: list[SamplingParams] = field(default_factory=list)
+    pooled: list[Pooling] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     running: int = 0
@@ -161,6 +165,17 @@ class FakeEngine:
             raise self.error
         pictures = sum(isinstance(part, ImageInput) for part in parts)
         return Counted("count", 10 + 64 * pictures, 64 * pictures)
+
+    async def embed(self, parts: tuple[PromptPart, ...], pooling: Pooling) -> Embedded:
+        """As many threes and fours as the model is wide; for pictures, twos before them."""
+        self.parts.append(parts)
+        self.pooled.append(pooling)
+        if self.error:
+            raise self.error
+        pictures = sum(isinstance(part, ImageInput) for part in parts)
+        first = 2.0 if pooling is Pooling.PROJECTOR else 3.0
+        vector = np.array([first, 4.0] + [0.0] * 190, np.float32)
+        return Embedded("ask", vector.tobytes(), 5 + 64 * pictures, 64 * pictures)
 
     async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokenized:
         """One token a byte; BOS is 256."""

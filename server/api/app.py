@@ -10,6 +10,7 @@ from server.api.anthropic import AnthropicErrors, anthropic_router
 from server.api.chat import chat_router
 from server.api.completions.router import completions_router
 from server.api.docs_page import docs_router
+from server.api.embeddings.router import embeddings_router
 from server.api.engine import Engine
 from server.api.file_store import FileStore
 from server.api.files import files_router
@@ -47,6 +48,7 @@ _ROUTERS = (
     ops_router,
     memory_router,
     completions_router,
+    embeddings_router,
     texts_router,
     props_router,
 )

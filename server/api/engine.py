@@ -10,8 +10,10 @@ from server.errors import EngineUnavailable
 from server.messages import (
     Admitted,
     Counted,
+    Embedded,
     EngineProgress,
     EngineReady,
+    Pooling,
     PromptPart,
     SchedulerStats,
     StepOutputs,
@@ -66,6 +68,9 @@ class Engine(Protocol):
 
     async def count(self, parts: tuple[PromptPart, ...]) -> Counted:
         """Count a prompt's tokens. Raises RequestError or EngineError."""
+
+    async def embed(self, parts: tuple[PromptPart, ...], pooling: Pooling) -> Embedded:
+        """A prompt's vector. Raises RequestError or EngineError."""
 
     async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokenized:
         """The tokens of a text. Raises EngineError."""

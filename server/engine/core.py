@@ -6,32 +6,38 @@ import logging
 import time
 from collections.abc import Callable
 
+from server.engine.embedding import Embedder
 from server.engine.encoding import EncodeDone
 from server.engine.image_cache import ImageCache
+from server.engine.intake import make_request
 from server.engine.outputs import token_output
 from server.engine.peaks import PeakWatch
 from server.engine.plan import Chunk, Plan
+from server.engine.pooling import Pool
 from server.engine.pulse import Pulse
-from server.engine.request import ImageRun, Picture, Request, RequestStatus
+from server.engine.request import Picture, Request, RequestStatus
 from server.engine.runner import Runner
 from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
 from server.engine.writer import Writer
-from server.errors import ContextLengthExceeded, EngineError, LlavaError, RequestError
+from server.errors import EngineError, LlavaError, RequestError
 from server.messages import (
     AbortRequest,
     AddRequest,
     Admitted,
+    Embedded,
+    EmbedRequest,
     FinishReason,
     Rejected,
     SchedulerStats,
     StepOutputs,
     TokenOutput,
 )
+from server.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-Output = Admitted | Rejected | TokenOutput
+Output = Admitted | Embedded | Rejected | TokenOutput
 
 
 class EngineCore:
@@ -62,6 +68,7 @@ class EngineCore:
         self._waits = False
         self._writers: dict[str, Writer] = {}
         self._outputs: list[Output] = []
+        self._embedder = Embedder(runner, scheduler, self._finish)
 
     @property
     def has_work(self) -> bool:
@@ -71,7 +78,7 @@ class EngineCore:
     def add(self, message: AddRequest) -> None:
         """Counts the prompt and queues it, or rejects it with the reason."""
         try:
-            request = self._prepare(message)
+            request = make_request(message, self.runner, self.peaks)
             self.runner.begin(request)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
@@ -83,36 +90,23 @@ class EngineCore:
             Admitted(request.request_id, request.num_prompt, request.num_image_tokens)
         )
 
+    def embed(self, message: EmbedRequest) -> None:
+        """Queues a prompt whose vector is wanted, or rejects it with the reason."""
+        same = AddRequest(message.request_id, message.parts, SamplingParams(), message.arrival)
+        try:
+            request = make_request(same, self.runner, self.peaks)
+        except RequestError as error:
+            self._outputs.append(Rejected(message.request_id, error))
+            return
+        request.pool = Pool(message.pooling)
+        self._waits = False
+        self.scheduler.add(request)
+
     def _make_writer(self, request: Request) -> Writer:
         """One that has said what the tokens of a resumed request say."""
         said = [self.runner.piece(token) for token in request.output_tokens]
         strip = self.runner.strips_first_space
         return Writer(request.sampling, strip_first_space=strip, said=said)
-
-    def _prepare(self, message: AddRequest) -> Request:
-        runs = self.runner.prepare(message.parts)
-        total = sum(run.size for run in runs)
-        pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
-        room = self.runner.n_ctx_seq - total
-        if total == 0:
-            raise RequestError("the prompt is empty", param="messages")
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"the prompt has {total} tokens ({total - pictures} of text, {pictures} of"
-                f" pictures), but the context holds {self.runner.n_ctx_seq}",
-                param="messages",
-            )
-        asked = message.sampling.max_tokens
-        return Request(
-            request_id=message.request_id,
-            runs=runs,
-            sampling=message.sampling,
-            arrival=message.arrival,
-            max_new_tokens=room if asked is None else min(asked, room),
-            queued=time.monotonic(),
-            peaks=self.peaks.begin(),
-            output_tokens=list(message.resumed),
-        )
 
     def abort(self, message: AbortRequest) -> None:
         """Drops a request that nobody waits for; unknown ids have just finished."""
@@ -133,6 +127,7 @@ class EngineCore:
         if done.rows is not None:
             picture.rows, picture.cached = done.rows, done.kept
             self.images.put(picture.image.digest, done.rows, on_disk=done.kept)
+            self._outputs += self._embedder.projected()
             return
         for request in [r for r in self.scheduler.running if picture in r.pictures]:
             logger.error("request %s: %s", request.request_id, done.error)
@@ -186,6 +181,8 @@ class EngineCore:
         for chunks in (plan.tokens, plan.pictures):
             for request, sample in self._decode(chunks).items():
                 self._take_sample(request, sample)
+        self._outputs += self._embedder.run(plan.pooled)
+        self._outputs += self._embedder.projected()
 
     def _decode(self, chunks: list[Chunk]) -> dict[Request, Sample]:
         start = time.perf_counter()

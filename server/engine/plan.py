@@ -42,15 +42,17 @@ class Plan:
     """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
 
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
-    of pictures may follow a chunk of text of the same request within a step.
+    of pictures may follow a chunk of text of the same request within a step. ``pooled`` chunks go
+    one by one: every row of them has an output.
     """
 
     cache: list[Forget | Share] = field(default_factory=list)
     encode: list[Picture] = field(default_factory=list)
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)
+    pooled: list[Chunk] = field(default_factory=list)
 
     @property
     def idle(self) -> bool:
         """Whether the step would compute nothing: everybody waits for a picture's encode."""
-        return not (self.tokens or self.pictures)
+        return not (self.tokens or self.pictures or self.pooled)

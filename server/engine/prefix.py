@@ -108,6 +108,8 @@ class PrefixCache:
         picture that cannot be divided, all is taken or nothing.
         """
         best, keys = Match(), wanted.keys
+        if wanted.pool is not None:
+            return best  # its states have to be computed, whoever else has done so
         limit = len(keys) - 1
         for entry in self.entries:
             count = min(common_prefix(entry.keys, keys), limit)

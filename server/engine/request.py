@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.pooling import Pool
 from server.engine.positions import Positions
 from server.messages import ImageInput, MemoryPeak
 from server.sampling import SamplingParams
@@ -122,6 +123,8 @@ class Request:
     queued: float = 0.0
     started: float = 0.0
     first_token: float = 0.0
+    # For a request whose vector is wanted, and no answer.
+    pool: Pool | None = None
 
     def __post_init__(self) -> None:
         # Read several times a step.
@@ -198,3 +201,5 @@ class Request:
         self.status = RequestStatus.WAITING
         self.seq_id = -1
         self.num_computed = 0
+        if self.pool is not None:
+            self.pool.clear()

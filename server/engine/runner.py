@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.bindings.context import Batch, Context
@@ -48,6 +49,10 @@ class Runner(Protocol):
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """Computes chunks of one kind; returns the tokens sampled after those that ask."""
+        ...
+
+    def states(self, chunk: Chunk) -> NDArray[np.float32]:
+        """Computes a chunk; returns its last hidden states, [count, width]."""
         ...
 
     def piece(self, token: int) -> bytes:
@@ -124,15 +129,9 @@ class LlamaRunner:
         batch.clear()
         asked: dict[Request, int] = {}
         for chunk in chunks:
-            request = chunk.request
-            rows = request.rows(chunk.start, chunk.count)
-            position = request.position_at(chunk.start)
-            row = batch.add(rows, position, request.seq_id, want_last=chunk.sample)
-            sections = None if batch is self._tokens else request.sections(chunk.start, chunk.count)
-            if sections is not None:
-                batch.place(row + 1 - chunk.count, sections)
+            row = self._add(batch, chunk)
             if chunk.sample:
-                asked[request] = row
+                asked[chunk.request] = row
         start = time.perf_counter()
         if not self._compute(batch):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
@@ -142,6 +141,30 @@ class LlamaRunner:
         }
         self.llama_seconds += time.perf_counter() - start
         return sampled
+
+    def _add(self, batch: Batch, chunk: Chunk) -> int:
+        request = chunk.request
+        rows = request.rows(chunk.start, chunk.count)
+        position = request.position_at(chunk.start)
+        row = batch.add(rows, position, request.seq_id, want_last=chunk.sample)
+        sections = None if batch is self._tokens else request.sections(chunk.start, chunk.count)
+        if sections is not None:
+            batch.place(row + 1 - chunk.count, sections)
+        return row
+
+    def states(self, chunk: Chunk) -> NDArray[np.float32]:
+        """One ``llama_decode`` that outputs hidden states, [count, n_embd_out]."""
+        batch = self._batch_for(chunk.request.rows(chunk.start, chunk.count))
+        batch.clear()
+        self._add(batch, chunk)
+        batch.want_all()
+        start = time.perf_counter()
+        with self._context.hidden_states():
+            if not self._compute(batch):
+                raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
+            states = self._context.states(chunk.count, self._model.n_embd_out)
+        self.llama_seconds += time.perf_counter() - start
+        return states
 
     def _compute(self, batch: Batch) -> bool:
         if batch is self._tokens or self._encoder is None or not self._encoder.whole:

@@ -9,8 +9,10 @@ from server.engine.encodes import Encodes
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Plan, Share
+from server.engine.pooling import MOST_ROWS
 from server.engine.prefix import Match, PrefixCache, common_prefix, keys_of, worth_waiting
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
+from server.messages import Pooling
 
 
 class Scheduler:
@@ -60,8 +62,7 @@ class Scheduler:
 
     def find(self, request_id: str) -> Request | None:
         """The request of that id, if it is still here."""
-        both = (*self.running, *self.waiting)
-        return next((r for r in both if r.request_id == request_id), None)
+        return next((r for r in (*self.running, *self.waiting) if r.request_id == request_id), None)
 
     def wants(self, picture: Picture) -> bool:
         """Whether a request still needs this picture's rows."""
@@ -119,7 +120,7 @@ class Scheduler:
 
     def _soon_shared(self, request: Request) -> int:
         """Positions of the prompt that running requests have begun to compute."""
-        if not self.share_prefixes:
+        if not self.share_prefixes or request.pool is not None:
             return 0
         prefilling = [r for r in self.running if r.num_computed < r.num_prompt]
         shared = (common_prefix(r.keys, request.keys) for r in prefilling)
@@ -142,7 +143,7 @@ class Scheduler:
         if match.entry is not None:
             self.prefixes.touch(match.entry)
         while not self.kv.has_sequence:
-            self._evict()
+            self._forget(self.prefixes.pop_oldest().seq_id)
         request.status = RequestStatus.RUNNING
         request.started = request.started or time.monotonic()
         request.seq_id = self.kv.open()
@@ -167,6 +168,9 @@ class Scheduler:
         for request in self.running:
             if request.decoding:
                 continue
+            if request.pool is not None:
+                text -= self._plan_pooled(request, text)
+                continue
             of_text = self._plan_text(request, text)
             of_pictures = self._plan_picture(request, pictures - of_text * busy)
             text -= of_text + of_pictures * busy
@@ -179,6 +183,19 @@ class Scheduler:
             return 0
         left = run.size - offset if run else request.num_remaining
         return self._plan_chunk(self._plan.tokens, request, min(left, budget))
+
+    def _plan_pooled(self, request: Request, budget: int) -> int:
+        if request.pool is None or request.pool.kind is Pooling.PROJECTOR:
+            return 0  # it waits for encodes alone
+        run, offset = request.run_at(request.num_computed)
+        assert run is not None
+        left = run.size - offset
+        if isinstance(run, ImageRun) and (run.picture.rows is None or run.whole):
+            if run.picture.rows is None or not self._make_room(left):
+                return 0
+        else:
+            left = min(left, budget, MOST_ROWS)
+        return self._plan_chunk(self._plan.pooled, request, left)
 
     def _plan_picture(self, request: Request, budget: int) -> int:
         position = request.num_computed + self._planned.get(request, 0)
@@ -212,11 +229,8 @@ class Scheduler:
     def _make_room(self, cells: int) -> bool:
         """Evicts idle sequences until so many cells are free; whether they are."""
         while self.kv.free < cells and self.prefixes.entries:
-            self._evict()
+            self._forget(self.prefixes.pop_oldest().seq_id)
         return self.kv.free >= cells
-
-    def _evict(self) -> None:
-        self._forget(self.prefixes.pop_oldest().seq_id)
 
     def _keep(self, request: Request) -> None:
         """The request leaves its sequence; what is computed of it becomes an idle one."""

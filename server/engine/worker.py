@@ -24,6 +24,7 @@ from server.messages import (
     AddRequest,
     CountRequest,
     DetokenizeRequest,
+    EmbedRequest,
     Shutdown,
     StepOutputs,
     TokenizeRequest,
@@ -162,6 +163,8 @@ class Worker:
             self._stopped = True
         elif isinstance(message, AddRequest):
             self._core.add(message)
+        elif isinstance(message, EmbedRequest):
+            self._core.embed(message)
         elif isinstance(message, AbortRequest):
             self._core.abort(message)
         elif isinstance(message, CountRequest):

@@ -1,6 +1,6 @@
 """All that crosses the line between the web process and the engine process.
 
-Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest,
+Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, EmbedRequest,
 TokenizeRequest, DetokenizeRequest, Shutdown.
 Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs and Heartbeats.
 The two ends are children of one installation, so the messages travel by pickle.
@@ -8,6 +8,7 @@ The two ends are children of one installation, so the messages travel by pickle.
 
 from __future__ import annotations
 
+from server.messages.embeddings import Embedded, EmbedRequest, Pooling
 from server.messages.facts import (
     BuildFacts,
     ModelFacts,
@@ -60,6 +61,8 @@ __all__ = [
     "Counted",
     "DetokenizeRequest",
     "DeviceMemory",
+    "EmbedRequest",
+    "Embedded",
     "EncodedImage",
     "EngineConfig",
     "EngineDead",
@@ -75,6 +78,7 @@ __all__ = [
     "MemoryReport",
     "MemoryWishes",
     "ModelFacts",
+    "Pooling",
     "PromptPart",
     "Rejected",
     "RequestTimings",

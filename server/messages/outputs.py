@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from server.errors import LlavaError
+from server.messages.embeddings import Embedded
 from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
 from server.messages.memory import MemoryReport
 from server.messages.pictures import EncodedImage
@@ -161,5 +162,7 @@ class SchedulerStats:
 class StepOutputs:
     """All that one step brought forth."""
 
-    outputs: tuple[Admitted | Counted | Rejected | Tokenized | TokenOutput, ...] = field(default=())
+    outputs: tuple[Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput, ...] = field(
+        default=()
+    )
     stats: SchedulerStats | None = None

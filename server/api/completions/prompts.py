@@ -39,18 +39,19 @@ async def _read(
     services: Services, ready: EngineReady, value: object, param: str, *, echo: bool
 ) -> Prompt:
     if isinstance(value, PicturePrompt):
-        return await _with_pictures(services, ready, value, param)
+        return await with_pictures(services, ready, value, param)
     if isinstance(value, str):
         _check_length(value, param)
         return Prompt((value,), param, value)
     assert isinstance(value, list)
-    parts = _mixed(value, ready.model.n_vocab, param)
+    parts = mixed(value, ready.model.n_vocab, param)
     return Prompt(parts, param, await _text(services, parts) if echo else "")
 
 
-async def _with_pictures(
+async def with_pictures(
     services: Services, ready: EngineReady, value: PicturePrompt, param: str
 ) -> Prompt:
+    """llama-server's prompt with pictures. Raises RequestError, naming the field."""
     text, data = value.prompt_string, value.multimodal_data or []
     _check_length(text, f"{param}.prompt_string")
     if not data:
@@ -78,7 +79,8 @@ def _url(data: str) -> str:
     return data if ":" in head or head.startswith("file-") else f"data:;base64,{data}"
 
 
-def _mixed(items: Sequence[str | int], n_vocab: int, param: str) -> tuple[PromptPart, ...]:
+def mixed(items: Sequence[str | int], n_vocab: int, param: str) -> tuple[PromptPart, ...]:
+    """Texts and ids in one sequence. Raises RequestError where there is no such token."""
     for place, item in enumerate(items):
         if isinstance(item, int) and item >= n_vocab:
             raise RequestError(

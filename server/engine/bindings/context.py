@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -70,6 +72,10 @@ class Batch:
         self.size = end
         return end - 1
 
+    def want_all(self) -> None:
+        """Asks for an output of every row."""
+        self._logits[: self.size] = 1
+
     def place(self, first: int, sections: NDArray[np.int32]) -> None:
         """Puts rows from ``first`` on at M-RoPE's positions, int32 [4, n]."""
         self._sections[:, first : first + sections.shape[1]] = sections
@@ -115,6 +121,7 @@ class Context:
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # we pool ourselves
         params.type_k, params.type_v = (_CACHE_TYPES[name] for name in cache_types)
         params.flash_attn_type = FLASH_ATTENTION[flash_attn]
         params.no_perf = True
@@ -156,6 +163,27 @@ class Context:
         memory: Any = (ctypes.c_float * n_vocab).from_address(address)
         logits: NDArray[np.float32] = np.frombuffer(memory, np.float32)
         return logits
+
+    @contextmanager
+    def hidden_states(self) -> Iterator[None]:
+        """Within the block decodes output hidden states, and every row of a batch is an output.
+
+        Source: llama_set_embeddings, llama_context::decode; memory for as many outputs as there
+        are sequences is reserved anyway.
+        """
+        llama_cpp.llama_set_embeddings(self.handle, True)
+        try:
+            yield
+        finally:
+            llama_cpp.llama_set_embeddings(self.handle, False)
+
+    def states(self, count: int, width: int) -> NDArray[np.float32]:
+        """The last decode's hidden states after the final norm, float32 [count, width], copied."""
+        pointer = llama_cpp.llama_get_embeddings(self.handle)
+        if not pointer:
+            raise RuntimeError("llama.cpp has no hidden states of this model")
+        states: NDArray[np.float32] = np.ctypeslib.as_array(pointer, (count, width)).copy()
+        return states
 
     def forget(self, seq_id: int) -> None:
         """Frees the cells of a sequence that no other one shares."""

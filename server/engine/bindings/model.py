@@ -82,6 +82,7 @@ class Model:
         self.vocab: Any = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
         self.n_embd = int(llama_cpp.llama_model_n_embd_inp(self.handle))
+        self.n_embd_out = int(llama_cpp.llama_model_n_embd_out(self.handle))
         self.n_layer = int(llama_cpp.llama_model_n_layer(self.handle))
         self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self.handle))
         self.writes_first_space = (
@@ -226,7 +227,7 @@ class Model:
             add_bos=self.add_bos,
             add_eos=self.add_eos,
             vocab_type=int(llama_cpp.llama_vocab_type(self.vocab)),
-            n_embd_out=int(llama_cpp.llama_model_n_embd_out(self.handle)),
+            n_embd_out=self.n_embd_out,
             special_tokens=tuple(self.special_tokens()),
         )
 

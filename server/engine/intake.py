@@ -1,0 +1,38 @@
+"""From a message to a request that fits the context."""
+
+from __future__ import annotations
+
+import time
+
+from server.engine.peaks import PeakWatch
+from server.engine.request import ImageRun, Request
+from server.engine.runner import Runner
+from server.errors import ContextLengthExceeded, RequestError
+from server.messages import AddRequest
+
+
+def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Request:
+    """Tokenizes and counts. Raises RequestError where it is empty, or does not fit."""
+    runs = runner.prepare(message.parts)
+    total = sum(run.size for run in runs)
+    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
+    room = runner.n_ctx_seq - total
+    if total == 0:
+        raise RequestError("the prompt is empty", param="messages")
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {total} tokens ({total - pictures} of text, {pictures} of"
+            f" pictures), but the context holds {runner.n_ctx_seq}",
+            param="messages",
+        )
+    asked = message.sampling.max_tokens
+    return Request(
+        request_id=message.request_id,
+        runs=runs,
+        sampling=message.sampling,
+        arrival=message.arrival,
+        max_new_tokens=room if asked is None else min(asked, room),
+        queued=time.monotonic(),
+        peaks=peaks.begin(),
+        output_tokens=list(message.resumed),
+    )
