@@ -119,6 +119,9 @@ class ChatClient:
             "temperature": 0,
             "stream": True,
             "stream_options": {"include_usage": True},
+            # Our tower's rows differ from the others' (docs/llava-fidelity.md), and so would the
+            # lengths of the replies: all go on to their last permitted token.
+            "ignore_eos": True,
         }
         content = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}

@@ -57,7 +57,12 @@ class KVCache:
 
     def take(self, seq_id: int, count: int) -> None:
         """Appends free cells to a busy sequence; the caller has seen that there are some."""
-        if count:
+        if count == 1:  # every decode of every sequence: NumPy's fancy indexing would be felt
+            cell = self._free_cells.pop()
+            self._users[cell] += 1
+            self._busy_users[cell] += 1
+            self._cells[seq_id].append(cell)
+        elif count:
             cells = self._free_cells[-count:]
             del self._free_cells[-count:]
             self._users[cells] += 1

@@ -23,7 +23,8 @@ _MIROSTAT_M = 100  # the paper's m, llama-server's too (arXiv:2007.14966)
 class Sampler:
     """Owns a ``llama_sampler`` chain: biases, then llama-server's samplers in the order asked for.
 
-    Where nothing but the most likely token counts, there is no chain at all.
+    Where nothing but the most likely token counts, biases or not, there is no chain at all: to
+    find it in the logits takes a tenth of the time that a chain takes to list all candidates.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Sampler:
         biases = _biases(params, model)
         self._n_vocab = model.n_vocab
         self.handle: Any = None
-        if params.greedy and not biases and not _changes_greedy(params):
+        self._biased = np.array([token for token, _ in biases], np.int64)
+        self._bias = np.array([bias for _, bias in biases], np.float32)
+        if params.greedy and not _changes_greedy(params):
             return
         settings = llama_cpp.llama_sampler_chain_default_params()
         settings.no_perf = True
@@ -80,8 +83,18 @@ class Sampler:
     def sample(self, context: Context, row: int) -> int:
         """The next token from the logits of batch row ``row``; the chain remembers it."""
         if self.handle is None:
-            return int(context.logits(row, self._n_vocab).argmax())
+            return self._most_likely(context.logits(row, self._n_vocab))
         return int(llama_cpp.llama_sampler_sample(self.handle, context.handle, row))
+
+    def _most_likely(self, logits: NDArray[np.float32]) -> int:
+        if not len(self._biased):
+            return int(logits.argmax())
+        # The logits are llama.cpp's own: they are left as they were.
+        plain = logits[self._biased]
+        np.add.at(logits, self._biased, self._bias)
+        token = int(logits.argmax())
+        logits[self._biased] = plain
+        return token
 
     def replay(self, token: int) -> None:
         """Brings the chain to where it was after it had sampled ``token``.
