@@ -108,16 +108,17 @@ def test_a_head_in_a_kept_connection_has_its_time_too() -> None:
         assert b"HTTP/1.1 408 " in read_all(client)
 
 
-def test_half_a_body_is_answered_and_frees_its_place() -> None:
+def test_half_a_body_is_answered_in_the_end_and_harms_nobody() -> None:
     engine = FakeEngine()
     with (
         guarded(engine, max_queue=0) as live,
         live.connect(f'{HEAD}content-length: 1000\r\n\r\n{{"mess') as client,
     ):
         gate = live.server.config.app.state.controls.gate  # type: ignore[union-attr]
-        wait_for(lambda: gate.taken == 1)
+        wait_for(lambda: gate.in_work == 1)
+        assert gate.taken == 0, "it takes no place from others"
         assert read_all(client).startswith(b"HTTP/1.1 408 ")
-        wait_for(lambda: gate.taken == 0)
+        wait_for(lambda: gate.in_work == 0)
         assert engine.ids == []
         assert live.works()
 

@@ -82,7 +82,7 @@ class Watch:
             return [f"the web process ended with {code}"]
         found = self._engine_problems()
         try:
-            health = httpx.get(f"{self._server.url}/health", timeout=30, trust_env=False)
+            health = httpx.get(f"{self._server.url}/health/ready", timeout=30, trust_env=False)
             if health.status_code != 200:
                 found.append(f"/health answers {health.status_code}")
         except httpx.HTTPError as error:

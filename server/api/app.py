@@ -37,6 +37,9 @@ _DESCRIPTION = (
     " on every path; `code` is for programs to read and `param` names the field."
 )
 
+# Bodies of the largest size that may be held at the same time; most are far smaller.
+_BODIES_AT_ONCE = 8
+
 _ROUTERS = (
     chat_router,
     input_tokens_router,
@@ -99,8 +102,15 @@ def _services(engine: Engine, options: ApiOptions) -> Services:
         pictures=PictureReader(options, SourceReader(options, files, metrics), metrics),
         templates=TemplateCache(options.chat_template),
         files=files,
-        gate=Gate(options.max_queue, lambda: engine.ready.parallel if engine.ready else 1),
+        gate=_gate(engine, options),
     )
+
+
+def _gate(engine: Engine, options: ApiOptions) -> Gate:
+    def parallel() -> int:
+        return engine.ready.parallel if engine.ready else 1
+
+    return Gate(options.max_queue, parallel, _BODIES_AT_ONCE * options.max_body_bytes)
 
 
 def _model_name(engine: Engine, options: ApiOptions) -> str:

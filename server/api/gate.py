@@ -20,16 +20,23 @@ _FREE_ENDS = ("/cancel",)
 class Gate:
     """Counts requests. Beside those that the engine runs at once, ``queue`` may wait for it.
 
-    How many it runs is known once it is loaded, so ``parallel`` is asked each time. Without
-    ``queue`` there is no bound. ``in_work`` counts all requests, ``taken`` those that may want
-    the engine.
+    How many it runs is known once it is loaded, so ``parallel`` is asked each time. All bodies
+    that have come together are bounded by ``body_bytes``. None is no bound. ``in_work`` counts
+    all requests, ``taken`` those that may want the engine, ``held`` the bytes of their bodies.
     """
 
-    def __init__(self, queue: int | None = None, parallel: Callable[[], int] = lambda: 1) -> None:
+    def __init__(
+        self,
+        queue: int | None = None,
+        parallel: Callable[[], int] = lambda: 1,
+        body_bytes: int | None = None,
+    ) -> None:
         self._queue = queue
         self._parallel = parallel
+        self._body_bytes = body_bytes
         self.in_work = 0
         self.taken = 0
+        self.held = 0
         self.draining = False
         self._refuse = False
 
@@ -40,17 +47,53 @@ class Gate:
         self.draining = True
         self._refuse = refuse
 
-    def refusal(self) -> LlavaError | None:
-        """Why a request that wants a place does not get one."""
+    def check(self) -> None:
+        """Raise ShuttingDown or Overloaded where a request that wants a place finds none."""
         if self._refuse:
-            return ShuttingDown("the server is shutting down; ask another one, or later")
+            raise ShuttingDown("the server is shutting down; ask another one, or later")
         if self._queue is not None and self.taken >= self._queue + self._parallel():
-            return Overloaded(f"{self.taken} requests are running or waiting already")
-        return None
+            raise Overloaded(f"{self.taken} requests are running or waiting already")
+
+    def check_held(self) -> None:
+        """Raise Overloaded where too many bodies have come, or are coming, at once."""
+        if self._body_bytes is not None and self.held > self._body_bytes:
+            raise Overloaded("too many large requests at once", code="bodies_full")
+
+
+class _Visitor:
+    """A request that wants a place. It gets one when its body is there: who never sends the rest
+    of a body takes no place from others.
+    """
+
+    def __init__(self, gate: Gate, receive: Receive) -> None:
+        self._gate = gate
+        self._receive = receive
+        self._placed = False
+        self._held = 0
+
+    async def receive(self) -> Message:
+        """The next piece of the body. Raises Overloaded or ShuttingDown."""
+        message = await self._receive()
+        if self._placed or message["type"] != "http.request":
+            return message
+        size = len(message.get("body", b""))
+        self._held += size
+        self._gate.held += size
+        self._gate.check_held()
+        if not message.get("more_body", False):
+            self._gate.check()
+            self._placed = True
+            self._gate.taken += 1
+        return message
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._gate.taken -= self._placed
+        self._gate.held -= self._held
 
 
 class GateKeeper:
-    """Lets requests in, or refuses them before any of their body is read.
+    """Lets requests in, or refuses them: before any of their body is read, where that is known.
 
     Each gets ``seconds`` from now until it must be over (server.deadline), 0 for ever.
     """
@@ -79,16 +122,17 @@ class GateKeeper:
             gate.in_work -= 1
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = self._gate.refusal()
-        if error is not None:
+        try:
+            self._gate.check()
+        except LlavaError as error:
             self._metrics.failed(error.status, error.code)
             await error_response(error)(scope, receive, send)
             return
-        self._gate.taken += 1
+        visitor = _Visitor(self._gate, receive)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, visitor.receive, send)
         finally:
-            self._gate.taken -= 1
+            visitor.leave()
 
     def _closing(self, send: Send) -> Send:
         async def send_and_close(message: Message) -> None:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # What must come of a body within each timeout: enough for any honest line, not for a slowloris.
 LEAST_BODY_BYTES = 4096
+# Of the body of a request that was answered already.
+REST_BYTES = 1024 * 1024
 
 
 class Phase(Enum):
@@ -79,6 +81,12 @@ class GuardedProtocol(HttpProtocol):
         if self._phase is Phase.CLOSING:
             return
         self._received += len(data)
+        if self._phase is Phase.REST and self._received > REST_BYTES:
+            # Too much to read it for the sake of the connection: only so that the client, which
+            # may read nothing before it has sent everything, finds our answer.
+            if self._received > self._limits.max_body_bytes:
+                self.transport.abort()
+            return
         super().data_received(data)
         self._update()
 
@@ -117,8 +125,6 @@ class GuardedProtocol(HttpProtocol):
             self._enter(Phase.HEAD)
         else:
             self._enter(Phase.IDLE)
-        if self._phase is Phase.REST and self._received > self._limits.max_body_bytes:
-            self.transport.abort()
 
     def _enter(self, phase: Phase) -> None:
         if phase is self._phase:

@@ -1,0 +1,169 @@
+"""Crowds of clients: those who ask, those who are idle, and those who are slow on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+CHAT = "/v1/chat/completions"
+Slow = Callable[[str, int, str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Answers:
+    """Statuses counted, 0 for a broken connection, and how long each answer took, in seconds."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+
+    def add(self, status: int, seconds: float) -> None:
+        """One answer."""
+        self.statuses[status] += 1
+        self.seconds.setdefault(status, []).append(seconds)
+
+    def percentile(self, status: int, percent: float) -> float:
+        """Of the seconds of one status; 0 where there was none."""
+        taken = sorted(self.seconds.get(status, ()))
+        return taken[min(len(taken) - 1, int(len(taken) * percent / 100))] if taken else 0.0
+
+
+def request(body: dict[str, object]) -> bytes:
+    """A chat completion as bytes."""
+    content = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    return head.encode() + f"content-length: {len(content)}\r\n\r\n".encode() + content
+
+
+def question(number: int, tokens: int) -> bytes:
+    """A request whose text is no other's."""
+    message = {"role": "user", "content": f"Say something about {number}."}
+    return request({"messages": [message], "max_tokens": tokens, "temperature": 0})
+
+
+async def exchange(line: Connection, asked: bytes) -> tuple[int, float]:
+    """One request and its answer: the status, and the seconds after which to come back."""
+    reader, writer = line
+    writer.write(asked)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    length, after = 0, 0.0
+    for row in head.split("\r\n")[1:]:
+        name, _, value = row.partition(":")
+        if name == "content-length":
+            length = int(value)
+        elif name == "retry-after":
+            after = float(value)
+    await reader.readexactly(length)
+    return int(head.split(" ", 2)[1]), after
+
+
+async def client(
+    host: str, port: int, number: int, until: float, answers: Answers, *, polite: bool
+) -> None:
+    """Asks again and again; a polite one waits as long as it is told when it is refused."""
+    chance = Random(number)
+    # Nobody starts five hundred clients in one instant.
+    await asyncio.sleep(chance.random() if number else 0)
+    line: Connection | None = None
+    while time.monotonic() < until:
+        start = time.monotonic()
+        try:
+            line = line or await asyncio.open_connection(host, port)
+            start = time.monotonic()
+            status, after = await exchange(line, question(chance.randrange(10**6), 16))
+        except (OSError, asyncio.IncompleteReadError):
+            status, after, line = 0, 1.0, None
+        answers.add(status, time.monotonic() - start)
+        if status != 200 and polite:
+            await asyncio.sleep(after * (0.5 + chance.random()))
+    if line is not None:
+        line[1].close()
+
+
+async def crowd(host: str, port: int, count: int, seconds: float, *, polite: bool) -> Answers:
+    """``count`` clients at once for so many seconds."""
+    answers, until = Answers(), time.monotonic() + seconds
+    every = (client(host, port, number, until, answers, polite=polite) for number in range(count))
+    await asyncio.gather(*every)
+    return answers
+
+
+async def stopped_reader(host: str, port: int, _: str) -> None:
+    """Asks for a stream and reads none of it."""
+    _, writer = await asyncio.open_connection(host, port, limit=1024)
+    body = {"messages": [{"role": "user", "content": "a"}], "stream": True, "ignore_eos": True}
+    writer.write(request({**body, "max_tokens": 2000}))
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(3600)
+
+
+async def slowloris(host: str, port: int, _: str) -> None:
+    """A head that never ends, a letter a second."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-".encode())
+    while not reader.at_eof():
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(reader.read(100), 1)
+        writer.write(b"a")
+
+
+async def half_body(host: str, port: int, _: str) -> None:
+    """A body of which half comes."""
+    reader, writer = await asyncio.open_connection(host, port)
+    asked = question(1, 16)
+    writer.write(asked[: len(asked) - 30])
+    await reader.read()
+
+
+async def huge_body(host: str, port: int, _: str) -> None:
+    """Two gigabytes, as fast as they go."""
+    _, writer = await asyncio.open_connection(host, port)
+    length = 2 * 1024**3
+    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode())
+    for _number in range(length // 65536):
+        writer.write(b" " * 65536)
+        await writer.drain()
+
+
+SLOW: dict[str, Slow] = {
+    "readers that stop": stopped_reader,  # type: ignore[dict-item]
+    "slowloris": slowloris,  # type: ignore[dict-item]
+    "half bodies": half_body,  # type: ignore[dict-item]
+    "bodies of 2 GiB": huge_body,  # type: ignore[dict-item]
+}
+
+
+async def beset(
+    host: str, port: int, work: Slow, count: int, seconds: float
+) -> tuple[Answers, int]:
+    """One honest client, for so many seconds, among ``count`` others; how many of them remain."""
+
+    async def again() -> None:
+        while True:
+            with suppress(OSError):
+                await work(host, port, "")  # type: ignore[arg-type]
+            await asyncio.sleep(0.1)
+
+    others = [asyncio.ensure_future(again()) for _ in range(count)]
+    await asyncio.sleep(1)
+    answers = await crowd(host, port, 1, seconds, polite=True)
+    remaining = sum(not other.done() for other in others)
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    return answers, remaining
+
+
+async def idle(host: str, port: int, count: int) -> list[Connection]:
+    """Connections that say nothing; fewer than asked for where the system has no more."""
+    lines: list[Connection] = []
+    with suppress(OSError):
+        for _ in range(count):
+            lines.append(await asyncio.open_connection(host, port))
+    return lines

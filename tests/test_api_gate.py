@@ -1,0 +1,181 @@
+"""The queue's bound: who is refused, how early, and that every place is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from typing import Any
+
+import httpx
+import pytest
+from fakes import FakeEngine, call, chat, serving, wait_for
+from fastapi import FastAPI
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+from server.deadline import deadline
+
+CHAT = "/v1/chat/completions"
+
+
+async def until(condition: Any) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+class Client:
+    """One request, whose body comes piece by piece as ``give`` is called."""
+
+    def __init__(self, app: FastAPI, path: str = CHAT) -> None:
+        self.pieces: asyncio.Queue[Any] = asyncio.Queue()
+        self.sent: list[Any] = []
+        scope = {
+            "type": "http", "method": "POST", "path": path, "raw_path": b"", "headers": [],
+            "query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
+            "http_version": "1.1", "scheme": "http",
+        }  # fmt: skip
+        self.task = asyncio.ensure_future(app(scope, self.pieces.get, self.send))  # type: ignore[arg-type]
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def give(self, body: bytes, *, more: bool = False) -> None:
+        self.pieces.put_nowait({"type": "http.request", "body": body, "more_body": more})
+
+    async def status(self) -> int:
+        await until(lambda: self.sent)
+        return int(self.sent[0]["status"])
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.sent[1]["body"])["error"]["code"])
+
+
+BODY = json.dumps(chat()).encode()
+
+
+def test_beyond_those_who_run_and_wait_all_are_refused_before_their_body_is_read() -> None:
+    engine = FakeEngine(token_seconds=0.05)
+
+    async def go() -> None:
+        app = create_app(engine, ApiOptions(max_queue=2))  # and one runs
+        gate = app.state.controls.gate
+        clients = [Client(app) for _ in range(3)]
+        for client in clients:
+            client.give(BODY)
+        await until(lambda: gate.taken == 3)
+        refused = Client(app)  # of which nothing has come but the head
+        assert await refused.status() == 429
+        assert refused.code == "queue_full"
+        headers = dict(refused.sent[0]["headers"])
+        assert int(headers[b"retry-after"]) >= 1
+        assert len(engine.ids) <= 3
+        assert [await client.status() for client in clients] == [200, 200, 200]
+        await asyncio.gather(*(client.task for client in (*clients, refused)))
+        assert (gate.taken, gate.in_work, gate.held) == (0, 0, 0)
+
+    asyncio.run(go())
+
+
+def test_half_a_body_takes_no_place_and_a_whole_one_that_finds_none_is_refused() -> None:
+    async def go() -> None:
+        app = create_app(FakeEngine(), ApiOptions(max_queue=0))
+        gate = app.state.controls.gate
+        halves = [Client(app) for _ in range(20)]
+        for half in halves:
+            half.give(BODY[:10], more=True)
+        await until(lambda: gate.held == 200)
+        assert gate.taken == 0
+        whole = Client(app)
+        whole.give(BODY)
+        assert await whole.status() == 200
+        engine_is_busy = Client(app)
+        engine_is_busy.give(BODY)
+        await until(lambda: gate.taken == 1 or engine_is_busy.sent)
+        for half in halves:
+            half.give(BODY[10:])
+        statuses = [await half.status() for half in halves]
+        assert set(statuses) <= {200, 429}
+        assert 429 in statuses
+        await asyncio.gather(*(one.task for one in (whole, engine_is_busy, *halves)))
+        assert (gate.taken, gate.in_work, gate.held) == (0, 0, 0)
+
+    asyncio.run(go())
+
+
+def test_all_bodies_together_have_their_bound() -> None:
+    async def go() -> None:
+        app = create_app(FakeEngine(), ApiOptions(max_body_bytes=1000))
+        gate = app.state.controls.gate
+        clients = [Client(app) for _ in range(10)]
+        for client in clients:
+            client.give(b" " * 900, more=True)
+        await until(lambda: any(client.sent for client in clients))
+        assert gate.held <= 8 * 1000
+        refused = [client for client in clients if client.sent]
+        assert {await client.status() for client in refused} == {429}
+        assert {client.code for client in refused} == {"bodies_full"}
+        for client in clients:
+            client.give(BODY)
+        await asyncio.gather(*(client.task for client in clients))
+        assert gate.held == 0
+
+    asyncio.run(go())
+
+
+def test_a_place_is_given_back_however_a_request_ends() -> None:
+    engine = FakeEngine(texts=("word ",) * 200, token_seconds=0.02)
+    with serving(engine, max_queue=0) as url, httpx.Client(base_url=url, timeout=10) as client:
+        with client.stream("POST", CHAT, json=chat(stream=True)) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            assert client.post(CHAT, json=chat()).status_code == 429
+            assert client.get("/v1/models").status_code == 200, "what needs no engine goes on"
+        # The client has left in the middle of its stream.
+        wait_for(lambda: engine.running == 0)
+        assert client.post(CHAT, content=b"{").status_code == 400
+        assert client.post(CHAT, json=chat(temperature=9)).status_code == 400
+        engine.texts = ("word",)
+        assert client.post(CHAT, json=chat()).status_code == 200
+
+
+def test_a_request_that_ends_another_needs_no_place() -> None:
+    app = create_app(FakeEngine(), ApiOptions(max_queue=-1))  # no place at all
+    assert call(app, "POST", CHAT, json=chat()).status_code == 429
+    assert call(app, "POST", "/v1/responses/resp_1/cancel").status_code in (400, 404)
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(0.0, math.inf), (5.0, 5.0)])
+def test_every_request_has_its_time(seconds: float, left: float) -> None:
+    engine = FakeEngine()
+    seen: list[float] = []
+    generate = engine.generate
+
+    def look(*args: Any) -> Any:
+        seen.append(deadline.get() - time.monotonic())
+        return generate(*args)
+
+    engine.generate = look  # type: ignore[method-assign, assignment]
+    app = create_app(engine, ApiOptions(request_timeout=seconds))
+    assert call(app, "POST", CHAT, json=chat()).status_code == 200
+    assert seen[0] <= left
+    assert seen[0] > left - 4 if seconds else seen[0] == math.inf
+
+
+def test_draining_turns_requests_away_or_only_their_connections() -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    gate = app.state.controls.gate
+    gate.drain(refuse=False)
+    answer = call(app, "POST", CHAT, json=chat())
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    assert call(app, "GET", "/health").json()["status"] == "draining"
+    gate.drain(refuse=True)
+    answer = call(app, "POST", CHAT, json=chat())
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert answer.json()["error"]["code"] == "shutting_down"
