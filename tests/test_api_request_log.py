@@ -165,3 +165,10 @@ def test_json_lines_tell_exceptions_and_times() -> None:
     )  # fmt: skip
     assert line["message"] == "failed: 3"
     assert "ValueError: bad" in line["exception"]
+
+
+def test_what_is_turned_away_at_the_door_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    call(app, "POST", CHAT, content=b"{}", headers={"content-length": str(2**40)})
+    (line,) = logged(caplog)
+    assert (line["status"], line["error"]) == (413, "request_too_large")

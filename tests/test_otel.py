@@ -107,7 +107,7 @@ def test_a_live_server_tells_every_stage_and_continues_the_trace(
     assert line["trace_id"] == TRACE
     assert line["completion_tokens"] == usage["completion_tokens"]
     assert min(line["encode_ms"], line["prefill_ms"], line["decode_ms"], line["image_ms"]) > 0
-    assert {each["logger"].split(".")[1] for each in lines} >= {"serve", "engine"}, "both processes"
+    assert {each["logger"].split(".")[1] for each in lines} >= {"api", "engine"}, "both processes"
 
 
 def finished(exporter: InMemorySpanExporter, tracing: OpenTelemetry) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from scripts.dashboards.parts import (
+    ASKED,
     HALF,
     board,
     increase,
@@ -27,7 +28,7 @@ def overview() -> Dashboard:
 
 def _now(made: Dashboard) -> Dashboard:
     failed = f"({rate('llava_requests_failed_total', status='~5..')} or vector(0))"
-    answered = rate("llava_http_requests_total")
+    answered = rate("llava_http_requests_total", route=ASKED)
     return (
         made.with_row(row("Now"))
         .with_panel(

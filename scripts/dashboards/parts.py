@@ -34,15 +34,22 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Grafana's grid is 24 wide.
 THIRD, HALF, SMALL = 8, 12, 4
+# What clients ask for; probes and scrapes would hide a failing server.
+ASKED: Final = "!~/health.*|/metrics"
 Query = tuple[str, str]
 
 
 def of(name: str, **labels: str) -> str:
-    """A selector of the chosen model's series; a value that begins with ~ is an expression."""
-    pairs = ['model_name=~"$model"']
-    for label, value in labels.items():
-        pairs.append(f'{label}=~"{value[1:]}"' if value.startswith("~") else f'{label}="{value}"')
-    return f"{name}{{{','.join(pairs)}}}"
+    """A selector of the chosen model's series; values may begin with an operator, ~ or !~."""
+    chosen = {"model_name": "~$model", **labels}
+    return f"{name}{{{','.join(_matcher(*pair) for pair in chosen.items())}}}"
+
+
+def _matcher(label: str, value: str) -> str:
+    for sign, operator in (("!~", "!~"), ("~", "=~")):
+        if value.startswith(sign):
+            return f'{label}{operator}"{value.removeprefix(sign)}"'
+    return f'{label}="{value}"'
 
 
 def rate(name: str, by: str = "", **labels: str) -> str:

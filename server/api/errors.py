@@ -48,7 +48,8 @@ def internal_error(request_id: str) -> LlavaError:
 
 
 def error_response(error: LlavaError) -> JSONResponse:
-    """The HTTP answer to an error."""
+    """The HTTP answer to an error, which is put on record."""
+    current_record().error = error.code or ""
     headers: dict[str, str] = {}
     if error.status in _COME_BACK:
         headers["retry-after"] = str(error.retry_after or RETRY_SECONDS)
@@ -86,7 +87,6 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     def answer(error: LlavaError) -> JSONResponse:
         metrics.failed(error.status, error.code)
-        current_record().error = error.code or ""
         return error_response(error)
 
     @app.exception_handler(LlavaError)

@@ -12,7 +12,15 @@ ABORTED = "abort"
 _REASONS = ("stop", "length", ABORTED)
 # What is turned away though the request itself may be in order.
 _REFUSALS = frozenset({401, 403, 413, 429, 503})
-_KNOWN_REFUSALS = ("queue_full", "invalid_api_key", "request_too_large", "engine_unavailable")
+_KNOWN_REFUSALS = (
+    "queue_full",
+    "rate_limit_exceeded",
+    "concurrency_limit_exceeded",
+    "invalid_api_key",
+    "request_too_large",
+    "engine_unavailable",
+    "shutting_down",
+)
 
 
 class RequestMetrics:
