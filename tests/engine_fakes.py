@@ -47,6 +47,7 @@ class Cell:
     def __init__(self, key: tuple[int, int], position: int) -> None:
         self.key = key
         self.position = position
+        self.lost = False
 
 
 class FakeRunner:
@@ -58,11 +59,15 @@ class FakeRunner:
     llama.cpp would refuse, and if a picture that must be whole is not.
 
     ``kind`` is that of its pictures: "plain"; "whole" in one batch; "mrope" with three
-    positions for nine tokens; "tiled" in two pieces with text between.
+    positions for nine tokens; "tiled" in two pieces with text between. With a ``window``, what has
+    left it is lost at once, unless another sequence has it too (llama_kv_cache::find_slot).
     """
 
-    def __init__(self, n_cells: int = 64, n_batch: int = 16, kind: str = "plain") -> None:
+    def __init__(
+        self, n_cells: int = 64, n_batch: int = 16, kind: str = "plain", window: int = 0
+    ) -> None:
         self.kind = kind
+        self.window = window
         self.n_ctx_seq = n_cells
         self.n_cells = n_cells
         self.n_batch = n_batch
@@ -138,7 +143,10 @@ class FakeRunner:
             assert [cell.key for cell in cells] == keys[: chunk.start], "a gap or others' cells"
             positions = self._check_place(chunk, cells)
             new = keys[chunk.start : chunk.start + chunk.count]
+            seen = (c for c in cells if not self.window or c.position > positions[0] - self.window)
+            assert not any(cell.lost for cell in seen), "a token that was written over"
             cells += [Cell(key, place) for key, place in zip(new, positions, strict=True)]
+            self._lose(request.seq_id)
             self.computed += chunk.count
             of_prompt = min(chunk.count, request.num_prompt - chunk.start)
             self.prefilled[request.request_id] += max(of_prompt, 0)
@@ -156,6 +164,13 @@ class FakeRunner:
         assert self.decode([replace(chunk, sample=False)]) == {}
         rows = chunk.request.rows(chunk.start, chunk.count)
         return (rows if rows.ndim == 1 else np.full(len(rows), 1000))[:, None].astype(np.float32)
+
+    def _lose(self, seq_id: int) -> None:
+        cells = self.cells[seq_id]
+        others = {id(c) for other, owned in self.cells.items() if other != seq_id for c in owned}
+        for cell in cells:
+            masked = cells[-1].position + 1 - cell.position >= self.window > 0
+            cell.lost = cell.lost or (masked and id(cell) not in others)
 
     def _check_place(self, chunk: Chunk, cells: list[Cell]) -> list[int]:
         """The chunk's positions, checked as llama_batch_allocr::init does."""
@@ -203,14 +218,15 @@ def make_core(
     image_bytes: int = 0,
     slow_encodes: bool = False,
     kind: str = "plain",
+    window: int = 0,
     encode_at_once: int = 0,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
-    runner = FakeRunner(n_cells, n_batch, kind)
+    runner = FakeRunner(n_cells, n_batch, kind, window)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
     kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
-    scheduler = Scheduler(kv, n_batch, n_seq, pace, encodes=encodes)
+    scheduler = Scheduler(kv, n_batch, n_seq, pace, window=window, encodes=encodes)
     pending: list[list[Picture]] = []
 
     def start(pictures: list[Picture]) -> None:

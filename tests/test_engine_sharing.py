@@ -125,11 +125,15 @@ _events = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["plain", "whole", "mrope", "tiled"])
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [("plain", 0), ("whole", 0), ("mrope", 0), ("tiled", 0), ("plain", 12), ("whole", 30)],
+)
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(_events, st.integers(1, 4), st.integers(1, 5), st.integers(40, 90), st.integers(10, 24))
 def test_nothing_is_lost_leaked_or_told_twice(
     kind: str,
+    window: int,
     events: list[tuple[list[object], int, int, bool]],
     n_seq: int,
     idle: int,
@@ -144,6 +148,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
         idle=idle,
         slow_encodes=True,
         kind=kind,
+        window=window,
         encode_at_once=n_batch * (n_seq % 3),
     )
     told: dict[str, list[object]] = {}

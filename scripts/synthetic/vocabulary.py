@@ -15,22 +15,25 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 _SPACE = "\u2581"
+END = 2
 LEAST = 3 + 256 + 96  # control tokens, bytes, a space and printable ASCII
 
 
-def add_vocabulary(writer: GGUFWriter, size: int) -> None:
+def add_vocabulary(writer: GGUFWriter, size: int, special: tuple[str, ...] = ()) -> None:
     """Adds a tokenizer of ``size`` pieces (at least LEAST) and Vicuna's chat template.
 
-    <unk>, <s>, </s>, the 256 bytes, printable ASCII, and invented words for the rest. Raises
-    ValueError where ``size`` is too small.
+    <unk>, <s>, </s>, the 256 bytes, printable ASCII, invented words for the rest, and at the end
+    those that are ``special``. Raises ValueError where ``size`` is too small.
     """
-    if size < LEAST:
+    if size < LEAST + len(special):
         raise ValueError(f"a vocabulary of {size} pieces: at least {LEAST} are needed")
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), _SPACE]
     pieces += [chr(code) for code in range(33, 127)]
     types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
-    pieces += itertools.islice(_words(), size - len(pieces))
-    types += [TokenType.NORMAL] * (size - len(types))
+    pieces += itertools.islice(_words(), size - len(pieces) - len(special))
+    types += [TokenType.NORMAL] * (len(pieces) - len(types))
+    pieces += special
+    types += [TokenType.CONTROL] * len(special)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(pieces)
     # Longer pieces score higher, so that words are preferred to their letters.
@@ -38,7 +41,7 @@ def add_vocabulary(writer: GGUFWriter, size: int) -> None:
     writer.add_token_types(types)
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(END)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_chat_template(TEMPLATE)

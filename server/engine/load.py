@@ -173,6 +173,7 @@ def _make_scheduler(placement: Placement, handles: Handles) -> Scheduler:
         placement.parallel,
         Pace(config.itl_target, handles.speed),
         share_prefixes=handles.model.shares_prefixes,
+        window=handles.model.window,
         encodes=Encodes(encoder.batch_tokens if encoder else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,

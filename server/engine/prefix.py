@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,14 +82,23 @@ class PrefixCache:
 
     Compared one by one: with at most 256 sequences an array comparison each is faster, and far
     simpler, than walking a tree of Python objects.
+
+    ``window``: with a sliding one, llama.cpp writes over cells that have left it. What is surely
+    there is all of a sequence that never was as long, and the end of any other.
     """
 
+    window: int = 0
     entries: list[Entry] = field(default_factory=list)
     _clock: itertools.count[int] = field(default_factory=itertools.count)
 
     def add(self, seq_id: int, keys: Keys) -> list[Entry]:
         """Keeps a sequence; returns the entries that it makes superfluous, now removed."""
-        covered = [e for e in self.entries if common_prefix(e.keys, keys) == len(e.keys)]
+        covered = [
+            entry
+            for entry in self.entries
+            if common_prefix(entry.keys, keys) == len(entry.keys)
+            and self.has(len(keys), len(entry.keys))
+        ]
         for entry in covered:
             self.entries.remove(entry)
         self.entries.append(Entry(seq_id, keys, next(self._clock)))
@@ -107,20 +116,23 @@ class PrefixCache:
         The last token of a prompt is never taken: it has to be computed for its logits. Of a
         picture that cannot be divided, all is taken or nothing.
         """
-        best, keys = Match(), wanted.keys
+        best, limit = Match(), len(wanted.keys) - 1
         if wanted.pool is not None:
             return best  # its states have to be computed, whoever else has done so
-        limit = len(keys) - 1
         for entry in self.entries:
-            count = min(common_prefix(entry.keys, keys), limit)
-            if count > best.count:
+            count = wanted.shareable(min(common_prefix(entry.keys, wanted.keys), limit))
+            if count > best.count and self.has(len(entry.keys), count):
                 best = Match(entry.seq_id, count, entry)
         for request in running:
-            shared = common_prefix(request.keys[: request.num_computed], keys)
-            if min(shared, limit) > best.count:
-                best = Match(request.seq_id, min(shared, limit))
-        count = wanted.shareable(best.count)
-        return replace(best, count=count) if count else Match()
+            shared = common_prefix(request.keys[: request.num_computed], wanted.keys)
+            count = wanted.shareable(min(shared, limit))
+            if count > best.count and self.has(request.num_computed, count):
+                best = Match(request.seq_id, count)
+        return best
+
+    def has(self, length: int, count: int) -> bool:
+        """Whether a sequence of ``length`` still has all that goes on after its first ``count``."""
+        return not self.window or length < self.window or count == length
 
     def touch(self, entry: Entry) -> None:
         """The entry was of use just now."""

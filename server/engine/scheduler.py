@@ -31,6 +31,7 @@ class Scheduler:
         pace: Pace,
         *,
         share_prefixes: bool = True,
+        window: int = 0,
         encodes: Encodes | None = None,
         n_pictures: int | None = None,
     ) -> None:
@@ -43,7 +44,7 @@ class Scheduler:
         self.share_prefixes = share_prefixes
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.prefixes = PrefixCache()
+        self.prefixes = PrefixCache(window)
         self.preemptions = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
@@ -110,7 +111,7 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
-            match = self.prefixes.find(request, self.running)
+            match = self._match(request)
             if worth_waiting(request.keys[match.count : self._soon_shared(request)]):
                 continue  # being computed for somebody else; others may go ahead meanwhile
             if not self._fits(request, match):
@@ -118,12 +119,19 @@ class Scheduler:
             self.waiting.remove(request)
             self._start(request, match)
 
+    def _match(self, request: Request) -> Match:
+        return self.prefixes.find(request, self.running) if self.share_prefixes else Match()
+
     def _soon_shared(self, request: Request) -> int:
         """Positions of the prompt that running requests have begun to compute."""
         if not self.share_prefixes or request.pool is not None:
             return 0
         prefilling = [r for r in self.running if r.num_computed < r.num_prompt]
-        shared = (common_prefix(r.keys, request.keys) for r in prefilling)
+        shared = (
+            common_prefix(r.keys, request.keys)
+            for r in prefilling
+            if self.prefixes.has(r.num_prompt, 0)
+        )
         return min(max(shared, default=0), request.num_prompt - 1)
 
     def _fits(self, request: Request, match: Match) -> bool:

@@ -97,11 +97,15 @@ class Model:
     def shares_prefixes(self) -> bool:
         """Whether a sequence's first cells are all that a longer one needs of it.
 
-        Not with a state instead of cells (Mamba), nor where old cells are dropped (sliding window).
+        Not with a state instead of cells (Mamba).
         """
         state = llama_cpp.llama_model_is_recurrent(self.handle)
-        state = state or llama_cpp.llama_model_is_hybrid(self.handle)
-        return not state and llama_cpp.llama_model_n_swa(self.handle) == 0
+        return not (state or llama_cpp.llama_model_is_hybrid(self.handle))
+
+    @property
+    def window(self) -> int:
+        """The sliding window in positions, 0 where every token sees all those before it."""
+        return int(llama_cpp.llama_model_n_swa(self.handle))
 
     def close(self) -> None:
         """Frees the weights."""

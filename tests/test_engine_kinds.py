@@ -1,0 +1,150 @@
+"""Models of every kind: their greedy tokens are those of llama.cpp's own multimodal path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kinds import Driven, Parts, Reference, driven, noise
+
+from scripts.synthetic.tiny import TINY, write_tiny
+from server.engine.bindings.log import LlamaLog
+from server.engine.counting import count
+from server.messages import AbortRequest, Counted, CountRequest, ImageInput, TokenOutput
+
+STEPS = 24
+# LLaVA-1.5's square is made by us, so a picture of its size goes through unchanged.
+SIZES = {"llava-1.5": [(56, 56)] * 2}
+PICTURES = [(150, 100), (90, 200)]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def files(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_tiny(tmp_path_factory.mktemp(kind), kind)
+
+
+@pytest.fixture(scope="module")
+def reference(files: tuple[Path, Path]) -> Iterator[Reference]:
+    log = LlamaLog()
+    opened = Reference(*files)
+    yield opened
+    opened.close()
+    log.stop_keeping()
+
+
+@pytest.fixture(scope="module")
+def engine(files: tuple[Path, Path]) -> Iterator[Driven]:
+    with driven(*files, files[0].parent, itl_target=1e-6) as opened:
+        yield opened
+
+
+def pictures(kind: str) -> list[ImageInput]:
+    sizes = SIZES.get(kind, PICTURES)
+    return [noise(name, *size) for name, size in zip("ab", sizes, strict=True)]
+
+
+def prompts(kind: str) -> dict[str, list[str | ImageInput]]:
+    a, b = pictures(kind)
+    return {
+        "a": ["USER: look at ", a, " and say what ASSISTANT:"],
+        "b": ["USER: look at ", b, " and say what ASSISTANT:"],
+        "ab": ["USER: first ", a, " then ", b, " which one? ASSISTANT:"],
+        "ba": ["USER: first ", b, " then ", a, " which one? ASSISTANT:"],
+        "text": ["USER: and without any of them? ASSISTANT:"],
+    }
+
+
+def sure(reference: Reference, parts: Parts, count: int) -> list[int]:
+    """The reference's answer, up to where rounding may decide: it moves logits by some 1e-6.
+
+    What else is in a batch changes the order of sums, and nothing more.
+    """
+    answer = reference.tokens(parts, count)
+    doubtful = (step for step, margin in enumerate(reference.margins) if margin < 1e-4)
+    answer = answer[: next(doubtful, None)]
+    assert len(answer) >= 8
+    assert np.median(reference.margins) > 0.01
+    return answer
+
+
+def test_greedy_tokens_are_llama_cpp_s(kind: str, engine: Driven, reference: Reference) -> None:
+    """One after the other. Another picture, or another order, means another answer."""
+    answers = {}
+    for name, parts in prompts(kind).items():
+        engine.add(name, parts, STEPS)
+        answers[name] = list(engine.run()[name])
+        expected = sure(reference, parts, STEPS)
+        assert answers[name][: len(expected)] == expected, name
+    assert len({tuple(answer) for answer in answers.values()}) == len(answers)
+    assert len({token for answer in answers.values() for token in answer}) > STEPS
+
+
+def test_the_answer_is_the_same_whatever_runs_beside_it(
+    files: tuple[Path, Path], kind: str, reference: Reference
+) -> None:
+    """All at once in too few cells: prefill in small chunks beside decodes, shared prefixes, and
+    requests that are preempted and go on later.
+    """
+    asked = prompts(kind)
+    asked["again"] = [*asked["a"][:-1], " and where it is, please? ASSISTANT:"]
+    long = 150
+    settings = {"ctx_size": 512, "itl_target": 1e-6}
+    with driven(*files, files[0].parent, **settings) as engine:
+        for name, parts in asked.items():
+            engine.add(name, parts, long)
+            engine.step()
+        answers = engine.run()
+        assert engine.core.scheduler.preemptions
+        assert engine.core.scheduler.kv.pinned == 0
+    for name, parts in asked.items():
+        expected = sure(reference, parts, long)
+        assert answers[name][: len(expected)] == expected, name
+
+
+def test_usage_counts_what_was_encoded(kind: str, engine: Driven) -> None:
+    for name, parts in prompts(kind).items():
+        engine.add(f"usage {name}", parts, 1)
+        engine.run()
+        told = engine.first_output(f"usage {name}")
+        counted = count(engine.core.runner, CountRequest("c", tuple(parts)))
+        assert isinstance(counted, Counted)
+        assert counted.image_tokens == sum(image.tokens for image in told.images)
+        assert len(told.images) == sum(isinstance(part, ImageInput) for part in parts)
+
+
+def test_a_picture_is_computed_once_for_two_questions(kind: str, engine: Driven) -> None:
+    """With a sliding window, while no sequence was as long: then nothing is written over."""
+    image = noise("shared", *SIZES.get(kind, PICTURES)[0])
+    for index, question in enumerate(("what is it?", "how large is it?")):
+        engine.add(f"q{index}", ["USER: here ", image, question, " ASSISTANT:"], 4)
+        engine.run()
+    first, second = (engine.first_output(f"q{index}") for index in range(2))
+    assert not first.images[0].cached
+    assert second.images[0].cached
+    assert second.cached_tokens > second.images[0].tokens
+
+
+def test_an_abort_at_any_moment_leaves_the_others_alone(kind: str, engine: Driven) -> None:
+    a, b = (noise(name, *size) for name, size in zip("cd", SIZES.get(kind, PICTURES), strict=True))
+    engine.add("alone", ["USER: see ", a, " ASSISTANT:"], STEPS)
+    alone = list(engine.run()["alone"])
+    for steps in range(8):
+        gone, kept = f"gone {steps}", f"kept {steps}"
+        engine.add(gone, [f"USER: {steps} ", b, " ASSISTANT:"], STEPS)
+        for _ in range(steps):
+            engine.step()
+        engine.add(kept, ["USER: see ", a, " ASSISTANT:"], STEPS)
+        engine.step()
+        engine.core.abort(AbortRequest(gone))
+        answer = engine.run()[kept]
+        assert answer[:8] == alone[:8]
+    told = [o.request_id for o in engine.outputs if isinstance(o, TokenOutput) and o.finish_reason]
+    assert not [name for name in told if name.startswith("gone")]
+    assert engine.core.scheduler.kv.pinned == 0
