@@ -130,7 +130,8 @@ class Driven:
     def step(self) -> None:
         """A step, and an encode if one was begun."""
         self.outputs += self.core.step().outputs
-        slices = self.engine.slices
+        assert self.engine.encoders is not None
+        slices = self.engine.encoders.slices
         assert slices is not None
         while slices.pending:
             for done in slices.encode_next(lambda: None, lambda: False, lambda _picture: True):

@@ -61,17 +61,19 @@ def prompts(kind: str) -> dict[str, list[str | ImageInput]]:
     }
 
 
-def sure(reference: Reference, parts: Parts, count: int) -> list[int]:
-    """The reference's answer, up to where rounding may decide: it moves logits by some 1e-6.
+def check(answer: list[int], reference: Reference, parts: Parts) -> None:
+    """The answer is the reference's, up to a token whose lead is within rounding, if any.
 
-    What else is in a batch changes the order of sums, and nothing more.
+    What else is in a batch changes the order of sums, and keys and values are kept in 16 bits, so
+    logits move by up to a few thousandths of their spread.
     """
-    answer = reference.tokens(parts, count)
-    doubtful = (step for step, margin in enumerate(reference.margins) if margin < 1e-4)
-    answer = answer[: next(doubtful, None)]
-    assert len(answer) >= 8
-    assert np.median(reference.margins) > 0.01
-    return answer
+    expected = reference.tokens(parts, len(answer))
+    pairs = enumerate(zip(answer, expected, strict=True))
+    parting = next((step for step, (ours, theirs) in pairs if ours != theirs), None)
+    if parting is not None:
+        assert parting >= 8
+        assert reference.margins[parting] < 0.01, f"parted at token {parting}"
+    assert np.median(reference.margins) > 0.1  # so the comparison says something
 
 
 def test_greedy_tokens_are_llama_cpp_s(kind: str, engine: Driven, reference: Reference) -> None:
@@ -80,8 +82,7 @@ def test_greedy_tokens_are_llama_cpp_s(kind: str, engine: Driven, reference: Ref
     for name, parts in prompts(kind).items():
         engine.add(name, parts, STEPS)
         answers[name] = list(engine.run()[name])
-        expected = sure(reference, parts, STEPS)
-        assert answers[name][: len(expected)] == expected, name
+        check(answers[name], reference, parts)
     assert len({tuple(answer) for answer in answers.values()}) == len(answers)
     assert len({token for answer in answers.values() for token in answer}) > STEPS
 
@@ -104,8 +105,7 @@ def test_the_answer_is_the_same_whatever_runs_beside_it(
         assert engine.core.scheduler.preemptions
         assert engine.core.scheduler.kv.pinned == 0
     for name, parts in asked.items():
-        expected = sure(reference, parts, long)
-        assert answers[name][: len(expected)] == expected, name
+        check(answers[name], reference, parts)
 
 
 def test_usage_counts_what_was_encoded(kind: str, engine: Driven) -> None:

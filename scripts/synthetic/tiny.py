@@ -24,7 +24,7 @@ from server.towers.tiny import write_metadata
 _LLM = LlmShape(64, 2, 4, 2, 128, 512, 4096)
 _LLAMA = Language("llama", _LLM)
 _GEMMA = Language("gemma3", LlmShape(64, 2, 4, 2, 128, 512, 4096))
-_GEMMA_WINDOW = Language("gemma3", LlmShape(64, 6, 4, 2, 128, 512, 4096), window=48)
+_GEMMA_WINDOW = Language("gemma3", LlmShape(64, 6, 4, 2, 128, 512, 4096), window=96)
 _CLIP = TowerShape(56, 14, 32, 2, 64, 3, 32, 64)
 _CLIP_TILES = TowerShape(56, 14, 32, 2, 64, 3, 32, 64, pinpoints=((56, 112), (112, 56), (112, 112)))
 _TABLES = ("_embd", "embd.weight", "query", "pos_embed_k", "img_break", "image_newline")

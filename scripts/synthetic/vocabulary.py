@@ -9,9 +9,11 @@ from gguf import GGUFWriter, TokenType
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'system' %}{{ message.content }} "
-    "{% elif message.role == 'user' %}USER: {{ message.content }} "
-    "{% else %}ASSISTANT: {{ message.content }}{{ eos_token }}{% endif %}"
+    "{% if message.content is string %}{% set text = message.content %}"
+    "{% else %}{% set text = message.content | map(attribute='text') | join %}{% endif %}"
+    "{% if message.role == 'system' %}{{ text }} "
+    "{% elif message.role == 'user' %}USER: {{ text }} "
+    "{% else %}ASSISTANT: {{ text }}{{ eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 _SPACE = "\u2581"

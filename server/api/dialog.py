@@ -59,12 +59,14 @@ def note_prompt(parts: Iterable[PromptPart]) -> None:
 
 async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tuple[Part, ...]:
     """The template's text, with places for the pictures."""
-    return await _render(await services.templates.get(ready.model), dialog)
+    gap = "\n" if ready.vision is None or ready.vision.is_llava else ""
+    return await _render(await services.templates.get(ready.model), dialog, gap)
 
 
-async def _render(template: ChatTemplate, dialog: Dialog) -> tuple[Part, ...]:
+async def _render(template: ChatTemplate, dialog: Dialog, gap: str) -> tuple[Part, ...]:
     def render() -> tuple[Part, ...]:
-        return template.parts(dialog.turns, dialog.toolbox.tools, continues=dialog.continues)
+        turns, tools = dialog.turns, dialog.toolbox.tools
+        return template.parts(turns, tools, continues=dialog.continues, gap=gap)
 
     try:
         with fail_after(_TEMPLATE_SECONDS):

@@ -91,5 +91,7 @@ def make_encoders(
 
 def _identity(encoder: VisionEncoder, config: EngineConfig, build: BuildFacts) -> str:
     """A hash of all that decides about a picture's rows beside the picture itself."""
-    facts = [encoder.identity(config.cache_dir), build.llama_cpp_python, build.backends]
+    facts: list[object] = [encoder.identity(config.cache_dir)]
+    facts += [build.llama_cpp_python, build.backends]
+    facts += [config.image_min_tokens, config.image_max_tokens]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -82,6 +82,11 @@ class VisionFacts:
     batch_tokens: int = 0
 
     @property
+    def is_llava(self) -> bool:
+        """Whether pictures are followed by a newline in its prompts, and its faults are undone."""
+        return self.projector in {"mlp", "mlp_norm", "ldp", "ldpv2"}
+
+    @property
     def tiled(self) -> bool:
         """Whether large pictures are cut into tiles (LLaVA-1.6)."""
         return bool(self.pinpoints)

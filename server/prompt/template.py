@@ -69,11 +69,17 @@ class ChatTemplate:
         return self._can.style is not None
 
     def parts(
-        self, turns: Sequence[Turn], tools: Sequence[Tool] = (), *, continues: bool = False
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Tool] = (),
+        *,
+        continues: bool = False,
+        gap: str = "\n",
     ) -> tuple[Part, ...]:
         """The prompt for ``turns``, cut at its pictures. Blocks: call it in a worker thread.
 
-        ``continues``: the last turn, the assistant's, is begun and not ended.
+        ``continues``: the last turn, the assistant's, is begun and not ended. ``gap`` is written
+        after each picture: LLaVA's newline, or nothing.
         ``tools`` are told to the model by the template, or in words where it knows none.
         """
         size = sum(len(piece) for turn in turns for piece in turn.content if isinstance(piece, str))
@@ -87,7 +93,7 @@ class ChatTemplate:
             turns, tools = in_words(turns, tools, system=self._can.system), ()
         marks = Marks(self._pattern)
         written = [
-            replace(turn, content=(write(turn.content, stem),)) for turn in marks.hide(turns)
+            replace(turn, content=(write(turn.content, stem, gap),)) for turn in marks.hide(turns)
         ]
         begun = "".join(map(str, written.pop().content)) if continues else ""
         text = self._unframed(self._render(written, tools)) + begun

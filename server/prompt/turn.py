@@ -74,13 +74,15 @@ class MessageForm:
         return letters[-9:].rjust(9, "0")
 
 
-def write(content: tuple[Part, ...], stem: str) -> str:
-    """Content as text, LLaVA's way: a newline after each picture, and between texts."""
+def write(content: tuple[Part, ...], stem: str, gap: str = "\n") -> str:
+    """Content as text: a newline between texts, and ``gap`` after each picture, for which LLaVA
+    has a newline too, and other models nothing (as llama-server writes it).
+    """
     written: list[str] = []
     text_before = False
     for piece in content:
         if isinstance(piece, Picture):
-            written.append(f"{stem}{piece.index}]\n")
+            written.append(f"{stem}{piece.index}]{gap}")
         else:
             text = piece.text if isinstance(piece, LiteralText) else piece
             written.append("\n" + text if text_before else text)
