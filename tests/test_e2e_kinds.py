@@ -49,7 +49,7 @@ def files(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 def server(files: tuple[Path, Path]) -> Iterator[LiveServer]:
     model, mmproj = files
     flags = ["--model", str(model), "--mmproj", str(mmproj), "--llava-fix", "off"]
-    with LiveServer(model.parent, *flags, "--threads", "1", "--no-mmproj-offload") as running:
+    with LiveServer(model.parent, *flags, "--threads", "1", "--image-max-side", "1000") as running:
         yield running
 
 
@@ -129,7 +129,7 @@ def test_bounds_of_a_tower_of_any_size(tmp_path: Path) -> None:
     model, mmproj = write_tiny(tmp_path, "qwen2vl")
     files = ["--model", str(model), "--mmproj", str(mmproj), "--threads", "1"]
     bounds = ["--image-min-tokens", "12", "--image-max-tokens", "30", "--image-max-edge", "200"]
-    with LiveServer(tmp_path, *files, *bounds, "--no-mmproj-offload") as server:
+    with LiveServer(tmp_path, *files, *bounds, "--image-max-side", "2000") as server:
         for size in ((30, 30), (150, 100), (1200, 400), (300, 900)):
             buffer = io.BytesIO()
             Image.effect_noise(size, 80).convert("RGB").save(buffer, "PNG")

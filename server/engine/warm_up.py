@@ -48,7 +48,9 @@ def warm_up_tower(encoder: VisionEncoder, context: Context, config: EngineConfig
         (rows,) = encoder.encode([picture])
     except (RuntimeError, ValueError) as error:
         raise StartupError(f"the vision tower cannot encode the largest picture: {error}") from None
-    rows = rows[: min(config.batch_size, context.n_ctx)]
+    # llama_decode aborts where more than a micro-batch is to be attended to at once.
+    limit = config.ubatch_size if encoder.whole else config.batch_size
+    rows = rows[: min(limit, context.n_ctx)]
     batch = Batch(len(rows), rows.shape[1], encoder.n_sections)
     batch.add(rows, 0, 0, want_last=True)
     context.attend_causally(not encoder.whole)
