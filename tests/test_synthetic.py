@@ -81,3 +81,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["mmproj-tiny-q8_0.gguf", "tiny-q8_0.gguf"]
     assert str(tmp_path / written[1]) in capsys.readouterr().out
+
+
+def test_the_command_writes_other_kinds(tmp_path: Path) -> None:
+    assert main(["kind-gemma3", "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gemma3.gguf", "mmproj-gemma3.gguf"]
+    assert read_facts(tmp_path / "mmproj-gemma3.gguf").projector_type == "gemma3"

@@ -93,11 +93,15 @@ TINY: dict[str, TinyKind] = {
 
 def write_tiny(folder: Path, kind: str, seed: int = 0) -> tuple[Path, Path]:
     """Writes ``kind.gguf`` and ``mmproj-kind.gguf``, all in 32 bits; returns both paths."""
-    pair = TINY[kind]
+    return write_pair_of(folder, kind, TINY[kind], seed)
+
+
+def write_pair_of(folder: Path, name: str, pair: TinyKind, seed: int = 0) -> tuple[Path, Path]:
+    """The same for a pair of any shape."""
     draw = np.random.default_rng(seed)
-    model, mmproj = folder / f"{kind}.gguf", folder / f"mmproj-{kind}.gguf"
-    _write_language(model, kind, pair, draw)
-    _write_tower(mmproj, kind, pair, draw)
+    model, mmproj = folder / f"{name}.gguf", folder / f"mmproj-{name}.gguf"
+    _write_language(model, name, pair, draw)
+    _write_tower(mmproj, name, pair, draw)
     return model, mmproj
 
 
