@@ -130,6 +130,18 @@ class PrefixCache:
                 best = Match(request.seq_id, count)
         return best
 
+    def soon(self, wanted: Request, running: Iterable[Request]) -> int:
+        """How much of the prompt running requests have begun to compute."""
+        if wanted.pool is not None:
+            return 0
+        prefilling = (
+            request
+            for request in running
+            if request.num_computed < request.num_prompt and self.has(request.num_prompt, 0)
+        )
+        shared = (common_prefix(request.keys, wanted.keys) for request in prefilling)
+        return min(max(shared, default=0), wanted.num_prompt - 1)
+
     def has(self, length: int, count: int) -> bool:
         """Whether a sequence of ``length`` still has all that goes on after its first ``count``."""
         return not self.window or length < self.window or count == length

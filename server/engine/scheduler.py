@@ -10,7 +10,7 @@ from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Plan, Share
 from server.engine.pooling import MOST_ROWS
-from server.engine.prefix import Match, PrefixCache, common_prefix, keys_of, worth_waiting
+from server.engine.prefix import Match, PrefixCache, keys_of, worth_waiting
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
 from server.messages import Pooling
 
@@ -112,7 +112,7 @@ class Scheduler:
             if len(self.running) >= self.max_running:
                 return
             match = self._match(request)
-            if worth_waiting(request.keys[match.count : self._soon_shared(request)]):
+            if worth_waiting(request.keys[match.count : self._soon(request)]):
                 continue  # being computed for somebody else; others may go ahead meanwhile
             if not self._fits(request, match):
                 return
@@ -122,17 +122,8 @@ class Scheduler:
     def _match(self, request: Request) -> Match:
         return self.prefixes.find(request, self.running) if self.share_prefixes else Match()
 
-    def _soon_shared(self, request: Request) -> int:
-        """Positions of the prompt that running requests have begun to compute."""
-        if not self.share_prefixes or request.pool is not None:
-            return 0
-        prefilling = [r for r in self.running if r.num_computed < r.num_prompt]
-        shared = (
-            common_prefix(r.keys, request.keys)
-            for r in prefilling
-            if self.prefixes.has(r.num_prompt, 0)
-        )
-        return min(max(shared, default=0), request.num_prompt - 1)
+    def _soon(self, request: Request) -> int:
+        return self.prefixes.soon(request, self.running) if self.share_prefixes else 0
 
     def _fits(self, request: Request, match: Match) -> bool:
         """Whether it can be computed beside what runs, with idle sequences gone if need be.
