@@ -54,7 +54,8 @@ class SamplingParams:
     whole context. ``logit_bias`` pairs a token's id, or a text whose every token is meant, with
     what is added to its logit. ``logprobs`` None asks for none, 0 for the chosen token's, n also
     for those of the n most likely ones. ``continues``: the text goes on where the prompt stops, so
-    a space at its beginning is a part of it.
+    a space at its beginning is a part of it. Without ``cache_prompt`` the whole prompt is computed,
+    whoever has computed it before.
     """
 
     max_tokens: int | None = None
@@ -91,6 +92,7 @@ class SamplingParams:
     grammar: Grammar | None = None
     logprobs: int | None = None
     continues: bool = False
+    cache_prompt: bool = True
 
     @property
     def greedy(self) -> bool:

@@ -222,3 +222,13 @@ def test_choices_of_one_request_compute_its_prompt_once(
             assert runner.prefilled == Counter(dict.fromkeys(names, 1) | {names[0]: size})
     assert len(runner.encodes) == pictures
     assert core.scheduler.kv.pinned == 0
+
+
+def test_a_prompt_may_be_computed_anew() -> None:
+    core, runner = make_core(n_cells=400, n_batch=64)
+    core.add(add("one", "a" * 30))
+    core.add(add("anew", "a" * 30, cache_prompt=False))
+    core.add(add("shares", "a" * 30))
+    outputs = drain(core)
+    assert runner.prefilled == Counter({"one": 30, "anew": 30, "shares": 1})
+    assert len({text_of(said) for said in outputs.values()}) == 1

@@ -109,6 +109,7 @@ class SamplingFields(Strict):
     stop: Annotated[list[StopText], Field(max_length=_MAX_STOPS)] | None = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
     grammar: Text | None = None
     json_schema: Any | None = None
 

@@ -114,11 +114,14 @@ class PrefixCache:
         """The longest prefix that is computed already, in an idle or a running sequence.
 
         The last token of a prompt is never taken: it has to be computed for its logits. Of a
-        picture that cannot be divided, all is taken or nothing.
+        picture that cannot be divided, all is taken or nothing. Who wants the prompt computed anew
+        takes nothing, but its own where it was preempted.
         """
         best, limit = Match(), len(wanted.keys) - 1
         if wanted.pool is not None:
             return best  # its states have to be computed, whoever else has done so
+        if not wanted.sampling.cache_prompt and not wanted.output_tokens:
+            return best
         for entry in self.entries:
             count = wanted.shareable(min(common_prefix(entry.keys, wanted.keys), limit))
             if count > best.count and self.has(len(entry.keys), count):
@@ -132,7 +135,7 @@ class PrefixCache:
 
     def soon(self, wanted: Request, running: Iterable[Request]) -> int:
         """How much of the prompt running requests have begun to compute."""
-        if wanted.pool is not None:
+        if wanted.pool is not None or not wanted.sampling.cache_prompt:
             return 0
         prefilling = (
             request
