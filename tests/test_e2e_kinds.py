@@ -106,6 +106,7 @@ def test_usage_counts_and_the_log_tell_the_same(kind: str, server: LiveServer) -
     counted = httpx.post(f"{server.url}/v1/chat/completions/input_tokens", json=asked).json()
     assert counted["input_tokens"] == tokens
     assert f"encoded image to {image['tokens']} tokens" in server.log
+    assert image["tiles"] == (5 if kind == "llava-1.6" else 1)
     facts = httpx.get(f"{server.url}/v1/models").json()["data"][0]["meta"]["vision"]
     assert (facts["non_causal"], facts["mrope"]) == (kind == "gemma3", kind == "qwen2vl")
     assert ("attended to in both directions" in server.log) == (kind == "gemma3")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from kinds import Driven, Parts, Reference, driven, noise
 
-from scripts.synthetic.tiny import TINY, write_tiny
+from scripts.synthetic.tiny import TINY, write_pair_of, write_tiny
 from server.engine.bindings.log import LlamaLog
 from server.engine.counting import count
+from server.errors import StartupError
 from server.messages import AbortRequest, Counted, CountRequest, ImageInput, TokenOutput
 
 STEPS = 24
@@ -148,3 +150,31 @@ def test_an_abort_at_any_moment_leaves_the_others_alone(kind: str, engine: Drive
     told = [o.request_id for o in engine.outputs if isinstance(o, TokenOutput) and o.finish_reason]
     assert not [name for name in told if name.startswith("gone")]
     assert engine.core.scheduler.kv.pinned == 0
+
+
+def test_a_model_without_the_words_around_pictures_is_refused(tmp_path: Path) -> None:
+    """libmtmd would put token -1 in their place, and llama_decode fail for everybody."""
+    pair = replace(TINY["idefics3"], words=())
+    files = write_pair_of(tmp_path, "wordless", pair)
+    with (
+        pytest.raises(StartupError, match="words that projector 'idefics3' puts around"),
+        driven(*files, tmp_path),
+    ):
+        pass
+
+
+def test_a_batch_too_small_for_a_whole_picture_is_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 4 takes up to 1120 tokens a picture; --image-max-tokens makes them fewer."""
+    files = write_tiny(tmp_path, "gemma4")
+    with caplog.at_level("INFO"), driven(*files, tmp_path) as engine:
+        facts = engine.engine.ready.vision
+        assert facts is not None
+        assert (facts.non_causal, facts.largest_picture > 1000) == (True, True)
+        assert "--ubatch-size from 512 to " in caplog.text
+        engine.add("large", ["USER: ", noise("a", 900, 900), " ASSISTANT:"], 4)
+        assert len(engine.run()["large"]) == 4
+    caplog.clear()
+    with caplog.at_level("INFO"), driven(*files, tmp_path, image_max_tokens=80) as engine:
+        assert "--ubatch-size" not in caplog.text

@@ -17,6 +17,11 @@ class ImageReport:
     encoded: EncodedImage
 
     @property
+    def tiles(self) -> int:
+        """How often the tower ran: for the squares that we cut, or for libmtmd's pieces."""
+        return max(self.image.n_squares, self.encoded.tiles)
+
+    @property
     def line(self) -> str:
         """The line of the log."""
         image, encoded = self.image, self.encoded
@@ -25,7 +30,7 @@ class ImageReport:
             f" ({image.source_width}x{image.source_height}"
             f" -> {image.encoded_width}x{image.encoded_height},"
             f" {encoded.grid_width}x{encoded.grid_height} grid,"
-            f" {image.n_squares} tile{'s' if image.n_squares > 1 else ''})"
+            f" {self.tiles} tile{'s' if self.tiles > 1 else ''})"
         )
         if encoded.cached:
             return f"{what} before; taken from the cache"
@@ -39,7 +44,7 @@ class ImageReport:
             "source": _size(image.source_width, image.source_height),
             "resized": _size(image.resized_width, image.resized_height),
             "encoded": _size(image.encoded_width, image.encoded_height),
-            "tiles": image.n_squares,
+            "tiles": self.tiles,
             "grid": _size(encoded.grid_width, encoded.grid_height),
             "tokens": encoded.tokens,
             "detail": image.detail,

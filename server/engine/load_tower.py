@@ -61,6 +61,7 @@ def load_vision(
         logger.info("%s", reason)
     vision = _open(config, tower, model, cuts, device if offload else None, offload=offload)
     _check_places(vision, tower, model)
+    _check_words(vision, tower, model)
     return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
 
 
@@ -93,6 +94,18 @@ def _check_places(vision: Vision, tower: PreparedTower, model: Model) -> None:
         raise StartupError(
             f"{tower.path.name} is a LLaVA's tower, and {model.path.name} wants the places of"
             " pictures in two dimensions (M-RoPE): they do not belong together"
+        )
+
+
+def _check_words(vision: Vision, tower: PreparedTower, model: Model) -> None:
+    """libmtmd puts words around pictures; those that the model lacks would end llama_decode."""
+    edge = 2 * tower.image_size  # large enough to be cut into tiles
+    spans = vision.tokenize([ImageInput("", edge, edge, b"", edge, edge)])
+    if any(token < 0 for span in spans if isinstance(span, list) for token in span):
+        vision.close()
+        raise StartupError(
+            f"{tower.path.name} does not belong to {model.path.name}: the language model lacks"
+            f" words that projector {tower.facts.projector_type!r} puts around pictures"
         )
 
 

@@ -50,4 +50,5 @@ def encoded_image(picture: Picture) -> EncodedImage:
         # Without rows the prefix cache had all of it, and nobody needed to look.
         cached=picture.cached or picture.rows is None,
         encode_start=picture.encode_start,
+        tiles=picture.n_tiles,
     )

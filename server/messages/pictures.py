@@ -78,7 +78,8 @@ class EncodedImage:
     """What became of one picture; sizes in pixels, time in seconds.
 
     ``cached``: it had been encoded before, and ``encode_seconds`` is 0. ``encode_start`` is
-    ``time.monotonic()`` when the encode began, 0 if there was none.
+    ``time.monotonic()`` when the encode began, 0 if there was none. ``tiles`` is how many pieces
+    libmtmd made of it.
     """
 
     tokens: int
@@ -91,3 +92,4 @@ class EncodedImage:
     encode_seconds: float
     cached: bool = False
     encode_start: float = 0.0
+    tiles: int = 1
