@@ -106,6 +106,18 @@ def test_a_picture_under_another_beginning_is_encoded_once() -> None:
     assert [image.cached for image in output.images] == [True]
 
 
+def test_where_cells_cannot_be_shared_nobody_s_are() -> None:
+    """Not those of running sequences either: a state instead of cells has no beginning."""
+    core, runner = make_core(n_seq=3, n_cells=400, n_batch=64)
+    core.scheduler.share_prefixes = False
+    core.add(add("1", "the same beginning", max_tokens=8))
+    core.step()
+    for name in "23":
+        core.add(add(name, "the same beginning", max_tokens=8))
+    drain(core)
+    assert runner.computed == 3 * (len("the same beginning") + 7)
+
+
 def test_idle_sequences_give_way_to_those_that_run() -> None:
     core, _ = make_core(n_seq=1, n_cells=40)
     for index in range(12):

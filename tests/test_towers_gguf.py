@@ -81,6 +81,10 @@ LIES = {
     "odd row": (header(1, 0) + tensor(b"t", [33], 2), "a row of 33"),
     "tensor twice": (header(2, 0) + tensor(b"t", [0]) * 2 + bytes(64), "a tensor appears twice"),
     "no tower": (header(0, 0) + bytes(64), "holds no vision tower"),
+    "audio": (
+        header(0, 1) + key(b"clip.has_audio_encoder", 7, b"\1") + bytes(64),
+        "holds an audio tower alone",
+    ),
 }
 
 

@@ -137,18 +137,20 @@ def facts_of(file: GGUFFile) -> TowerFacts:
     """The facts of an opened file; raises like ``read_facts``."""
     keys = Keys(file)
     if not keys.flag(layout.HAS_VISION):
+        what = "an audio tower alone" if keys.flag(layout.HAS_AUDIO) else "no vision tower"
         raise StartupError(
-            f"{file.path} holds no vision tower; give --mmproj the mmproj GGUF of a LLaVA"
+            f"{file.path} holds {what}; give --mmproj the mmproj GGUF of a model that sees"
         )
     projector = keys.projector()
+    least = int(projector in _LLAVA)  # towers without attention have no heads to speak of
     facts = TowerFacts(
         name=keys.text("general.name") or file.path.stem,
         projector_type=projector,
         image_size=keys.count(layout.IMAGE_SIZE, MAX_EDGE),
         patch_size=keys.count(layout.PATCH_SIZE, MAX_EDGE),
-        n_embd=keys.count(layout.WIDTH, 1 << 16),
-        n_layer=keys.count(layout.LAYERS, 1 << 10),
-        n_head=keys.count(layout.HEADS, 1 << 10),
+        n_embd=keys.count(layout.WIDTH, 1 << 16, least=least),
+        n_layer=keys.count(layout.LAYERS, 1 << 10, least=least),
+        n_head=keys.count(layout.HEADS, 1 << 10, least=least),
         n_ff=keys.count(layout.FEED_FORWARD, 1 << 20, least=0),  # 0 in old Qwen2-VL files
         n_out=keys.last_dimension(_LAST_TENSOR.get(projector)),
         has_class_token=layout.CLASS_TOKEN in file.tensors,

@@ -12,6 +12,7 @@ from typing import Final
 PROJECTOR_TYPE: Final = "clip.projector_type"
 VISION_PROJECTOR_TYPE: Final = "clip.vision.projector_type"
 HAS_VISION: Final = "clip.has_vision_encoder"
+HAS_AUDIO: Final = "clip.has_audio_encoder"
 USE_GELU: Final = "clip.use_gelu"
 USE_SILU: Final = "clip.use_silu"
 IMAGE_SIZE: Final = "clip.vision.image_size"
