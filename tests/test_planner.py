@@ -53,7 +53,7 @@ def test_llava_1_6_on_a_24_gb_card() -> None:
     plan = plan_memory(model, tower, replace(CARD, ctx_size=32768))
     assert plan.layers_offloaded == 33
     assert not plan.overflow(CARD.devices, margin=512 << 20)
-    assert largest_context(model, tower, CARD, margin=512 << 20) == model.n_ctx_train
+    assert largest_context(model, tower, CARD) == model.n_ctx_train
     # 32 layers, 8 key heads of 128, keys and values of 2 bytes
     assert plan.of("kv_cache") == 32768 * 32 * 2 * 8 * 128 * 2
     assert 0.6 < plan.of("vision_encoder") / GB < 0.63
@@ -175,10 +175,24 @@ def test_the_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
 def test_what_does_not_fit_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "demo", "--ram", "100MiB"]) == 3
     text = capsys.readouterr().out
-    assert "It does not fit: " in text
-    assert "too much for RAM" in text
-    assert main(["plan", "demo", "--device-memory", "16MiB", "--n-gpu-layers", "all"]) == 3
-    assert "too much for GPU0" in capsys.readouterr().out
+    assert "The model does not fit: CPU would need" in text
+    flags = ["--device-memory", "16MiB", "--n-gpu-layers", "all", "--ctx-size", "8192"]
+    assert main(["plan", "demo", *flags]) == 3
+    assert "GPU0 would need" in capsys.readouterr().out
+
+
+def test_what_is_left_on_auto_is_what_the_server_would_choose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "demo", "--device-memory", "24MiB", "--ram", "1GiB"]) == 0
+    text = capsys.readouterr().out
+    assert "Left on auto:" in text
+    assert "would lack" in text
+    assert main(["plan", "demo", "--device-memory", "1GiB", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["n_gpu_layers"] == found["layers"] == 6
+    assert {one["setting"] for one in found["decisions"]} >= {"--ctx-size", "--n-gpu-layers"}
+    assert found["refusal"] == ""
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:

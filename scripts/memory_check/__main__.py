@@ -38,6 +38,11 @@ _ROUNDING: Final = 0.011 * _MIB
 _TYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 PARTS: Final = ("weights", "kv_cache", "compute", "output", "vision_encoder", "vision_compute")
 
+_TITLE: Final = (
+    "| case | weights | KV cache | compute | output | tower | its compute | total | worst part, MiB"
+    " | total | process |\n|---|" + "---:|" * 10
+)
+
 
 @dataclass(slots=True, frozen=True)
 class Row:
@@ -69,7 +74,7 @@ def check(case: Case, folder: Path) -> list[Row]:
         header = read_tower_header(tower)
         plan = plan_memory(read_model_header(llm), header, case.settings)
         taken = prepare(
-            tower, faults=Faults(), fix=False, image_size=case.image_size, cache_dir=folder
+            tower, faults=Faults(), fix=True, image_size=case.image_size, cache_dir=folder
         )
         side = round(vision_shape(header, case.settings).pixels ** 0.5)
         measured = _measure(case, llm, taken.path, side)
@@ -102,18 +107,24 @@ def _measure(case: Case, llm: Path, tower: Path, side: int) -> dict[str, dict[st
     return found
 
 
-def lines(rows: list[Row], *, markdown: bool) -> Iterator[str]:
-    """A case as lines of text or of a table."""
+def as_text(rows: list[Row]) -> Iterator[str]:
+    """A case as lines of text."""
+    yield f"{rows[0].case.words}\n  {'part':<16}{'planned':>12}{'measured':>12}{'error':>10}"
     for row in rows:
-        planned, measured = row.planned / _MIB, row.measured / _MIB
         mark = " WRONG" if row.wrong else ""
-        if markdown:
-            yield (
-                f"| {row.case.words} | {row.part} | {planned:.2f} | {measured:.2f}"
-                f" | {row.error:+.2%}{mark} |"
-            )
-        else:
-            yield f"  {row.part:<16}{planned:>12.2f}{measured:>12.2f}{row.error:>+10.2%}{mark}"
+        planned, measured = row.planned / _MIB, row.measured / _MIB
+        yield f"  {row.part:<16}{planned:>12.2f}{measured:>12.2f}{row.error:>+10.2%}{mark}"
+
+
+def as_row(rows: list[Row]) -> str:
+    """A case as a line of a table: what was planned in MiB, and how far off that was."""
+    found = {row.part: row for row in rows}
+    cells = [f"{found[part].planned / _MIB:.1f}" for part in (*PARTS, "total")]
+    parts = [found[part] for part in PARTS]
+    worst = max(parts, key=lambda row: abs(row.planned - row.measured))
+    off = (worst.planned - worst.measured) / _MIB
+    cells += [f"{off:+.3f}", f"{found['total'].error:+.2%}", f"{found['process'].error:+.1%}"]
+    return f"| {rows[0].case.words} | {' | '.join(cells)} |"
 
 
 def main() -> int:
@@ -125,16 +136,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the files are written")
     options = parser.parse_args()
     if options.markdown:
-        print("| case | part | planned MiB | measured MiB | error |\n|---|---|---|---|---|")
+        print(_TITLE)
     wrong = 0
     for case in FULL if options.full else REDUCED:
         if options.only not in case.words:
             continue
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             rows = check(case, Path(folder))
-        if not options.markdown:
-            print(f"{case.words}\n  {'part':<16}{'planned':>12}{'measured':>12}{'error':>10}")
-        print("\n".join(lines(rows, markdown=options.markdown)), flush=True)
+        print(as_row(rows) if options.markdown else "\n".join(as_text(rows)), flush=True)
         wrong += sum(row.wrong for row in rows)
     return 1 if wrong else 0
 

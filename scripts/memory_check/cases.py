@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.memory.settings import PlanDevice, PlanSettings, sequence_ids
+from server.memory.placement import IDLE_SEQUENCES
+from server.memory.settings import PlanDevice, PlanSettings
 
 
 @dataclass(slots=True, frozen=True)
@@ -27,7 +28,7 @@ class Case:
         return PlanSettings(
             (PlanDevice("CPU", "cpu", 1 << 40, 1 << 40),),
             ctx_size=self.ctx_size,
-            n_seq_max=sequence_ids(self.parallel, self.n_batch),
+            n_seq_max=min(self.parallel + IDLE_SEQUENCES, self.n_batch),
             n_batch=self.n_batch,
             n_ubatch=self.n_batch,
             cache_type_k=self.cache,

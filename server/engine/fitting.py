@@ -7,6 +7,7 @@ from typing import Final
 
 from server.engine.wishes import check_wishes
 from server.errors import ConfigError
+from server.memory.cells import takes_blocks
 from server.memory.fit import Fit
 from server.memory.gpus import offload_devices, ram_of
 from server.memory.header import ModelHeader, TowerHeader
@@ -20,8 +21,6 @@ from server.memory.wants import Wants
 from server.messages import DeviceMemory, EngineConfig
 from server.towers.facts import read_facts
 
-# llama.cpp quantizes a cache in blocks of so many numbers of one head.
-_BLOCK: Final = 32
 # Whose pictures are computed in one micro-batch (mtmd_decode_use_non_causal).
 _WHOLE: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
 
@@ -97,7 +96,7 @@ def make_fit(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> tuple[F
     _check_slots(config)
     gpus = offload_devices(devices)
     model, tower = _read_headers(config)
-    blocks = heads_take_blocks(model)
+    blocks = takes_blocks(model)
     check_wishes(wishes, gpus, has_tower=tower is not None, takes_blocks=blocks)
     if wishes.split_mode == "none":
         gpus = gpus[wishes.main_gpu or 0 :][:1]
@@ -131,11 +130,3 @@ def _check_slots(config: EngineConfig) -> None:
             f"--parallel {config.parallel}: must be less than --batch-size ({config.batch_size})"
             f" and than llama.cpp's {MAX_SEQUENCES} sequences"
         )
-
-
-def heads_take_blocks(model: ModelHeader) -> bool:
-    """Whether llama.cpp can quantize this model's cache (llama_init_from_model)."""
-    heads = max(model.key("attention.head_count", 1), 1)
-    width = model.n_embd // heads
-    sizes = (model.key("attention.key_length", width), model.key("attention.value_length", width))
-    return all(size and size % _BLOCK == 0 for size in sizes)

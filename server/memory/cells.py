@@ -13,6 +13,7 @@ from server.memory.header import ModelHeader
 from server.memory.settings import CACHE_TYPES, PlanSettings, padded
 
 _F32 = 4
+_BLOCK = 32  # numbers of one head that are quantized together
 _RWKV = frozenset({"arwkv7", "rwkv6", "rwkv6qwen2", "rwkv7"})
 _KDA = frozenset({"bailingmoe3", "glm5-next", "kimi-k3", "kimi-linear"})
 # Caches of their own kind beside the usual one, which the plan does not follow to the byte.
@@ -71,6 +72,14 @@ def layer_heads(model: ModelHeader) -> list[Heads]:
         Heads(count * (k_swa if window else k), 0 if latent else count * (v_swa if window else v))
         for count, window in zip(n_head_kv, slides(model), strict=True)
     ]
+
+
+def takes_blocks(model: ModelHeader) -> bool:
+    """Whether llama.cpp can quantize this model's cache (llama_init_from_model)."""
+    heads = max(model.key("attention.head_count", 1), 1)
+    width = model.n_embd // heads
+    sizes = (model.key("attention.key_length", width), model.key("attention.value_length", width))
+    return all(size and size % _BLOCK == 0 for size in sizes)
 
 
 def is_latent(model: ModelHeader) -> bool:

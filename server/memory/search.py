@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from server.memory.header import ModelHeader, TowerHeader
-from server.memory.plan import plan_memory
+from server.memory.plan import MemoryPlan, plan_memory
 from server.memory.settings import PlanSettings, padded
 
 _STEP = 256
+
+# Whether a plan fits.
+Fits = Callable[[MemoryPlan], bool]
 
 
 def fits(
@@ -23,16 +27,17 @@ def largest_context(
     tower: TowerHeader | None,
     settings: PlanSettings,
     *,
-    margin: int = 0,
+    within: Fits | None = None,
     most: int | None = None,
 ) -> int:
     """The most cells that fit, a multiple of 256; 0 where not even those do.
 
-    ``most`` is the model's trained context where nothing is said.
+    ``most`` is the model's trained context where nothing is said; ``within`` replaces the
+    settings' devices as what it must fit.
     """
 
     def good(steps: int) -> bool:
-        return fits(model, tower, replace(settings, ctx_size=steps * _STEP), margin=margin)
+        return _good(model, tower, replace(settings, ctx_size=steps * _STEP), within)
 
     low, high = 0, padded(most or model.n_ctx_train or _STEP, _STEP) // _STEP
     while low < high:
@@ -42,7 +47,11 @@ def largest_context(
 
 
 def largest_offload(
-    model: ModelHeader, tower: TowerHeader | None, settings: PlanSettings, *, margin: int = 0
+    model: ModelHeader,
+    tower: TowerHeader | None,
+    settings: PlanSettings,
+    *,
+    within: Fits | None = None,
 ) -> int:
     """The most layers that fit on the GPUs, the output layer counted; -1 if not even none do.
 
@@ -50,6 +59,13 @@ def largest_offload(
     plan with fewer layers may take more.
     """
     for count in range(model.n_layer_all + 1, -1, -1):
-        if fits(model, tower, replace(settings, n_gpu_layers=count), margin=margin):
+        if _good(model, tower, replace(settings, n_gpu_layers=count), within):
             return count
     return -1
+
+
+def _good(
+    model: ModelHeader, tower: TowerHeader | None, settings: PlanSettings, within: Fits | None
+) -> bool:
+    plan = plan_memory(model, tower, settings)
+    return within(plan) if within else not plan.overflow(settings.devices)

@@ -19,10 +19,6 @@ CACHE_TYPES: Final = {
     "iq4_nl": (18, 32),
 }
 
-# Finished sequences that are kept beside the running ones (server/engine/load.py).
-IDLE_SEQUENCES: Final = 64
-MAX_SEQUENCES: Final = 256
-
 
 @dataclass(slots=True, frozen=True)
 class PlanDevice:
@@ -88,14 +84,6 @@ class PlanSettings:
     def tokens(self) -> int:
         """Positions of the largest graph."""
         return min(self.n_ubatch, self.n_batch, self.cells)
-
-
-def sequence_ids(parallel: int, n_batch: int) -> int:
-    """Sequence ids of a context: those that run at once, and idle ones whose cells may be shared.
-
-    llama.cpp allows 256, and aborts where a batch could not hold a token of every sequence.
-    """
-    return min(parallel + IDLE_SEQUENCES, MAX_SEQUENCES, n_batch)
 
 
 def padded(size: int, step: int) -> int:

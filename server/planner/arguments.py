@@ -7,12 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from server.memory.settings import (
-    CACHE_TYPES,
-    PlanDevice,
-    PlanSettings,
-    sequence_ids,
-)
+from server.memory.settings import CACHE_TYPES, PlanSettings
+from server.messages import DeviceMemory, MemoryWishes
+from server.planner.fitting import Asked
 from server.planner.machine import described, this_machine
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -66,26 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", nargs="?", help="as for serve: a file, a name or hf:OWNER/REPO")
     add("--mmproj", type=Path, metavar="FILE", help="vision tower (default: the model's own)")
-    add("-c", "--ctx-size", type=count_or(1, _MOST_CELLS, auto=None), metavar="TOKENS|auto")
-    add("-np", "--parallel", type=count(1, 255), default=4, metavar="N", help="slots (default: 4)")
-    add("-b", "--batch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
-    add("-ub", "--ubatch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
-    add("-ngl", "--n-gpu-layers", type=count_or(0, 1024, auto=None, all=-1), metavar="N|auto|all")
-    kinds = sorted(CACHE_TYPES)
-    add("-ctk", "--cache-type-k", choices=kinds, default="f16", metavar="TYPE")
-    add("-ctv", "--cache-type-v", choices=kinds, default="f16", metavar="TYPE")
-    add("-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto")
-    add("--image-size", type=count(14, 1 << 14), metavar="PIXELS")
-    add("--image-max-tokens", type=count(1, 1 << 20), metavar="TOKENS")
-    add("--image-cache-bytes", type=size, default=256 << 20, metavar="SIZE")
-    add("--mmproj-offload", action=argparse.BooleanOptionalAction, default=True)
-    add("-sm", "--split-mode", choices=("layer", "none"), default="layer")
-    add("-ts", "--tensor-split", type=_shares, default=(), metavar="N0,N1,...")
-    add("-mg", "--main-gpu", type=count(0, 63), default=0, metavar="INDEX")
+    _add_shape(parser)
+    _add_places(parser)
     text = "plan for a GPU of this size instead of this machine; repeat it for several"
     add("--device-memory", type=size, action="append", metavar="SIZE", help=text)
     add("--ram", type=size, metavar="SIZE", help="the RAM of that machine (default: enough)")
-    text = "bytes that stay free on each GPU (default: 512MiB, at most an eighth)"
+    text = "bytes of each device that stay free (default: 512MiB, at most an eighth)"
     add("--memory-margin", type=size, metavar="SIZE", help=text)
     add("--offline", action="store_true", help="ask only what is on this machine")
     text = "show what a running server takes, beside what was planned for it"
@@ -98,38 +81,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(known_flags=tuple(flag for flag in flags if flag.startswith("--")))
 
 
-def devices_of(options: argparse.Namespace) -> tuple[PlanDevice, ...]:
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-c", "--ctx-size", type=count_or(0, _MOST_CELLS, auto=None), metavar="TOKENS|auto")
+    add("-np", "--parallel", type=count_or(1, 255, auto=None), metavar="N|auto")
+    add("-b", "--batch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
+    add("-ub", "--ubatch-size", type=count(1, 1 << 16), default=512, metavar="TOKENS")
+    kinds = ("auto", *sorted(CACHE_TYPES))
+    add("-ctk", "--cache-type-k", choices=kinds, default="auto", metavar="TYPE")
+    add("-ctv", "--cache-type-v", choices=kinds, default="auto", metavar="TYPE")
+    add("-fa", "--flash-attn", choices=("on", "off", "auto"), default="auto")
+    add("--image-size", type=count(14, 1 << 14), metavar="PIXELS")
+    add("--image-max-tokens", type=count(1, 1 << 20), metavar="TOKENS")
+    add("--image-cache-bytes", type=size, default=256 << 20, metavar="SIZE")
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-ngl", "--n-gpu-layers", type=count_or(0, 1024, auto=None, all=-1), metavar="N|auto|all")
+    add("--mmproj-offload", choices=("auto", "gpu", "cpu"), default="auto")
+    add("-sm", "--split-mode", choices=("layer", "none"), default="layer")
+    add("-ts", "--tensor-split", type=_shares, default=(), metavar="N0,N1,...")
+    add("-mg", "--main-gpu", type=count(0, 63), metavar="INDEX")
+
+
+def devices_of(options: argparse.Namespace) -> tuple[DeviceMemory, ...]:
     """The devices that the flags describe, or those of this machine."""
     if options.device_memory is None and options.ram is None:
         return this_machine()
     return described(options.device_memory or (), options.ram)
 
 
-def settings_of(options: argparse.Namespace, devices: tuple[PlanDevice, ...]) -> PlanSettings:
-    """The flags as settings of a plan; what is left on auto stands for all it could be."""
-    return PlanSettings(
-        devices=devices,
-        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
-        ctx_size=options.ctx_size or 0,
-        n_seq_max=sequence_ids(options.parallel, options.batch_size),
+def asked_of(options: argparse.Namespace) -> Asked:
+    """The flags in the words of the fit."""
+    attention = {"on": True, "off": False, "auto": None}[options.flash_attn]
+    wishes = MemoryWishes(
+        margin=options.memory_margin,
+        n_gpu_layers=options.n_gpu_layers,
+        mmproj_offload={"gpu": True, "cpu": False, "auto": None}[options.mmproj_offload],
+        cache_type_k=None if options.cache_type_k == "auto" else options.cache_type_k,
+        cache_type_v=None if options.cache_type_v == "auto" else options.cache_type_v,
+        flash_attn=attention,
+        split_mode=options.split_mode,
+        main_gpu=options.main_gpu,
+        tensor_split=options.tensor_split,
+    )
+    base = PlanSettings(
+        devices=(),
         n_batch=options.batch_size,
         n_ubatch=min(options.ubatch_size, options.batch_size),
-        cache_type_k=options.cache_type_k,
-        cache_type_v=options.cache_type_v,
-        flash_attn=options.flash_attn != "off",
-        split_mode=options.split_mode,
-        tensor_split=options.tensor_split,
-        main_gpu=options.main_gpu,
-        mmproj_offload=options.mmproj_offload,
+        flash_attn=attention is not False,
         image_size=options.image_size,
         image_max_tokens=options.image_max_tokens,
         image_cache_bytes=options.image_cache_bytes,
     )
-
-
-def margin_of(options: argparse.Namespace, devices: tuple[PlanDevice, ...]) -> int:
-    """Bytes to keep free on each GPU."""
-    if options.memory_margin is not None:
-        return int(options.memory_margin)
-    gpus = [device.total for device in devices if device.kind != "cpu"]
-    return min([512 << 20, *(total // 8 for total in gpus)])
+    return Asked(wishes, options.ctx_size, options.parallel, base)

@@ -21,7 +21,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "total": outcome.plan.total,
         "fits": outcome.fits,
         "layers": outcome.plan.layers,
-        "layers_that_fit": outcome.layers,
+        "refusal": outcome.refusal,
+        "decisions": [asdict(decision) for decision in outcome.decisions],
         "largest_context": outcome.context,
         "largest_context_on_gpus": outcome.gpu_context,
         "resolutions": [asdict(one) for one in outcome.resolutions],
@@ -48,6 +49,7 @@ def _settings(outcome: Outcome) -> dict[str, Any]:
     settings = outcome.settings
     return {
         "ctx_size": settings.cells,
+        "parallel": outcome.parallel,
         "sequences": settings.n_seq_max,
         "batch_size": settings.n_batch,
         "ubatch_size": settings.n_ubatch,
@@ -55,13 +57,13 @@ def _settings(outcome: Outcome) -> dict[str, Any]:
         "cache_type_k": settings.cache_type_k,
         "cache_type_v": settings.cache_type_v,
         "flash_attn": settings.flash_attn,
+        "mmproj_offload": settings.mmproj_offload,
         "image_size": settings.image_size,
-        "memory_margin": outcome.margin,
     }
 
 
 def _device(outcome: Outcome, device: PlanDevice) -> dict[str, Any]:
-    known = not is_plenty(device)
+    known = not is_plenty(device.total)
     return {
         "name": device.name,
         "kind": device.kind,

@@ -8,12 +8,15 @@ import shutil
 import sys
 
 from server.errors import ConfigError, StartupError
-from server.planner.arguments import devices_of, margin_of, settings_of
+from server.planner.arguments import asked_of, devices_of
 from server.planner.as_json import as_json
+from server.planner.fitting import choose
 from server.planner.measured import key_of, show
 from server.planner.outcome import work_out
 from server.planner.subject import Subject, find_subject, quantizations
 from server.planner.text import report
+
+_WHOLE = {"auto", "f32", "f16", "bf16"}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,19 +30,14 @@ def run(options: argparse.Namespace) -> int:
         return show(options.url, key_of(options.api_key), as_json=options.json)
     if options.model is None:
         raise ConfigError("plan: name a MODEL, for example `llava-server plan demo`")
-    if options.flash_attn == "off" and options.cache_type_v not in {"f32", "f16", "bf16"}:
+    if options.flash_attn == "off" and options.cache_type_v not in _WHOLE:
         raise ConfigError("--cache-type-v: quantized values need flash attention")
-    if options.parallel >= options.batch_size:
+    if (options.parallel or 1) >= options.batch_size:
         raise ConfigError("--parallel: must be less than --batch-size")
     devices = devices_of(options)
     subject = find_subject(options.model, options.mmproj, offline=options.offline)
-    outcome = work_out(
-        subject,
-        settings_of(options, devices),
-        margin=margin_of(options, devices),
-        auto_layers=options.n_gpu_layers is None,
-        files=_files(subject, offline=options.offline),
-    )
+    chosen = choose(subject, asked_of(options), devices)
+    outcome = work_out(subject, chosen, _files(subject, offline=options.offline))
     if options.json:
         print(json.dumps(as_json(outcome), indent=2))
     else:

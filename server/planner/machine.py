@@ -8,24 +8,22 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-import psutil
-
 from server.errors import StartupError
-from server.memory.settings import PlanDevice
+from server.messages import DeviceMemory
 
 _PLENTY: Final = 1 << 50
 _TIMEOUT: Final = 60
 
 
-def described(gpus: Sequence[int], ram: int | None) -> tuple[PlanDevice, ...]:
+def described(gpus: Sequence[int], ram: int | None) -> tuple[DeviceMemory, ...]:
     """A machine with GPUs of so many bytes; RAM that nobody spoke of is enough."""
-    cards = [PlanDevice(f"GPU{index}", "gpu", size, size) for index, size in enumerate(gpus)]
+    cards = [DeviceMemory(f"GPU{index}", "", "gpu", size, size) for index, size in enumerate(gpus)]
     size = _PLENTY if ram is None else ram
-    return (*cards, PlanDevice("CPU", "cpu", size, size, "" if ram is None else "RAM"))
+    return (*cards, DeviceMemory("CPU", "RAM", "cpu", size, size))
 
 
-def this_machine() -> tuple[PlanDevice, ...]:
-    """The devices here, as the engine's process sees them: GPUs first, the RAM last.
+def this_machine() -> tuple[DeviceMemory, ...]:
+    """The devices here, as the engine's process sees them.
 
     Raises:
         StartupError: the engine's process cannot tell.
@@ -35,21 +33,14 @@ def this_machine() -> tuple[PlanDevice, ...]:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, timeout=_TIMEOUT, check=True
         )
-        listed = json.loads(done.stdout)
-    except (subprocess.SubprocessError, OSError, ValueError) as error:
+        return tuple(DeviceMemory(**one) for one in json.loads(done.stdout))
+    except (subprocess.SubprocessError, OSError, ValueError, TypeError) as error:
         raise StartupError(
             f"the devices of this machine are not known ({error}); describe one with"
             " --device-memory 24GiB, or --ram alone for a machine without a GPU"
         ) from error
-    found = [
-        PlanDevice(one["name"], one["kind"], one["free"], one["total"], one["description"])
-        for one in listed
-        if one["kind"] in {"gpu", "igpu"}
-    ]
-    memory = psutil.virtual_memory()
-    return (*found, PlanDevice("CPU", "cpu", memory.available, memory.total, "RAM"))
 
 
-def is_plenty(device: PlanDevice) -> bool:
+def is_plenty(total: int) -> bool:
     """Whether nobody said how much memory this is."""
-    return device.total == _PLENTY
+    return total == _PLENTY

@@ -10,9 +10,10 @@ from server.memory.plan import MemoryPlan, plan_memory
 from server.memory.search import largest_context, largest_offload
 from server.memory.settings import PlanSettings
 from server.memory.tower import tower_parts
+from server.messages import FitDecision
+from server.planner.fitting import Chosen
 from server.planner.subject import Subject
 
-_DEFAULT_CTX, _LEAST_CTX, _BESIDE_A_PICTURE = 8192, 2048, 1024
 _SIDES = (224, 336, 448, 672)
 
 
@@ -39,18 +40,19 @@ class Quantization:
 
 @dataclass(slots=True, frozen=True)
 class Outcome:
-    """``overflow`` is bytes too many by device. ``layers`` is the most that fit, -1 for none.
+    """``overflow`` is bytes too many by device, ``refusal`` the server's words for it.
 
     ``context`` is the largest that fits with the layers where they are, ``gpu_context`` with all of
-    them on GPUs, 0 where none does.
+    them on GPUs, 0 where none does. ``parallel`` is the number of slots.
     """
 
     subject: Subject
     settings: PlanSettings
-    margin: int
     plan: MemoryPlan
+    parallel: int
+    decisions: tuple[FitDecision, ...]
+    refusal: str
     overflow: dict[str, int]
-    layers: int
     context: int
     gpu_context: int
     resolutions: tuple[Resolution, ...]
@@ -59,54 +61,33 @@ class Outcome:
     @property
     def fits(self) -> bool:
         """Whether the plan fits."""
-        return not self.overflow
+        return not self.refusal
 
 
-def work_out(
-    subject: Subject,
-    settings: PlanSettings,
-    *,
-    margin: int,
-    auto_layers: bool,
-    files: dict[str, int],
-) -> Outcome:
-    """Decides what was left on auto (a context of 0, the layers) and plans."""
-    model, tower = subject.model, subject.tower
-    if not settings.ctx_size:
-        settings = replace(settings, ctx_size=_context(subject, settings, margin))
-    layers = largest_offload(model, tower, settings, margin=margin)
-    if auto_layers:
-        settings = replace(settings, n_gpu_layers=max(layers, 0))
-    plan = plan_memory(model, tower, settings)
+def work_out(subject: Subject, chosen: Chosen, files: dict[str, int]) -> Outcome:
+    """What else would fit beside what was chosen; ``files`` are the same model's others."""
+    model, tower, settings = subject.model, subject.tower, chosen.settings
+    over = {pool.devices[0]: pool.excess(chosen.plan.on) for pool in chosen.pools}
     return Outcome(
         subject=subject,
         settings=settings,
-        margin=margin,
-        plan=plan,
-        overflow=plan.overflow(settings.devices, margin),
-        layers=layers,
-        context=largest_context(model, tower, settings, margin=margin),
-        gpu_context=_on_gpus(subject, settings, margin),
+        plan=chosen.plan,
+        parallel=chosen.fitted.placement.parallel,
+        decisions=chosen.fitted.decisions,
+        refusal=chosen.refusal,
+        overflow={name: excess for name, excess in over.items() if excess > 0},
+        context=largest_context(model, tower, settings, within=chosen.within),
+        gpu_context=_on_gpus(subject, chosen),
         resolutions=_resolutions(tower, settings),
-        quantizations=tuple(_quantizations(subject, settings, margin, files)),
+        quantizations=tuple(_quantizations(subject, chosen, files)),
     )
 
 
-def _context(subject: Subject, settings: PlanSettings, margin: int) -> int:
-    """8192 cells, or fewer where no more are known or fit, but enough for a picture and talk."""
-    known = subject.model.n_ctx_train or _DEFAULT_CTX
-    tokens = image_tokens(subject.tower, settings) if subject.tower else 0
-    least = min(max(_LEAST_CTX, tokens + _BESIDE_A_PICTURE), known)
-    most = min(max(_DEFAULT_CTX, least), known)
-    found = largest_context(subject.model, subject.tower, settings, margin=margin, most=most)
-    return max(found, least)
-
-
-def _on_gpus(subject: Subject, settings: PlanSettings, margin: int) -> int:
-    if not settings.gpus:
+def _on_gpus(subject: Subject, chosen: Chosen) -> int:
+    if not chosen.settings.gpus:
         return 0
-    settings = replace(settings, n_gpu_layers=-1)
-    return largest_context(subject.model, subject.tower, settings, margin=margin)
+    settings = replace(chosen.settings, n_gpu_layers=-1, tensor_split=())
+    return largest_context(subject.model, subject.tower, settings, within=chosen.within)
 
 
 def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Resolution, ...]:
@@ -125,15 +106,14 @@ def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Res
     return tuple(found)
 
 
-def _quantizations(
-    subject: Subject, settings: PlanSettings, margin: int, files: dict[str, int]
-) -> list[Quantization]:
+def _quantizations(subject: Subject, chosen: Chosen, files: dict[str, int]) -> list[Quantization]:
     """Each file in the place of the planned one: its tensors scaled, all else the same."""
     own, tower = subject.model.n_bytes, subject.tower
+    settings = replace(chosen.settings, tensor_split=())
     found = []
     for file, size in sorted(files.items(), key=lambda item: item[1]):
         model = _scaled(subject.model, size / own if own else 1.0)
-        layers = largest_offload(model, tower, settings, margin=margin)
+        layers = largest_offload(model, tower, settings, within=chosen.within)
         total = plan_memory(model, tower, settings).total
         found.append(Quantization(file, size, total, layers, chosen=file == subject.file))
     return found

@@ -51,6 +51,11 @@ def report(outcome: Outcome, width: int) -> Iterator[str]:
     yield ""
     for line in _verdict(outcome):
         yield from textwrap.wrap(line, width)
+    if outcome.decisions:
+        yield ""
+        yield "Left on auto:"
+        for line in _decisions(outcome):
+            yield from textwrap.wrap(line, width, initial_indent="  ", subsequent_indent="    ")
     if outcome.resolutions:
         yield ""
         yield from _resolutions(outcome)
@@ -75,7 +80,7 @@ def _head(outcome: Outcome) -> Iterator[str]:
     if settings.cache_type_v != cache:
         cache = f"{cache}/{settings.cache_type_v}"
     yield (
-        f"context {settings.cells} tokens in {cache}, {settings.n_seq_max} sequences,"
+        f"context {settings.cells} tokens in {cache}, slots: {outcome.parallel},"
         f" batches of {settings.tokens},"
         f" {outcome.plan.layers_offloaded} of {outcome.plan.layers} layers on the GPU"
     )
@@ -107,7 +112,7 @@ def _bar(outcome: Outcome, device: PlanDevice, width: int) -> Iterator[str]:
     """What each part takes of a device, a letter a part, and what is left."""
     used = outcome.plan.on(device.name)
     name = "RAM" if device.name == "CPU" else device.name
-    if is_plenty(device):
+    if is_plenty(device.total):
         if used:
             yield f"{name:<6} {in_words(used)} needed"
         return
@@ -125,24 +130,24 @@ def _bar(outcome: Outcome, device: PlanDevice, width: int) -> Iterator[str]:
 
 
 def _verdict(outcome: Outcome) -> Iterator[str]:
-    if outcome.fits:
-        yield "It fits."
-    for name, size in outcome.overflow.items():
-        where = "RAM" if name == "CPU" else name
-        kept = f", {in_words(outcome.margin)} kept free" if name != "CPU" else ""
-        yield f"It does not fit: {in_words(size)} too much for {where}{kept}."
-    if outcome.settings.gpus and not outcome.fits and outcome.layers >= 0:
-        yield f"With --n-gpu-layers {outcome.layers} it would."
+    yield "It fits." if outcome.fits else outcome.refusal[0].upper() + outcome.refusal[1:] + "."
     most = outcome.subject.model.n_ctx_train
     all_of_it = " (all that it was trained for)"
     if outcome.context:
         why = all_of_it if outcome.context >= most else ""
         yield f"Largest context that fits: {outcome.context} tokens{why}."
-    else:
-        yield "No context fits; a smaller quantization or a smaller model will."
     if outcome.gpu_context and outcome.plan.layers_offloaded < outcome.plan.layers:
         why = all_of_it if outcome.gpu_context >= most else ""
         yield f"Largest with all layers on the GPU: {outcome.gpu_context} tokens{why}."
+
+
+def _decisions(outcome: Outcome) -> Iterator[str]:
+    """What was left on auto and what it became, as the server would decide."""
+    of_gpus = () if outcome.settings.gpus else ("--n-gpu-layers", "--mmproj-offload")
+    for one in outcome.decisions:
+        if one.setting in of_gpus:
+            continue
+        yield f"{one.setting} {one.value}: {one.reason}"
 
 
 def _resolutions(outcome: Outcome) -> Iterator[str]:
