@@ -120,6 +120,15 @@ def test_silent_stream_is_kept_alive_by_comments() -> None:
     assert ": ping" not in text[second:]
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+def test_request_may_ask_for_no_comments(path: str) -> None:
+    engine = FakeEngine(token_seconds=0.2)
+    body = {"stream": True, "sse_ping_interval": -1}
+    body |= chat() if path == PATH else {"prompt": "a"}
+    with serving(engine, sse_ping_interval=0.05) as url:
+        assert ": ping" not in httpx.post(url + path, json=body).text
+
+
 @pytest.mark.parametrize("interval", [0.0, -1.0, 60.0])
 def test_no_comments_where_none_are_due(interval: float) -> None:
     engine = FakeEngine(token_seconds=0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -14,6 +16,7 @@ from server.api.app import create_app
 from server.api.openapi import document, operation
 from server.api.options import ApiOptions
 
+ROOT = Path(__file__).resolve().parents[1]
 # The page itself, its files, and what tests put in.
 UNTOLD = {"/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon.png"}
 
@@ -107,3 +110,13 @@ def test_two_models_of_one_name_are_noticed() -> None:
         app.get(f"/{number}", **operation("x", "x", answer=model(kind)))(lambda: None)
     with pytest.raises(ValueError, match="Twice"):
         document(app, keys=False)
+
+
+def test_comparison_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
+    alike = text.partition("## Not alike")[0]
+    for line in alike.splitlines():
+        if line.startswith("| ") and "`" in line and "behaviour" not in line:
+            ours = re.findall(r"`(test_\w+)`", line.rstrip(" |").rpartition("|")[2])
+            assert ours, line
+            assert all((ROOT / "tests" / f"{name}.py").exists() for name in ours), line

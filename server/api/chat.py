@@ -68,7 +68,8 @@ def chat_router(services: Services) -> APIRouter:
         choices = await while_connected(request.receive, started)
         if body.stream:
             events = guarded(_events(reply, choices, body.include_usage), services, request)
-            return EventStream(events, choices.aclose, services.options.sse_ping_interval)
+            interval = body.ping_interval(services.options.sse_ping_interval)
+            return EventStream(events, choices.aclose, interval)
         whole = _whole(reply, choices, bool(body.logprobs))
         return await while_connected(request.receive, whole)
 

@@ -109,6 +109,7 @@ class SamplingFields(Strict):
     stop: Annotated[list[StopText], Field(max_length=_MAX_STOPS)] | None = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
+    sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
     cache_prompt: bool | None = None
     grammar: Text | None = None
     json_schema: Any | None = None
@@ -117,6 +118,10 @@ class SamplingFields(Strict):
     @classmethod
     def _one_stop(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    def ping_interval(self, default: float) -> float:
+        """Seconds of silence before a comment in a stream; 0 or less: none."""
+        return default if self.sse_ping_interval is None else float(self.sse_ping_interval)
 
     @property
     def most_tokens(self) -> int | None:

@@ -48,6 +48,12 @@ _LLAMA_CPP: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
     "use_beam_search": (False,),
     "echo": (False,),
+    "timings_per_token": (False,),
+    "return_progress": (False,),
+    "verbose": (False,),
+    "reasoning_format": ("none", "auto"),
+    "thinking_budget_tokens": (-1,),
+    "parse_tool_calls": (True,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
 }

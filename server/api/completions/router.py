@@ -55,7 +55,7 @@ def completions_router(services: Services) -> APIRouter:
         await while_connected(request.receive, begun.start())
         if body.stream:
             events = guarded(begun.events(), services, request)
-            interval = services.options.sse_ping_interval
+            interval = body.ping_interval(services.options.sse_ping_interval)
             return EventStream(events, begun.running.aclose, interval)
         return await while_connected(request.receive, begun.whole())
 

@@ -22,6 +22,18 @@ _MOST_CHOICES = 128
 _MAX_ID = 2**31 - 1
 _SERVED = frozenset({"n", "echo", "logprobs", "best_of"})
 
+_NOT_HERE: dict[str, tuple[object, ...]] = {
+    "suffix": ("",),
+    "messages": (),
+    "max_completion_tokens": (),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "add_generation_prompt": (),
+    "continue_final_message": (False,),
+}
+
 TokenId = Annotated[int, Field(ge=0, le=_MAX_ID)]
 
 
@@ -134,7 +146,7 @@ _validate = validator(CompletionRequest)
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
     refuse_unsupported(body, served=_SERVED)
-    refuse_fields(body, {"suffix": ("",)})
+    refuse_fields(body, _NOT_HERE)
     request = _validate(body)
     check_limits(request)
     if len(request.prompts) * request.choices_each > _MOST_CHOICES:
