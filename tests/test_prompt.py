@@ -155,6 +155,38 @@ def test_broken_template_is_the_server_s_fault() -> None:
         "{{ ''.__class__.__mro__ }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ messages.append(1) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x = n.x | replace('a', 'aa') %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x = n.x.replace('a', 'aa') %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set n.x = [n.x, n.x] | join %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}"
+        "{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}"
+        "{% set n.x = [n.x, n.x] %}{% endfor %}"
+        "{{ n.x | tojson }}",
+        "{% set n = namespace(x=1) %}{% for i in range(60) %}"
+        "{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=1) %}{% for i in range(60) %}"
+        "{% set n.x = namespace(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=[]) %}{% for i in range(9999) %}"
+        "{% set n.x = n.x + ['a' * 4000000 ~ i] %}{% endfor %}",
+        "{{ 'x' | center(1000000000) }}",
+        "{{ 'x'.center(1000000000) }}{{ 'x'.zfill(1000000000) }}",
+        "{{ 'x' | indent(1000000000, true) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ lipsum(1000000000) }}",
+        "{{ [1] | tojson(indent=1000000000) }}",
+        "{% for a in 'x' * 4000000 %}{% for b in 'x' * 4000000 %}{% endfor %}{% endfor %}",
     ],
 )
 def test_evil_template_is_stopped(evil: str) -> None:
