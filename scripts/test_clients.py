@@ -1,0 +1,102 @@
+"""Other people's clients against a live server on the demo model: ``make test-clients``.
+
+Each group of clients gets an environment of its own in the cache folder, from its own lock, and
+is kept there until the lock changes. Python 3.11 and Node 20 are needed. Nothing is skipped: what
+cannot be installed fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "tests" / "clients"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from asking import RED, shape  # noqa: E402 - the tests' own, found by the line above
+from live import LiveServer  # noqa: E402
+
+from server.settings.general import default_cache_dir  # noqa: E402
+
+PYTHON_GROUPS = ("recent", "openai2")
+# So that no client tells anyone of its use, or asks the network for anything.
+QUIET = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LANGSMITH_TRACING": "false",
+    "AI_SDK_LOG_WARNINGS": "false",
+    "OPENAI_API_KEY": "unused",
+    "ANTHROPIC_API_KEY": "unused",
+}
+
+
+def environment(name: str, *parts: Path) -> Path:
+    """The folder of an environment, named after all that goes into it."""
+    digest = hashlib.sha256(sys.version.encode())
+    for part in parts:
+        digest.update(part.read_bytes())
+    return default_cache_dir() / "clients" / f"{name}-{digest.hexdigest()[:16]}"
+
+
+def python_environment(group: str) -> Path:
+    """A virtual environment with the group's clients; returns its Python."""
+    lock = HERE / f"{group}.lock"
+    folder = environment(group, lock)
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        print(f"installing {group} into {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        pip += ["--disable-pip-version-check", "--require-hashes", "-r", lock]
+        subprocess.run(pip, check=True)
+        (folder / "ready").touch()
+    return folder / "bin" / "python"
+
+
+def node_environment() -> Path:
+    """A folder with the Node clients and their tests."""
+    source = HERE / "node"
+    folder = environment("node", source / "package.json", source / "package-lock.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    if not (folder / "ready").exists():
+        print(f"installing node's clients into {folder}", flush=True)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
+        (folder / "ready").touch()
+    return folder
+
+
+def main() -> int:
+    """Run all groups; the exit code says whether all of them passed."""
+    start = time.monotonic()
+    pythons = {group: python_environment(group) for group in PYTHON_GROUPS}
+    node = node_environment()
+    installed = time.monotonic()
+    folder = default_cache_dir() / "clients" / "run"
+    results: dict[str, int] = {}
+    with LiveServer(folder) as server:
+        picture = folder / "circle.png"
+        shape("circle", RED).save(picture)
+        environ = {**os.environ, **QUIET}
+        environ |= {"LLAVA_TEST_URL": server.url, "LLAVA_TEST_PICTURE": str(picture)}
+        for group, python in pythons.items():
+            command = [python, "-m", "pytest", "-c", HERE / "pytest.ini", HERE / group]
+            command += ["--confcutdir", HERE, *sys.argv[1:]]
+            results[group] = subprocess.run(command, check=False, env=environ, cwd=HERE).returncode
+        results["node"] = subprocess.run(
+            ["node", "--test", "--test-reporter=spec"], check=False, env=environ, cwd=node
+        ).returncode
+    took, setup = time.monotonic() - installed, installed - start
+    print(f"installing took {setup:.0f} s, testing {took:.0f} s: {results}")
+    return max(results.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
