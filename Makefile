@@ -13,7 +13,7 @@ SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
               $(call flag,--host,HOST) $(call flag,--port,PORT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint check bench eval-demo fuzz curve lock clean
+.PHONY: help setup serve test lint test-clients check bench eval-demo fuzz curve lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test: ## install what tests need, check and test; TESTS="tests/test_cli.py -k he
 	@$(SETUP) --dev
 	@$(MAKE) --no-print-directory check
 	@$(VENV)/python -m pytest --cov --cov-report=term $(TESTS)
+
+test-clients: ## other people's SDKs, Python and Node, against a live server; needs PyPI, npm and Node
+	@$(SETUP) --dev
+	@$(VENV)/python -m scripts.test_clients $(ARGS)
 
 check: ## report style and type errors
 	@$(VENV)/ruff check .

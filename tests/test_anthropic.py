@@ -252,6 +252,12 @@ def test_every_error_has_anthropic_s_shape() -> None:
     assert "type" not in elsewhere
 
 
+def test_threads_are_refused_so_that_clients_go_on_without() -> None:
+    error = post(FakeEngine(), body(thread={"type": "create"})).json()["error"]
+    assert error["param"] == "thread"
+    assert error["details"]["error_code"] == "thread_unsupported_request"
+
+
 def test_an_error_in_a_stream_is_an_event() -> None:
     engine = FakeEngine(error=EngineUnavailable("gone"), error_after=1)
     last = events(post(engine, body(stream=True)))[-1]
@@ -261,7 +267,7 @@ def test_an_error_in_a_stream_is_an_event() -> None:
 
 
 def test_no_parameter_of_the_sdk_is_ignored() -> None:
-    """All of anthropic 2.12's ``MessageCreateParams``, and those that it dropped since."""
+    """All of anthropic 2.12's ``MessageCreateParams``, its beta ones, and those it has dropped."""
     from server.api.anthropic.schema import _REFUSED, MessagesRequest
 
     known = {
@@ -269,6 +275,7 @@ def test_no_parameter_of_the_sdk_is_ignored() -> None:
         *("inference_geo", "metadata", "output_config", "service_tier", "speed", "stream"),
         *("stop_sequences", "system", "thinking", "tool_choice", "tools", "user_profile_id"),
         *("workspace_id", "temperature", "top_p", "top_k", "mcp_servers", "context_management"),
-        "output_format",
+        *("output_format", "billing_policy", "compaction", "fallback_credit_token", "fallbacks"),
+        "thread",
     }
     assert known == {*MessagesRequest.model_fields, *_REFUSED, "thinking"}

@@ -161,6 +161,22 @@ def test_responses_are_streamed(client: openai.OpenAI) -> None:
     assert set(called.parsed_arguments or {}) == {"colour"}
 
 
+def test_responses_tell_log_probabilities(client: openai.OpenAI) -> None:
+    answer = client.responses.create(
+        model="demo",
+        input=INPUT,
+        temperature=0,
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+    )
+    assert answer.output[0].type == "message"
+    part = answer.output[0].content[0]
+    assert part.type == "output_text"
+    assert part.logprobs
+    assert "".join(each.token for each in part.logprobs).strip() == part.text.strip()
+    assert all(len(each.top_logprobs) == 2 for each in part.logprobs)
+
+
 def test_files_and_models(client: openai.OpenAI) -> None:
     png = base64.b64decode(data_url(shape("circle", BLUE)).partition(",")[2])
     file = client.files.create(file=("circle.png", png), purpose="vision")

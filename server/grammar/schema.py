@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from server.errors import RequestError
+from server.grammar.closed import closed
 from server.sampling import Grammar, GrammarKind
 
 MAX_TEXT = 128 * 1024
@@ -19,11 +20,13 @@ MAX_DEPTH = 100  # the compiler's JSON reader stops at 128
 
 
 def schema_grammar(schema: Any, param: str) -> Grammar:
-    """A grammar of all JSON texts that ``schema`` allows. Raises RequestError."""
+    """A grammar of JSON texts that ``schema`` allows: all of them, but for properties that it
+    does not name (server.grammar.closed). Raises RequestError.
+    """
     check_schema(schema, param)
     # true is JSON schema's word for anything, false for nothing.
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
-    text = json.dumps(schema, ensure_ascii=False)
+    text = json.dumps(closed(schema), ensure_ascii=False)
     check_text(text, param)
     return Grammar(GrammarKind.JSON_SCHEMA, text, param)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from server.errors import RequestError
 from server.grammar import lark_grammar
+from server.grammar.closed import closed
 from server.grammar.schema import check_schema
 from server.sampling import Grammar, GrammarKind
 from server.tools.call import Tool, Toolbox
@@ -122,9 +123,9 @@ _CALLS: Final = {
 
 def _schema(tool: Tool) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "object", **tool.parameters}
-    if "properties" in schema or len(schema) == 1:
-        # A function takes the arguments that it names; models left free invent others.
-        schema.setdefault("additionalProperties", False)
+    if len(schema) == 1:
+        schema["properties"] = {}
+    schema = closed(schema)
     schema["x-guidance"] = {
         "whitespace_pattern": _WHITESPACE,
         "item_separator": ",",

@@ -136,6 +136,7 @@ class AnthropicErrorDetail(Answer):
     message: str
     param: str | None
     code: str | None
+    details: dict[str, Any] | None = None
 
 
 class AnthropicError(Answer):

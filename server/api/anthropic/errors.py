@@ -27,6 +27,9 @@ def anthropic_error(status: int, error: dict[str, Any], request_id: str) -> dict
     """An error in Anthropic's shape; ``error`` is ours. Its param and code are kept beside."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     detail = {**error, "type": kind}
+    if error.get("param") == "thread":
+        # Anthropic's clients then send the whole conversation, as they do without threads.
+        detail["details"] = {"error_code": "thread_unsupported_request", "unsupported": []}
     return {"type": "error", "error": detail, "request_id": request_id}
 
 

@@ -16,14 +16,19 @@ from server.sampling import SamplingParams
 
 # Field -> values that change nothing.
 _REFUSED: dict[str, tuple[object, ...]] = {
+    "billing_policy": (),
+    "compaction": (),
     "container": (),
     "context_management": (),
     "diagnostics": (),
+    "fallback_credit_token": (),
+    "fallbacks": (),
     "inference_geo": (),
     "mcp_servers": ([],),
     "output_format": (),
     "service_tier": ("auto", "standard_only"),
     "speed": ("standard",),
+    "thread": (),
     "user_profile_id": (),
     "workspace_id": (),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from server.api.answer import Answer, Step
 from server.api.errors import error_body
+from server.api.logprobs import chat_logprobs
 from server.api.responses.reply import ResponseReply
 from server.errors import LlavaError
 from server.messages import FinishReason
@@ -59,8 +60,11 @@ class ResponseWriter:
         return self._event(f"response.{kind}", response=self._reply.json(self._answer))
 
     def _step(self, step: Step) -> Iterator[Event]:
+        logprobs = chat_logprobs(step.logprobs)["content"]
         for piece in step.pieces:
-            yield from self._piece(piece)
+            yield from self._piece(piece, logprobs)
+            if isinstance(piece, Content):
+                logprobs = []
         if step.output.finish_reason is not None:
             cut = step.output.finish_reason is FinishReason.LENGTH
             self._reply.status = "incomplete" if cut else "completed"
@@ -68,10 +72,10 @@ class ResponseWriter:
                 yield from self._begin_message()
             yield from self._close(self._reply.status)
 
-    def _piece(self, piece: Piece) -> Iterator[Event]:
+    def _piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
         if isinstance(piece, Content):
             yield from self._begin_message()
-            yield from self._text(piece.text)
+            yield from self._text(piece.text, logprobs)
         elif isinstance(piece, CallBegin):
             yield from self._begin_call(piece)
         elif isinstance(piece, CallArguments):
@@ -104,9 +108,11 @@ class ResponseWriter:
             }
         )
 
-    def _text(self, text: str) -> Iterator[Event]:
-        self._open()["content"][0]["text"] += text
-        yield self._of_part("response.output_text.delta", delta=text, logprobs=[])
+    def _text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+        part = self._open()["content"][0]
+        part["text"] += text
+        part["logprobs"] += logprobs
+        yield self._of_part("response.output_text.delta", delta=text, logprobs=logprobs)
 
     def _close(self, status: str) -> Iterator[Event]:
         item = self._item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, Tag, ValidationError, model_validator
@@ -16,6 +17,7 @@ from server.api.schema import Strict, Text
 from server.api.tagged import text_or_list
 from server.api.unsupported import refuse_fields, refuse_llama_cpp
 from server.errors import RequestError
+from server.sampling import SamplingParams
 
 # Field -> values that change nothing.
 REFUSED: dict[str, tuple[object, ...]] = {
@@ -126,6 +128,11 @@ class ResponsesRequest(InputRequest, SamplingFields):
     def with_logprobs(self) -> bool:
         """Whether the answer tells its tokens' log-probabilities."""
         return LOGPROBS in (self.include or ())
+
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, with the log-probabilities asked for."""
+        count = self.top_logprobs or 0 if self.with_logprobs else None
+        return replace(super().sampling(), logprobs=count)
 
 
 def parse_response(body: dict[str, Any]) -> ResponsesRequest:
