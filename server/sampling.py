@@ -95,6 +95,11 @@ class SamplingParams:
     cache_prompt: bool = True
 
     @property
+    def slow_to_begin(self) -> bool:
+        """Whether making what chooses the tokens may take longer than a step."""
+        return self.grammar is not None or self.dry_multiplier > 0
+
+    @property
     def greedy(self) -> bool:
         """Whether the most likely token is always taken, whatever the cuts say."""
         return self.temperature == 0.0 and self.dynatemp_range == 0.0 and not self.mirostat

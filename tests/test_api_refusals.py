@@ -112,6 +112,7 @@ def test_obfuscation_is_refused_by_name() -> None:
         ({"mirostat": 3}, "mirostat"),
         ({"dry_sequence_breakers": []}, "dry_sequence_breakers"),
         ({"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
+        ({"dry_sequence_breakers": ["x" * 15] * 3}, "dry_sequence_breakers"),
         ({"samplers": ["infill"]}, "samplers[0]"),
         ({"samplers": "kz"}, "samplers[1]"),
         ({"samplers": []}, "samplers"),

@@ -186,3 +186,28 @@ def test_log_probabilities_are_those_before_the_sampler(engine: Engine, model: M
     assert other.top[0][:2] == told[0].top[0][:2]
     assert other.top[0][2] == pytest.approx(told[0].top[0][2], abs=1e-3)
     assert other.token == told[0].top[1][0]
+
+
+def greedy(engine: Engine, *others: AddRequest) -> list[tuple[int, float]]:
+    """Tokens and log-probabilities of a question whose prompt was computed before."""
+    asked = request(
+        "asked", "What colour is the circle?", temperature=0.0, logprobs=0, max_tokens=8
+    )
+    engine.say(asked)
+    outputs = engine.ask(*others, asked)["asked"]
+    tokens = [lp for o in outputs if isinstance(o, TokenOutput) for lp in o.logprobs]
+    return [(one.token, one.logprob) for one in tokens]
+
+
+def test_greedy_answers_do_not_change_with_what_else_is_decoded(engine: Engine) -> None:
+    alone = greedy(engine)
+    assert greedy(engine) == alone, "the same batches give the same bits"
+    for count in (1, 3):
+        others = [
+            request(f"other {n}", "Describe it.", temperature=0.0, max_tokens=30, ignore_eos=True)
+            for n in range(count)
+        ]
+        beside = greedy(engine, *others)
+        assert [token for token, _ in beside] == [token for token, _ in alone]
+        # The same bits on the processors that we saw; others' kernels may round differently.
+        assert [p for _, p in beside] == pytest.approx([p for _, p in alone], abs=0.05)

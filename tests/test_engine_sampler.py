@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from live import DEMO
 
 from server.engine.bindings.context import Batch, Context
+from server.engine.bindings.dry import DrySamplers
 from server.engine.bindings.model import Model
 from server.engine.bindings.sampler import Sampler
 from server.errors import RequestError
@@ -33,13 +34,14 @@ class Bench:
             self.model, n_ctx=N_CTX, n_seq_max=1, n_batch=64, n_ubatch=64, threads=1
         )
         self.prompt = np.array(self.model.tokenize("What is in the", add_special=True), np.int32)
+        self.dry = DrySamplers(self.model, N_CTX)
         batch = Batch(64)
         self.row = batch.add(self.prompt, 0, 0, want_last=True)
         assert self.context.decode(batch)
         self.logits = self.context.logits(self.row, self.model.n_vocab).copy()
 
     def sampler(self, params: SamplingParams) -> Sampler:
-        return Sampler(params, self.model, N_CTX, self.prompt)
+        return Sampler(params, self.model, self.dry, self.prompt)
 
     def draw(self, params: SamplingParams, times: int = 1) -> list[int]:
         """Tokens drawn one after another from the same logits."""
@@ -59,6 +61,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
+    bench.dry.close()
     bench.context.close()
     bench.model.close()
 
@@ -160,6 +163,17 @@ def test_penalties_know_the_prompt_and_forget_beyond_their_window(bench: Bench) 
     assert bench.draw(replace(lifted, repeat_last_n=64)) != [early]
     repeated = bench.draw(replace(GREEDY, repeat_penalty=1.5), 10)
     assert max(Counter(repeated).values()) < 10
+
+
+def test_dry_samplers_are_made_once_and_cloned(bench: Bench) -> None:
+    params = replace(GREEDY, dry_multiplier=2.0, dry_base=3.0)
+    bench.dry.foresee(params)
+    bench.dry.foresee(GREEDY)
+    first, again = bench.draw(params, 10), bench.draw(params, 10)
+    assert first == again, "a clone begins where the first began"
+    for number in range(20):
+        bench.draw(replace(params, dry_allowed_length=number))
+    assert len(bench.dry._made) <= 8
 
 
 def test_dry_breaks_a_repetition(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from server.errors import RequestError
 from server.sampling import SAMPLERS, SamplingParams
 
 _MAX_STOPS = 16
+_MAX_BREAKERS = 40
 MAX_CHOICES = 16
 _MAX_INT = 2**31 - 1
 # llama.cpp's seeds have 32 bits, and the highest one means "choose one".
@@ -42,8 +43,8 @@ Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
 Natural = Annotated[int, Field(ge=0, le=_MAX_INT)]
 Window = Annotated[int, Field(ge=-1, le=_MAX_INT)]
 StopText = Annotated[Text, Field(min_length=1, max_length=500)]
-# llama.cpp cuts a breaker after 40 bytes.
-Breaker = Annotated[Text, Field(min_length=1, max_length=40)]
+# llama.cpp looks for each in the whole vocabulary, and tokenizes what is left of it at each find.
+Breaker = Annotated[Text, Field(min_length=1, max_length=20)]
 
 
 def _not_zero(value: int) -> int:
@@ -94,9 +95,7 @@ class SamplingFields(Strict):
     dry_base: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = None
     dry_allowed_length: Natural | None = None
     dry_penalty_last_n: Window | None = None
-    dry_sequence_breakers: Annotated[list[Breaker], Field(min_length=1, max_length=16)] | None = (
-        None
-    )
+    dry_sequence_breakers: Annotated[list[Breaker], Field(min_length=1, max_length=8)] | None = None
     xtc_probability: Ratio | None = None
     xtc_threshold: Ratio | None = None
     dynatemp_range: Hundred | None = None
@@ -113,6 +112,13 @@ class SamplingFields(Strict):
     cache_prompt: bool | None = None
     grammar: Text | None = None
     json_schema: Any | None = None
+
+    @field_validator("dry_sequence_breakers")
+    @classmethod
+    def _few_characters(cls, value: list[str] | None) -> list[str] | None:
+        if sum(map(len, value or ())) > _MAX_BREAKERS:
+            raise PydanticCustomError("long", "Input should hold at most 40 characters in all")
+        return value
 
     @field_validator("stop", mode="before")
     @classmethod

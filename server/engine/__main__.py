@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from server.engine import cores  # noqa: F401 (first: it notes the cores before libgomp loads)
+from server.engine.foresight import Foresight
 from server.engine.worker import Inbox, Outbox, Worker
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
@@ -38,7 +39,7 @@ def main(descriptor: int) -> int:
     except LlavaError as error:
         outbox.send(EngineDead(error))
         return 1
-    inbox.foresee = engine.core.runner.foresee
+    inbox.foresight = Foresight(engine.core.runner.foresee, inbox.put)
     outbox.send(engine.ready)
     slices = engine.encoders.slices if engine.encoders else None
     if engine.encoders is not None:

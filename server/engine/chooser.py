@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.engine.bindings.context import Context
+from server.engine.bindings.dry import DrySamplers
 from server.engine.bindings.model import Model
 from server.engine.bindings.sampler import Sampler
 from server.engine.grammar import GrammarCompiler, GrammarMatcher
@@ -19,7 +20,7 @@ class Chooser:
     """Lives as long as its request, whatever the scheduler does with that meanwhile."""
 
     def __init__(
-        self, request: Request, model: Model, grammars: GrammarCompiler, n_ctx: int
+        self, request: Request, model: Model, grammars: GrammarCompiler, dry: DrySamplers
     ) -> None:
         """Builds what the request asks for, and brings it to where a resumed one was.
 
@@ -34,7 +35,7 @@ class Chooser:
         self._grammar: GrammarMatcher | None = None
         if params.grammar is not None:
             self._grammar = grammars.matcher(params.grammar)
-        self._sampler = Sampler(params, model, n_ctx, prompt)
+        self._sampler = Sampler(params, model, dry, prompt)
         for token in request.output_tokens:
             self._sampler.replay(token)
             if self._grammar is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.bindings.context import Batch, Context
+from server.engine.bindings.dry import DrySamplers
 from server.engine.bindings.model import Model
 from server.engine.chooser import Chooser
 from server.engine.grammar import GrammarCompiler, TokenTable
@@ -93,6 +94,7 @@ class LlamaRunner:
         self._tokens = Batch(n_batch)
         self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
         self._choosers: dict[Request, Chooser] = {}
+        self._dry = DrySamplers(model, self.n_ctx_seq)
         self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens))
         self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
@@ -103,14 +105,15 @@ class LlamaRunner:
         return prepare(parts, self._model, self._encoder, self._n_ubatch)
 
     def foresee(self, sampling: SamplingParams) -> None:
-        """Compiles a grammar that will be asked for; called in a thread beside the loop's."""
+        """Compiles what will be asked for; called in a thread beside the loop's."""
+        self._dry.foresee(sampling)
         if sampling.grammar is not None:
             with suppress(RequestError):  # told to the request when it begins
                 self._grammars.matcher(sampling.grammar)
 
     def begin(self, request: Request) -> None:
         """Makes what chooses the request's tokens."""
-        self._choosers[request] = Chooser(request, self._model, self._grammars, self.n_ctx_seq)
+        self._choosers[request] = Chooser(request, self._model, self._grammars, self._dry)
 
     def change_cache(self, changes: Sequence[Forget | Share]) -> None:
         """Frees and shares cells in llama.cpp's cache."""

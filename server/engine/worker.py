@@ -7,8 +7,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -16,6 +14,7 @@ from server.engine.core import EngineCore
 from server.engine.cores import unbind
 from server.engine.counting import count
 from server.engine.encoding import EncodeDone
+from server.engine.foresight import Foresight
 from server.engine.request import Picture
 from server.engine.slices import SlicedEncodes
 from server.engine.texts import TextThread
@@ -29,7 +28,6 @@ from server.messages import (
     StepOutputs,
     TokenizeRequest,
 )
-from server.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +45,8 @@ class Inbox:
     """
 
     def __init__(self, line: Connection[Any, Any]) -> None:
-        # Called with each request before it is queued, in the reading thread.
-        self.foresee: Callable[[SamplingParams], None] | None = None
+        # Holds slow requests back, once the model is loaded.
+        self.foresight: Foresight | None = None
         self._line = line
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -60,10 +58,8 @@ class Inbox:
                 message = self._line.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if isinstance(message, AddRequest) and self.foresee is not None:
-                with suppress(Exception):  # it comes again where the request begins
-                    self.foresee(message.sampling)
-            self._queue.put(message)
+            if self.foresight is None or not self.foresight.takes(message):
+                self._queue.put(message)
 
     def put(self, message: object) -> None:
         """A message from within the engine process; wakes the loop like one from outside."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.bindings.context import Context
+from server.engine.bindings.dry import DrySamplers
 from server.engine.bindings.model import Model
 from server.errors import RequestError
 from server.sampling import SamplingParams
@@ -28,7 +29,7 @@ class Sampler:
     """
 
     def __init__(
-        self, params: SamplingParams, model: Model, n_ctx: int, prompt: NDArray[np.int32]
+        self, params: SamplingParams, model: Model, dry: DrySamplers, prompt: NDArray[np.int32]
     ) -> None:
         """Builds the chain; penalties begin with the tokens of the prompt, int32 [n].
 
@@ -51,7 +52,7 @@ class Sampler:
             self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
         else:
             for name in params.samplers:
-                self._add_named(name, params, model, n_ctx, prompt)
+                self._add_named(name, params, model, dry, prompt)
         self._add(_chooser(params, model.n_vocab))
 
     def _add(self, sampler: Any) -> None:
@@ -62,22 +63,23 @@ class Sampler:
         name: str,
         params: SamplingParams,
         model: Model,
-        n_ctx: int,
+        dry: DrySamplers,
         prompt: NDArray[np.int32],
     ) -> None:
-        window = params.dry_penalty_last_n if name == "dry" else params.repeat_last_n
-        window = n_ctx if window == -1 else min(window, n_ctx)
         if name == "penalties":
+            asked = params.repeat_last_n
+            window = dry.n_ctx if asked == -1 else min(asked, dry.n_ctx)
             sampler = _penalties(params, model.n_vocab, window)
         elif name == "dry":
-            sampler = _dry(params, model, window)
+            window = dry.window(params)
+            sampler = dry.clone(params)
         else:
+            window = 0
             sampler = _cut(name, params)
         if not sampler:
             return
-        if name in ("penalties", "dry"):
-            for token in prompt[len(prompt) - min(window, len(prompt)) :].tolist():
-                llama_cpp.llama_sampler_accept(sampler, token)
+        for token in prompt[len(prompt) - min(window, len(prompt)) :].tolist():
+            llama_cpp.llama_sampler_accept(sampler, token)
         self._add(sampler)
 
     def sample(self, context: Context, row: int) -> int:
@@ -139,21 +141,6 @@ def _penalties(params: SamplingParams, n_vocab: int, window: int) -> Any:
         return None
     return llama_cpp.llama_sampler_init_penalties(
         n_vocab, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
-    )
-
-
-def _dry(params: SamplingParams, model: Model, window: int) -> Any:
-    if params.dry_multiplier == 0 or window == 0:
-        return None
-    breakers = [breaker.encode() for breaker in params.dry_sequence_breakers]
-    return llama_cpp.llama_sampler_init_dry(
-        model.vocab,
-        params.dry_multiplier,
-        params.dry_base,
-        params.dry_allowed_length,
-        window,
-        (ctypes.c_char_p * len(breakers))(*breakers),
-        len(breakers),
     )
 
 
