@@ -138,15 +138,16 @@ def _attributes(record: RequestRecord) -> dict[str, Any]:
     }
     if record.error:
         found["error.type"] = record.error
-    if record.generations:
+    prompts = [one for one in record.generations if one.first]
+    if prompts:
         found |= {
             "gen_ai.operation.name": "chat",
             "gen_ai.request.model": record.model,
-            "gen_ai.usage.input_tokens": sum(one.prompt_tokens for one in record.generations),
+            "gen_ai.usage.input_tokens": sum(one.prompt_tokens for one in prompts),
             "gen_ai.usage.output_tokens": sum(one.completion_tokens for one in record.generations),
             "gen_ai.response.finish_reasons": [one.finish for one in record.generations],
-            "llava.images": sum(len(one.images) for one in record.generations),
-            "llava.image_tokens": sum(one.image_tokens for one in record.generations),
+            "llava.images": sum(len(one.images) for one in prompts),
+            "llava.image_tokens": sum(one.image_tokens for one in prompts),
         }
     return found
 

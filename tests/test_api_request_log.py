@@ -16,7 +16,7 @@ from server.api.log_line import text
 from server.api.options import ApiOptions
 from server.api.record import current_record
 from server.api.trace_context import TraceContext, read_trace
-from server.errors import EngineError
+from server.errors import ContextLengthExceeded, EngineError
 from server.logs import JsonLines
 from server.messages import FinishReason
 
@@ -172,3 +172,33 @@ def test_what_is_turned_away_at_the_door_says_why(caplog: pytest.LogCaptureFixtu
     call(app, "POST", CHAT, content=b"{}", headers={"content-length": str(2**40)})
     (line,) = logged(caplog)
     assert (line["status"], line["error"]) == (413, "request_too_large")
+
+
+def test_a_prompt_counts_once_however_many_answers_it_gets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    assert call(app, "POST", CHAT, json=chat([image_part()], n=2)).status_code == 200
+    (line,) = logged(caplog)
+    assert (line["pictures"], line["image_tokens"], line["prompt_tokens"]) == (1, 64, 74)
+    assert (line["completion_tokens"], line["finish"]) == (6, "stop")
+
+
+def test_a_prompt_that_does_not_fit_ends_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(FakeEngine(error=ContextLengthExceeded("too long")), ApiOptions())
+    call(app, "POST", CHAT, json=chat())
+    (line,) = logged(caplog)
+    assert (line["error"], line["finish"]) == ("context_length_exceeded", "error")
+
+
+def test_the_key_s_name_is_told_and_never_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    app = create_app(FakeEngine(), ApiOptions(api_keys=("a-long-secret",)))
+    header = {"authorization": "Bearer a-long-secret"}
+    assert call(app, "POST", CHAT, json=chat(), headers=header).status_code == 200
+    assert call(app, "POST", CHAT, json=chat()).status_code == 401
+    known, unknown = logged(caplog)
+    assert known["key"] == "api-key-1"
+    assert (unknown["status"], unknown["error"]) == (401, "invalid_api_key")
+    assert "key" not in unknown
+    assert "a-long-secret" not in caplog.text

@@ -18,6 +18,8 @@ def files() -> Iterator[tuple[Path, str]]:
     """Each dashboard's file and its text."""
     for made in (overview(), pictures(), memory()):
         board = made.build()
+        for number, panel in enumerate(board.panels or [], 1):
+            panel.id_val = number
         name = str(board.uid).removeprefix("llava-")
         yield FOLDER / f"{name}.json", JSONEncoder(sort_keys=True, indent=2).encode(board) + "\n"
 

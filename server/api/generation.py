@@ -74,7 +74,7 @@ class Generation:
         self._picture_metrics = metrics.pictures
         self._arrival = arrival
         self._pictures = pictures
-        self._first = first
+        self.first = first
         self._open = True
         self._last = 0.0
         self.prompt_tokens = 0
@@ -93,12 +93,13 @@ class Generation:
             first = await anext(self._outputs)
             if not isinstance(first, Admitted):
                 raise EngineError("the engine began without admitting the request")
-        except BaseException:
+        except BaseException as exc:
+            self.finish = "error" if isinstance(exc, Exception) else ABORTED
             await close(self._outputs)
             raise
         self.prompt_tokens = first.prompt_tokens
         self.image_tokens = first.image_tokens
-        if self._first:
+        if self.first:
             self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
 
     async def __aiter__(self) -> AsyncIterator[TokenOutput]:
@@ -134,7 +135,7 @@ class Generation:
         self._last = now
         if self._record.content is not None:
             self._record.content.answers.append(output.text)
-        if output.images and self._first:
+        if output.images and self.first:
             self._record_images(output.images)
         if output.finish_reason is FinishReason.ABORT:
             raise EngineUnavailable("the server ended this request early")

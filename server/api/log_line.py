@@ -32,11 +32,13 @@ def fields(record: RequestRecord) -> dict[str, Any]:
 
 
 def _generated(generations: list[Generated]) -> dict[str, Any]:
+    # A prompt counts once, however many answers it gets.
+    prompts = [one for one in generations if one.first]
     found: dict[str, Any] = {
-        "pictures": sum(len(one.images) for one in generations),
-        "image_tokens": sum(one.image_tokens for one in generations),
-        "prompt_tokens": sum(one.prompt_tokens for one in generations),
-        "cached_tokens": sum(one.cached_tokens for one in generations),
+        "pictures": sum(len(one.images) for one in prompts),
+        "image_tokens": sum(one.image_tokens for one in prompts),
+        "prompt_tokens": sum(one.prompt_tokens for one in prompts),
+        "cached_tokens": sum(one.cached_tokens for one in prompts),
         "completion_tokens": sum(one.completion_tokens for one in generations),
         "finish": ",".join(dict.fromkeys(one.finish for one in generations)),
     }

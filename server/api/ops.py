@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -48,7 +49,9 @@ def add_metrics(router: APIRouter, metrics: Metrics) -> None:
 
     @router.get("/metrics", **operation("Prometheus metrics", "server", text="text/plain"))
     async def render() -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        # Some 15 ms of Python and /proc: not on the event loop.
+        text = await to_thread.run_sync(metrics.render)
+        return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def add_health(router: APIRouter, services: Services) -> None:

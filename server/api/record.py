@@ -29,6 +29,7 @@ class Stage:
 class Generated(Protocol):
     """What a generation tells of itself; see server.api.generation."""
 
+    first: bool
     prompt_tokens: int
     image_tokens: int
     completion_tokens: int
