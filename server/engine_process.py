@@ -73,6 +73,10 @@ def _environment(config: EngineConfig) -> dict[str, str]:
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **openmp(config.threads),
+        # glibc raises its own threshold with the first large block that is freed, and then keeps
+        # pictures' embeddings on its heap, where they leave holes: the process grows by some of
+        # them. Above this size blocks go back to the system; a token's logits are smaller.
+        "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONSAFEPATH": "1",  # a folder named "server" where we were started is not ours

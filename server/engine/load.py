@@ -112,6 +112,7 @@ def _report(
         measure_used(before, list_devices()),
         planner.plan(fitted.placement).parts,
         handles.model.n_layer + 1,
+        model_size=handles.model.facts(0, 0).size,
         decisions=fitted.decisions,
         margins=tuple((pool.devices[0], pool.margin) for pool in fit.pools),
     )

@@ -52,16 +52,18 @@ def make_report(
     planned: Sequence[PlannedPart],
     layers: int,
     *,
+    model_size: int = 0,
     decisions: tuple[FitDecision, ...] = (),
     margins: tuple[tuple[str, int], ...] = (),
 ) -> MemoryReport:
     """The report of a finished load: ``lines`` are llama.cpp's, ``devices`` as they are now.
 
-    ``layers`` counts the output layer too, as llama.cpp does.
+    ``layers`` counts the output layer too, as llama.cpp does; ``model_size`` are the bytes of all
+    tensors (llama_model_size).
     """
     lines = list(lines)
     offloaded = [int(found["done"]) for line in lines if (found := _OFFLOADED.search(line))]
-    sizes = measured_parts(lines)
+    sizes = measured_parts(lines, model_size)
     return MemoryReport(
         devices=tuple(devices),
         parts=pair(planned, sizes),
@@ -92,8 +94,11 @@ def pair(planned: Iterable[PlannedPart], measured: dict[_Key, int]) -> tuple[Mem
     return (*pairs, *(MemoryPart(*key, None, size) for key, size in rest.items()))
 
 
-def measured_parts(lines: Iterable[str]) -> dict[_Key, int]:
-    """Bytes by part and device, as llama.cpp logged them to a hundredth of a MiB."""
+def measured_parts(lines: Iterable[str], model_size: int = 0) -> dict[_Key, int]:
+    """Bytes by part and device, as llama.cpp logged them to a hundredth of a MiB.
+
+    ``model_size`` are the bytes of all tensors, where mapped weights are to be counted once.
+    """
     buffers: dict[_Key, float] = {}
     tower_device = "CPU"
     for line in lines:
@@ -107,12 +112,19 @@ def measured_parts(lines: Iterable[str]) -> dict[_Key, int]:
             tower_device = found["device"]
         elif "load_hparams" in line and (found := _TOWER_SIZE.search(line)):
             buffers["vision_encoder", tower_device] = float(found["mib"])
-    # Weights that were rearranged for this processor lie in the mapped file too, but nobody
-    # touches them there any more: their pages are the first that the system takes back.
-    mapped, copied = ("weights", "CPU_Mapped"), buffers.get(("weights", "CPU_REPACK"), 0.0)
-    if mapped in buffers:
-        buffers[mapped] = max(buffers[mapped] - copied, 0.0)
+    _count_once(buffers, model_size / _MIB)
     return _by_device(buffers)
+
+
+def _count_once(buffers: dict[_Key, float], model_mib: float) -> None:
+    """Weights that were rearranged for this processor lie in the mapped file too, in a range that
+    holds some of them. Nobody touches them there any more: the system takes those pages back. So
+    of the mapping only what was not copied counts.
+    """
+    mapped, copied = ("weights", "CPU_Mapped"), ("weights", "CPU_REPACK")
+    if mapped in buffers and copied in buffers:
+        others = sum(mib for key, mib in buffers.items() if key[0] == "weights" and key != mapped)
+        buffers[mapped] = max(model_mib - others, 0.0)
 
 
 def _by_device(buffers: dict[_Key, float]) -> dict[_Key, int]:
