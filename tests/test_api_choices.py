@@ -93,7 +93,8 @@ def test_a_client_that_leaves_ends_all_of_them() -> None:
     with serving(engine) as url:
         body = chat(n=3, stream=True)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: without it httpx would close the stream
+            next(lines)
             wait_for(lambda: engine.running == 3)
         wait_for(lambda: engine.running == 0)
     assert len(engine.aborted) == 3
