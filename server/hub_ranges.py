@@ -13,7 +13,9 @@ from server.errors import StartupError
 
 _SPAN: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 _FIRST: Final = 128 * 1024
-_MOST_AHEAD: Final = 1024 * 1024
+_MOST_AHEAD: Final = 256 * 1024
+# Passing over less than this is reading on.
+_NEAR: Final = 1024 * 1024
 # No header is longer: the vocabulary of 256,000 pieces with its merges takes 16 MB.
 _LIMIT: Final = 64 * 1024 * 1024
 
@@ -53,10 +55,9 @@ class HubSource:
 
     def _move(self, start: int, count: int) -> None:
         end = self._start + len(self._piece)
-        in_a_row = self._start <= start <= end
-        if not in_a_row:
+        kept = self._piece[start - self._start :] if self._start <= start <= end else b""
+        if not self._start <= start <= end + _NEAR:
             self._ahead = _FIRST
-        kept = self._piece[start - self._start :] if in_a_row else b""
         wanted = max(count - len(kept), self._ahead)
         self._fetch(start + len(kept), wanted)
         self._piece = kept + self._piece
