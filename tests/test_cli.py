@@ -12,6 +12,7 @@ import pytest
 
 from server import __version__, catalogue, cli
 from server.errors import StartupError
+from server.key_file import digest_of, read_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,6 +96,21 @@ def test_pull_prints_where_the_files_lie(
     file.touch()
     assert cli.main(["pull", str(file)]) == 0
     assert capsys.readouterr().out == f"{file}\n"
+
+
+def test_a_key_is_shown_once_and_its_entry_lets_it_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["key", "alice"]) == 0
+    shown = capsys.readouterr()
+    key = shown.err.split()[-1]
+    assert key not in shown.out, "what goes into the file holds no key"
+    file = tmp_path / "keys.toml"
+    file.write_text(shown.out)
+    (entry,) = read_keys(file)
+    assert (entry.name, entry.digest) == ("alice", digest_of(key.encode()))
+    assert cli.main(["key", "no such name"]) == 2
+    assert "letters, digits" in capsys.readouterr().err
 
 
 def test_exit_codes_of_what_stops_a_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from typing import Protocol
 
@@ -28,7 +29,7 @@ async def show(loading: Loading) -> None:
         return
     # The log goes on above the bar.
     bar = tqdm(total=1, unit="B", unit_scale=True, unit_divisor=1024, leave=False, delay=0.5)
-    with logging_redirect_tqdm(), bar:
+    with logging_redirect_tqdm([logging.getLogger("server")]), bar:
         while True:
             progress = loading.progress
             if progress is not None:

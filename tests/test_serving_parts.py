@@ -1,0 +1,145 @@
+"""The small parts around the app: its socket, what systemd and the terminal are told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.config import Settings
+from server.engine_progress import LoadSizes, size_of
+from server.errors import ConfigError
+from server.messages import EngineConfig, EngineProgress
+from server.serve import refuse_exposure
+from server.serving.listener import Listener, bind, inherited, permit_files
+from server.serving.notify import notify
+from server.serving.progress import show
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "refused"),
+    [
+        ("127.0.0.1", {}, False),
+        ("0.0.0.0", {}, True),
+        ("0.0.0.0", {"insecure": True}, False),
+        ("0.0.0.0", {"api_key": "k"}, False),
+        ("0.0.0.0", {"api_key_file": "keys.toml"}, False),
+        ("::1", {}, False),
+        ("::", {}, True),
+    ],
+)
+def test_without_a_key_only_this_machine_is_served(
+    host: str, given: dict[str, Any], refused: bool
+) -> None:
+    try:
+        listener = bind(host, 0)
+    except Exception:
+        pytest.skip(f"no {host} here")
+    settings = Settings(**given)
+    try:
+        if refused:
+            with pytest.raises(ConfigError, match="--insecure"):
+                refuse_exposure(settings, listener)
+        else:
+            refuse_exposure(settings, listener)
+    finally:
+        listener.close()
+
+
+def test_a_socket_of_unix_is_this_machine_s(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(str(tmp_path / "socket"))
+        listener = Listener(line)
+        assert not listener.public
+        assert listener.url == str(tmp_path / "socket")
+
+
+def test_sockets_for_another_process_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", "1")
+    assert inherited() is None
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    with pytest.raises(ConfigError, match="one socket"):
+        inherited()
+    assert "LISTEN_FDS" not in os.environ, "the engine is not to take them for its own"
+    assert inherited() is None
+
+
+def test_more_connections_than_files_are_refused() -> None:
+    permit_files(1)
+    with pytest.raises(ConfigError, match="--max-connections"):
+        permit_files(10**9)
+
+
+def test_systemd_is_told_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notify("READY=1")  # nobody listens
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(str(tmp_path / "notify"))
+        line.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify("READY=1")
+        assert line.recv(100) == b"READY=1"
+    notify("STOPPING=1")  # nobody listens any more
+
+
+def config(folder: Path) -> EngineConfig:
+    for part in (1, 2):
+        (folder / f"m-{part:05}-of-00002.gguf").write_bytes(b"x" * 500)
+    (folder / "mmproj.gguf").write_bytes(b"x" * 200)
+    model = folder / "m-00001-of-00002.gguf"
+    return EngineConfig(model, folder / "mmproj.gguf", folder, 0, 1, 1)
+
+
+def test_the_bytes_loaded_are_those_of_all_files(tmp_path: Path) -> None:
+    sizes = LoadSizes(config(tmp_path))
+
+    def loaded(stage: str, fraction: float) -> tuple[int, int]:
+        told = sizes.add_to(EngineProgress(stage, fraction))
+        assert (told.stage, told.fraction) == (stage, fraction)
+        return told.loaded_bytes, told.total_bytes
+
+    assert loaded("weights", 0.5) == (500, 1200)
+    assert loaded("vision tower", 0.5) == (1100, 1200)
+    assert loaded("context", 0.0) == (1200, 1200)
+    assert size_of(tmp_path / "none.gguf") == 0
+
+
+class Terminal(io.StringIO):
+    """A screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Loading:
+    """Something half loaded."""
+
+    progress = EngineProgress("weights", 0.5, 50 * 1024**2, 100 * 1024**2)
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_terminal_shows_a_bar_and_a_log_does_not(
+    screen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Terminal() if screen else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    handlers = list(logging.getLogger("server").handlers)
+
+    async def look() -> None:
+        task = asyncio.ensure_future(show(Loading()))
+        await asyncio.sleep(0.8)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(look())
+    text = stream.getvalue()
+    assert ("loading weights" in text and "50.0M/100M" in text) is screen
+    assert logging.getLogger("server").handlers == handlers
