@@ -70,16 +70,14 @@ async def attack(options: argparse.Namespace, server: LiveServer) -> list[str]:
     start = time.monotonic()
     check("one after that", await crowd(host, port, 1, 0.5, polite=True), {200})
     print(f"  its first answer came within {time.monotonic() - start:.2f} s")
-    lines = await idle(host, port, options.idle)
-    answers = await crowd(host, port, 1, options.seconds, polite=True)
-    check(f"alone among {len(lines)} idle connections", answers, {200})
-    print(f"  memory: web {anonymous(web) // 1024} MiB")
-    for _, writer in lines:
-        writer.close()
+    async with idle(host, port, options.idle) as count:
+        answers = await crowd(host, port, 1, options.seconds, polite=True)
+        check(f"alone among {count} idle connections", answers, {200})
+        print(f"  memory: web {anonymous(web) // 1024} MiB")
     for name, work in SLOW.items():
         # Readers that stop have asked for something: as many as there are places would fill them.
         count = options.queue // 2 if work is stopped_reader else options.slow
-        answers, _ = await beset(host, port, work, count, options.seconds)
+        answers = await beset(host, port, work, count, options.seconds)
         check(f"alone among {count} {name}", answers, {200})
         print(f"  memory: web {anonymous(web) // 1024} MiB")
     return problems

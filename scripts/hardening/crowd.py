@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 CHAT = "/v1/chat/completions"
-Slow = Callable[[str, int, str], Awaitable[None]]
+Slow = Callable[[str, int], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
@@ -70,20 +72,17 @@ async def client(
     chance = Random(number)
     # Nobody starts five hundred clients in one instant.
     await asyncio.sleep(chance.random() if number else 0)
-    line: Connection | None = None
     while time.monotonic() < until:
-        start = time.monotonic()
-        try:
-            line = line or await asyncio.open_connection(host, port)
-            start = time.monotonic()
-            status, after = await exchange(line, question(chance.randrange(10**6), 16))
-        except (OSError, asyncio.IncompleteReadError):
-            status, after, line = 0, 1.0, None
-        answers.add(status, time.monotonic() - start)
-        if status != 200 and polite:
-            await asyncio.sleep(after * (0.5 + chance.random()))
-    if line is not None:
-        line[1].close()
+        with suppress(OSError, asyncio.IncompleteReadError):
+            async with connected(host, port) as line:
+                while time.monotonic() < until:
+                    start, status, after = time.monotonic(), 0, 1.0
+                    try:
+                        status, after = await exchange(line, question(chance.randrange(10**6), 16))
+                    finally:
+                        answers.add(status, time.monotonic() - start)
+                    if status != 200 and polite:
+                        await asyncio.sleep(after * (0.5 + chance.random()))
 
 
 async def crowd(host: str, port: int, count: int, seconds: float, *, polite: bool) -> Answers:
@@ -94,76 +93,96 @@ async def crowd(host: str, port: int, count: int, seconds: float, *, polite: boo
     return answers
 
 
-async def stopped_reader(host: str, port: int, _: str) -> None:
+@asynccontextmanager
+async def connected(host: str, port: int, receive_buffer: int = 0) -> AsyncIterator[Connection]:
+    """A connection that is closed however the block ends."""
+    line = socket.socket()
+    line.setblocking(False)
+    if receive_buffer:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    try:
+        await asyncio.get_running_loop().sock_connect(line, (host, port))
+        reader, writer = await asyncio.open_connection(sock=line)
+    except BaseException:
+        line.close()
+        raise
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def stopped_reader(host: str, port: int) -> None:
     """Asks for a stream and reads none of it."""
-    _, writer = await asyncio.open_connection(host, port, limit=1024)
-    body = {"messages": [{"role": "user", "content": "a"}], "stream": True, "ignore_eos": True}
-    writer.write(request({**body, "max_tokens": 2000}))
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    await asyncio.sleep(3600)
+    async with connected(host, port, 4096) as (_, writer):
+        body = {"messages": [{"role": "user", "content": "a"}], "stream": True, "ignore_eos": True}
+        writer.write(request({**body, "max_tokens": 2000}))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
 
 
-async def slowloris(host: str, port: int, _: str) -> None:
+async def slowloris(host: str, port: int) -> None:
     """A head that never ends, a letter a second."""
-    reader, writer = await asyncio.open_connection(host, port)
-    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-".encode())
-    while not reader.at_eof():
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(reader.read(100), 1)
-        writer.write(b"a")
+    async with connected(host, port) as (reader, writer):
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-".encode())
+        while not reader.at_eof():
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(reader.read(100), 1)
+            writer.write(b"a")
 
 
-async def half_body(host: str, port: int, _: str) -> None:
+async def half_body(host: str, port: int) -> None:
     """A body of which half comes."""
-    reader, writer = await asyncio.open_connection(host, port)
-    asked = question(1, 16)
-    writer.write(asked[: len(asked) - 30])
-    await reader.read()
+    async with connected(host, port) as (reader, writer):
+        asked = question(1, 16)
+        writer.write(asked[: len(asked) - 30])
+        await reader.read()
 
 
-async def huge_body(host: str, port: int, _: str) -> None:
+async def huge_body(host: str, port: int) -> None:
     """Two gigabytes, as fast as they go."""
-    _, writer = await asyncio.open_connection(host, port)
     length = 2 * 1024**3
-    writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode())
-    for _number in range(length // 65536):
-        writer.write(b" " * 65536)
-        await writer.drain()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    async with connected(host, port) as (_, writer):
+        writer.write(head.encode())
+        for _number in range(length // 65536):
+            writer.write(b" " * 65536)
+            await writer.drain()
 
 
 SLOW: dict[str, Slow] = {
-    "readers that stop": stopped_reader,  # type: ignore[dict-item]
-    "slowloris": slowloris,  # type: ignore[dict-item]
-    "half bodies": half_body,  # type: ignore[dict-item]
-    "bodies of 2 GiB": huge_body,  # type: ignore[dict-item]
+    "readers that stop": stopped_reader,
+    "slowloris": slowloris,
+    "half bodies": half_body,
+    "bodies of 2 GiB": huge_body,
 }
 
 
-async def beset(
-    host: str, port: int, work: Slow, count: int, seconds: float
-) -> tuple[Answers, int]:
-    """One honest client, for so many seconds, among ``count`` others; how many of them remain."""
+async def beset(host: str, port: int, work: Slow, count: int, seconds: float) -> Answers:
+    """One honest client, for so many seconds, among ``count`` others who begin again and again."""
 
     async def again() -> None:
         while True:
             with suppress(OSError):
-                await work(host, port, "")  # type: ignore[arg-type]
+                await work(host, port)
             await asyncio.sleep(0.1)
 
     others = [asyncio.ensure_future(again()) for _ in range(count)]
     await asyncio.sleep(1)
     answers = await crowd(host, port, 1, seconds, polite=True)
-    remaining = sum(not other.done() for other in others)
     for other in others:
         other.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    return answers, remaining
+    return answers
 
 
-async def idle(host: str, port: int, count: int) -> list[Connection]:
-    """Connections that say nothing; fewer than asked for where the system has no more."""
-    lines: list[Connection] = []
-    with suppress(OSError):
-        for _ in range(count):
-            lines.append(await asyncio.open_connection(host, port))
-    return lines
+@asynccontextmanager
+async def idle(host: str, port: int, count: int) -> AsyncIterator[int]:
+    """Connections that say nothing; tells how many, where the system has fewer than asked for."""
+    async with AsyncExitStack() as stack:
+        made = 0
+        with suppress(OSError):
+            for _ in range(count):
+                await stack.enter_async_context(connected(host, port))
+                made += 1
+        yield made

@@ -20,8 +20,10 @@ from server.serving.connections import ClientLimits, Connections
 
 logger = logging.getLogger(__name__)
 
-# What must come of a body within each timeout: enough for any honest line, not for a slowloris.
-LEAST_BODY_BYTES = 4096
+# What must come of a body, or be read of an answer, within each timeout: any honest line does it.
+LEAST_BYTES = 4096
+# What is kept of an answer beside what the kernel takes, before its writer has to wait.
+UNSENT_BYTES = 16 * 1024
 # Of the body of a request that was answered already.
 REST_BYTES = 1024 * 1024
 
@@ -50,12 +52,14 @@ class GuardedProtocol(HttpProtocol):
         self._others = others
         self._phase = Phase.IDLE
         self._received = 0
+        self._unread = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(UNSENT_BYTES)
         if self._others.add(self):
             self._enter(Phase.HEAD)
             return
@@ -98,8 +102,7 @@ class GuardedProtocol(HttpProtocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as we write: from now on it has its time."""
         super().pause_writing()
-        if self._limits.timeout:
-            self._reader_timer = self.loop.call_later(self._limits.timeout, self._give_up_reader)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         """The client has read nearly all that there was."""
@@ -141,9 +144,7 @@ class GuardedProtocol(HttpProtocol):
 
     def _give_up_sender(self) -> None:
         self._timer = None
-        if self._phase is Phase.BODY and (
-            self._received >= LEAST_BODY_BYTES or self.flow.read_paused
-        ):
+        if self._phase is Phase.BODY and (self._received >= LEAST_BYTES or self.flow.read_paused):
             # It does send, or it is we who do not read.
             self._received = 0
             self._timer = self.loop.call_later(self._limits.timeout, self._give_up_sender)
@@ -163,8 +164,16 @@ class GuardedProtocol(HttpProtocol):
             cycle.message_event.set()
         self._enter(Phase.CLOSING)
 
+    def _watch_reader(self) -> None:
+        if self._limits.timeout:
+            self._unread = self.transport.get_write_buffer_size()
+            self._reader_timer = self.loop.call_later(self._limits.timeout, self._give_up_reader)
+
     def _give_up_reader(self) -> None:
         self._reader_timer = None
+        if self.transport.get_write_buffer_size() <= self._unread - LEAST_BYTES:
+            self._watch_reader()  # a large answer: it does read
+            return
         logger.info("%s: does not read its answer", self._who)
         self.transport.abort()
 

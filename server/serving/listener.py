@@ -15,7 +15,7 @@ from server.errors import ConfigError, StartupError
 _FIRST_FD = 3
 # What lies in the kernel unsent of one answer. By itself Linux would let megabytes gather there
 # before it told us that a client does not read.
-_UNSENT_BYTES = 128 * 1024
+_UNSENT_BYTES = 32 * 1024  # Linux doubles it
 # Files beside connections: the model, the engine's line, pictures that are fetched.
 _OTHER_FILES = 256
 
