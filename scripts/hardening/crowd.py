@@ -123,11 +123,10 @@ async def stopped_reader(host: str, port: int) -> None:
 
 async def slowloris(host: str, port: int) -> None:
     """A head that never ends, a letter a second."""
-    async with connected(host, port) as (reader, writer):
+    async with connected(host, port) as (_, writer):
         writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-".encode())
-        while not reader.at_eof():
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(reader.read(100), 1)
+        while not writer.is_closing():
+            await asyncio.sleep(1)
             writer.write(b"a")
 
 
@@ -172,7 +171,7 @@ async def beset(host: str, port: int, work: Slow, count: int, seconds: float) ->
     answers = await crowd(host, port, 1, seconds, polite=True)
     for other in others:
         other.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.wait(others, timeout=10)
     return answers
 
 
