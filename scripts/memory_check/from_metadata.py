@@ -21,7 +21,9 @@ _SIZE: Final = re.compile(r"(llama_kv_cache|llama_memory_recurrent).*: size = +(
 _BASE: Final = Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"
 
 
-class _Params(ctypes.Structure):
+class Params(ctypes.Structure):
+    """``gguf_init_params``."""
+
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
@@ -34,10 +36,8 @@ def main() -> int:
 
     callback = llama_cpp.llama_log_callback(take)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    base = ctypes.CDLL(str(_BASE))
-    base.gguf_init_from_file.restype = ctypes.c_void_p
-    base.gguf_init_from_file.argtypes = (ctypes.c_char_p, _Params)
-    metadata = base.gguf_init_from_file(sys.argv[1].encode(), _Params(True, None))
+    base = base_library()
+    metadata = base.gguf_init_from_file(sys.argv[1].encode(), Params(True, None))
     model = _model(metadata)
     context = model and _context(model, json.loads(sys.argv[2]))
     if not context:
@@ -51,15 +51,29 @@ def main() -> int:
     return 0
 
 
+def base_library() -> ctypes.CDLL:
+    """ggml's library, for what llama_cpp does not bind."""
+    base = ctypes.CDLL(str(_BASE))
+    base.gguf_init_from_file.restype = ctypes.c_void_p
+    base.gguf_init_from_file.argtypes = (ctypes.c_char_p, Params)
+    return base
+
+
+def llama_library() -> ctypes.CDLL:
+    """llama.cpp's library, for what llama_cpp does not bind."""
+    library = ctypes.CDLL(str(_BASE.with_name("libllama.so")))
+    pointer = ctypes.c_void_p
+    library.llama_model_init_from_user.restype = pointer
+    library.llama_model_init_from_user.argtypes = (
+        pointer, pointer, pointer, llama_cpp.llama_model_params,
+    )  # fmt: skip
+    return library
+
+
 def _model(metadata: int) -> Any:
     params = llama_cpp.llama_model_default_params()
     params.no_alloc = True
-    load = ctypes.CDLL(llama_cpp.llama_cpp._lib._name).llama_model_init_from_user
-    load.restype = ctypes.c_void_p
-    load.argtypes = (
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, llama_cpp.llama_model_params,
-    )  # fmt: skip
-    return load(metadata, None, None, params)
+    return llama_library().llama_model_init_from_user(metadata, None, None, params)
 
 
 def _context(model: Any, wanted: dict[str, Any]) -> Any:

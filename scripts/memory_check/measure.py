@@ -37,8 +37,7 @@ def _take(_level: int, text: bytes, _user_data: object) -> None:
 def main() -> int:
     """Measures and prints."""
     case = json.loads(sys.argv[1])
-    llama_cpp.llama_log_set(_take, ctypes.c_void_p(0))
-    mtmd_cpp.mtmd_helper_log_set(_take, ctypes.c_void_p(0))
+    take_lines()
     llama_cpp.llama_backend_init()
     before = _own_bytes()
     model = _model(case)
@@ -53,6 +52,13 @@ def main() -> int:
         _one_picture(case, vision)
     print(json.dumps({"parts": _parts(), "loaded": loaded, "used": _own_bytes() - before}))
     return 0
+
+
+def take_lines() -> list[str]:
+    """From now on, all that llama.cpp and libmtmd log."""
+    llama_cpp.llama_log_set(_take, ctypes.c_void_p(0))
+    mtmd_cpp.mtmd_helper_log_set(_take, ctypes.c_void_p(0))
+    return _LINES
 
 
 def _own_bytes() -> int:
