@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from pydantic import TypeAdapter
 
 from server.api.openapi import document, operation
 
@@ -20,6 +21,7 @@ _KINDS: Final = {
     "swagger-ui.css": "text/css",
     "favicon.png": "image/png",
 }
+_OPERATION: Final = operation("This document", "server", answer=TypeAdapter(dict[str, Any]))
 
 
 def docs_router(app: FastAPI, *, keys: bool) -> APIRouter:
@@ -27,7 +29,7 @@ def docs_router(app: FastAPI, *, keys: bool) -> APIRouter:
     router = APIRouter()
     made: dict[str, Any] = {}
 
-    @router.get(OPENAPI, **operation("This document", "server", text="application/json"))
+    @router.get(OPENAPI, **_OPERATION)
     async def openapi() -> Response:
         if not made:
             made.update(document(app, keys=keys))
