@@ -60,12 +60,9 @@ BAD = {
     "no messages": ({}, "messages"),
     "empty messages": ({"messages": []}, "messages"),
     "unknown role": ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
-    "tools": (
-        {
-            "messages": [{"role": "user", "content": "hi"}],
-            "tools": [{"type": "function", "function": {"name": "f"}}],
-        },
-        "tools",
+    "functions": (
+        {"messages": [{"role": "user", "content": "hi"}], "functions": [{"name": "f"}]},
+        "functions",
     ),
     "hot": ({"messages": [{"role": "user", "content": "hi"}], "temperature": 9}, "temperature"),
     "too many pictures": (
