@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import httpx
@@ -123,6 +124,14 @@ def test_too_long_input_is_named() -> None:
     error = post({"input": ["a", "b"]}, engine).json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert error["param"].startswith("input[")
+
+
+def test_tokens_and_pictures_are_counted() -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    assert call(app, "POST", PATH, json={"input": ["a", PICTURE]}).status_code == 200
+    metrics = call(app, "GET", "/metrics").text
+    assert re.search(r"llava_prompt_tokens_total\{[^}]*\} 74.0", metrics)
+    assert re.search(r"llava_image_tokens_total\{[^}]*\} 64.0", metrics)
 
 
 def test_norms_are_llama_cpp_s() -> None:

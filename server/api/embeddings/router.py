@@ -21,7 +21,7 @@ from server.api.engine import require_ready
 from server.api.openapi import operation
 from server.api.services import Services
 from server.errors import RequestError
-from server.messages import Embedded, EngineReady
+from server.messages import Embedded, EngineReady, ImageInput
 
 # Of one request, in the engine at a time; the rest waits here and keeps nobody from their turn.
 _AT_ONCE = 8
@@ -71,11 +71,14 @@ async def _embed_all(
 
 async def _embed(services: Services, given: Input) -> Embedded:
     try:
-        return await services.engine.embed(given.parts, given.pooling)
+        vector = await services.engine.embed(given.parts, given.pooling)
     except RequestError as exc:
         if exc.param == "messages":  # the engine's word for any prompt
             exc.param = given.param
         raise
+    pictures = sum(isinstance(part, ImageInput) for part in given.parts)
+    services.metrics.requests.admitted(vector.prompt_tokens, vector.image_tokens, pictures)
+    return vector
 
 
 def _reply(vectors: list[Embedded], body: EmbeddingRequest, model: str) -> dict[str, Any]:
