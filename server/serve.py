@@ -76,6 +76,7 @@ async def _serve(
             start.result()
             running += [_run(server) for server in servers if server.listener.shared]
             assert engine.ready is not None
+            await controls.services.templates.get(engine.ready.model)
             announce(engine.ready, f"{servers[0].scheme}://{listener.url}")
             if ops_listener is not None:
                 logger.info("metrics on http://%s", ops_listener.url)

@@ -16,6 +16,10 @@ def post(demo: LiveServer, path: str, body: Any) -> Any:
     return response.json()
 
 
+def test_template_is_told_at_the_start(demo: LiveServer) -> None:
+    assert demo.log.index("chat template: ") < demo.log.index("serving on ")
+
+
 def test_tokens_are_the_model_s_own(demo: LiveServer) -> None:
     tokens = post(demo, "/tokenize", {"content": "a red circle", "with_pieces": True})["tokens"]
     assert "".join(token["piece"] for token in tokens).strip() == "a red circle"
