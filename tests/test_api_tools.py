@@ -230,7 +230,8 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
     ],
 )
 def test_a_message_that_is_refused_is_named(message: dict[str, Any], param: str) -> None:
-    messages = [{"role": "assistant", "tool_calls": [CALL]}, message]
+    result = {"role": "tool", "tool_call_id": "a", "content": "x"}
+    messages = [{"role": "assistant", "tool_calls": [CALL]}, result, message]
     response = call(
         create_app(FakeEngine(), ApiOptions()),
         "POST",
@@ -238,4 +239,4 @@ def test_a_message_that_is_refused_is_named(message: dict[str, Any], param: str)
         json={"messages": messages},
     )
     assert response.status_code == 400
-    assert response.json()["error"]["param"] == f"messages[1].{param}"
+    assert response.json()["error"]["param"] == f"messages[2].{param}"
