@@ -11,6 +11,8 @@ from fakes import FakeEngine, chat, post_chat
 from server.sampling import Grammar, GrammarKind
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
+# What is left open is closed: a model held to the letter would invent properties.
+CLOSED = {**OBJECT, "additionalProperties": False}
 
 
 def grammar_of(**fields: Any) -> Grammar | None:
@@ -26,10 +28,10 @@ def wrapped(schema: Any, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "schema", "param"),
     [
-        ({"response_format": wrapped(OBJECT)}, OBJECT, "response_format.json_schema.schema"),
+        ({"response_format": wrapped(OBJECT)}, CLOSED, "response_format.json_schema.schema"),
         (
             {"response_format": wrapped(OBJECT, strict=True, description="d")},
-            OBJECT,
+            CLOSED,
             "response_format.json_schema.schema",
         ),
         (
@@ -40,13 +42,13 @@ def wrapped(schema: Any, **more: Any) -> dict[str, Any]:
         ({"response_format": {"type": "json_object"}}, {"type": "object"}, "response_format"),
         (
             {"response_format": {"type": "json_object", "schema": OBJECT}},
-            OBJECT,
+            CLOSED,
             "response_format.schema",
         ),
-        ({"json_schema": OBJECT}, OBJECT, "json_schema"),
+        ({"json_schema": OBJECT}, CLOSED, "json_schema"),
         ({"json_schema": {}}, {"type": "object"}, "json_schema"),
         ({"json_schema": True}, {}, "json_schema"),
-        ({"json_schema": OBJECT, "response_format": {"type": "text"}}, OBJECT, "json_schema"),
+        ({"json_schema": OBJECT, "response_format": {"type": "text"}}, CLOSED, "json_schema"),
     ],
 )
 def test_schemas_reach_the_engine(fields: dict[str, Any], schema: Any, param: str) -> None:

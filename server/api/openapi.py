@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -91,7 +92,13 @@ def schema_of(model: Model) -> dict[str, Any]:
 
 def _packed(model: Model) -> dict[str, Any]:
     # FastAPI would make floats of all integers on the way to the document.
-    return {_PACKED: json.dumps(schema_of(model))}
+    return {_PACKED: _dumped(model)}
+
+
+@cache
+def _dumped(model: Model) -> str:
+    # The error shapes stand with every endpoint, and tests make hundreds of apps.
+    return json.dumps(schema_of(model))
 
 
 def _other(status: int, model: Model) -> dict[str, Any]:
