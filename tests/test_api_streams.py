@@ -197,7 +197,7 @@ def test_client_that_leaves_in_the_middle_of_its_body_harms_nobody() -> None:
 def test_template_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr("server.api.dialog._TEMPLATE_SECONDS", 0.05)
-    monkeypatch.setattr("server.prompt.ChatTemplate.parts", lambda *_: released.wait(10))
+    monkeypatch.setattr("server.prompt.ChatTemplate.parts", lambda *_, **__: released.wait(10))
     with serving(FakeEngine()) as url:
         response = httpx.post(url + PATH, json=chat())
         released.set()
