@@ -61,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
         default=list(SCENARIOS),
         help=f"with commas: {', '.join(SCENARIOS)}",
     )
-    made.add_argument("--rounds", type=int, default=2, help="how often each server has its turn")
-    made.add_argument("--quick", action="store_true", help="a third of the requests, one round")
+    made.add_argument("--rounds", type=int, help="how often each server has its turn: 2, or 1")
+    made.add_argument("--quick", action="store_true", help="a third of the requests, and one round")
     made.add_argument("--tokens", type=int, default=32, help="most tokens of a reply")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--parallel", type=int, default=8, help="slots")
@@ -108,7 +108,7 @@ def measure(options: argparse.Namespace) -> Report:
         tell(f"WARNING: {word}")
     load = Load(pair(), options.threads, options.parallel, options.ctx_size, options.our_flags)
     report = Report(options.servers, {**facts, "warning": word})
-    for turn in range(1 if options.quick else options.rounds):
+    for turn in range(options.rounds or (1 if options.quick else 2)):
         for server in options.servers:
             with running(server, load) as url:
                 asyncio.run(visit(server, url, turn, options, report))
