@@ -166,6 +166,10 @@ def test_chunks_take_the_target_time_at_the_speed_that_was_seen() -> None:
         pace.observe(1, 0.05)  # a decode says nothing about prefill, but takes of the target
     assert 95 <= pace.chunk <= 105
     assert Pace(target=0.001, positions_per_second=10).chunk == SMALLEST_CHUNK
+    pace.hurried = True  # an encode's slice was before this step
+    assert pace.chunk == 0
+    pace.observe(1, 0.01)
+    assert pace.chunk > 0
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -14,15 +14,20 @@ class Pace:
         self.target = target
         self.speed = positions_per_second
         self.decode_seconds = 0.0
+        # A slice of an encode came before this step: those who wait for a token come first.
+        self.hurried = False
 
     @property
     def chunk(self) -> int:
         """Positions that take what decodes leave of ``target``, but no fewer than make sense."""
+        if self.hurried:
+            return 0
         left = self.target - self.decode_seconds
         return max(SMALLEST_CHUNK, int(left * self.speed))
 
     def observe(self, positions: int, seconds: float) -> None:
         """A batch of so many positions took so long; small ones are decodes, not prefill."""
+        self.hurried = self.hurried and not positions
         if positions >= SMALLEST_CHUNK and seconds > 0:
             self.speed += _WEIGHT * (positions / seconds - self.speed)
         elif positions:

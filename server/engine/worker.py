@@ -119,6 +119,7 @@ class Worker:
                 self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
                 results = self._slices.encode_next(self._step_between, self._called, self._wanted)
                 self._pulse.end("encoder")
+                self._core.scheduler.pace.hurried = True
                 for done in results:
                     self._core.take_encoded(done)
         self._texts.close()

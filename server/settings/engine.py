@@ -31,7 +31,7 @@ class EngineSettings(BaseModel):
         512, description="most tokens computed at once, at most the batch"
     )
     itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
-        80.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
+        70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
     )
 
     @property
