@@ -295,7 +295,7 @@ def test_the_locks_fit_the_project_and_each_other() -> None:
     extra = project["optional-dependencies"]["dev"]
     for lock, names in ((runtime, project["dependencies"]), (dev, project["dependencies"] + extra)):
         for name in names:
-            assert re.search(rf"^{re.split('[<>=]', name)[0]}==", lock, re.MULTILINE), name
+            assert re.search(rf"^{re.split('[<>=;[]', name)[0]}==", lock, re.MULTILINE), name
     entries = re.split(r"(?m)^(?=[a-z])", runtime)[1:]
     assert all("--hash=sha256:" in entry for entry in entries)
     missing = [entry.split()[0] for entry in entries if entry.split(" ")[0] not in dev]
