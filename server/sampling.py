@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+# llama.cpp's seeds have 32 bits, and the highest one means "choose one".
+SEEDS = 2**32 - 1
 # llama-server's order and its names (common/common.h); every request may name another one.
 SAMPLERS = (
     "penalties",
@@ -93,6 +95,12 @@ class SamplingParams:
     logprobs: int | None = None
     continues: bool = False
     cache_prompt: bool = True
+
+    def of_choice(self, index: int) -> SamplingParams:
+        """The parameters of choice ``index``: where there is a seed, each has another one."""
+        if self.seed is None or not index:
+            return self
+        return replace(self, seed=(self.seed + index) % SEEDS)
 
     @property
     def slow_to_begin(self) -> bool:

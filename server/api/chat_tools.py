@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from server.api.schema import FunctionName, Strict, Text
-from server.api.tagged import Refused, by_type
+from server.api.tagged import Refused, by_mode_or_type, by_type
 from server.api.toolbox import make_toolbox
 from server.tools import Tool, Toolbox
 
@@ -66,17 +66,12 @@ class AllowedChoice(Strict):
     allowed_tools: AllowedFunctions
 
 
-def _kind(value: Any) -> str:
-    return "@mode" if isinstance(value, str) else _BY_TYPE(value)
-
-
-_BY_TYPE = by_type({"function": "@function", "allowed_tools": "@allowed"})
 ChatToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required"], Tag("@mode")]
     | Annotated[ChosenTool, Tag("@function")]
     | Annotated[AllowedChoice, Tag("@allowed")]
     | Annotated[Refused, Tag("@other")],
-    Discriminator(_kind),
+    Discriminator(by_mode_or_type({"function": "@function", "allowed_tools": "@allowed"})),
 ]
 
 

@@ -14,12 +14,10 @@ from dataclasses import replace
 from server.api.answer import Answer, Step, admitted, prepare
 from server.api.dialog import Dialog
 from server.api.image_report import ImageReport
+from server.api.merged import Merged
 from server.api.services import Services
 from server.messages import EngineReady, RequestTimings
 from server.sampling import SamplingParams
-
-# llama.cpp's seeds have 32 bits, and the highest one means "choose one".
-_SEEDS = 2**32 - 1
 
 
 async def begin_choices(
@@ -41,7 +39,7 @@ async def begin_choices(
         asyncio.ensure_future(
             admitted(
                 services,
-                replace(prepared, sampling=seeded(prepared.sampling, index)),
+                replace(prepared, sampling=prepared.sampling.of_choice(index)),
                 request_id=f"{request_id}-{index}" if index else request_id,
                 arrival=arrival,
                 first=not index,
@@ -69,40 +67,15 @@ class Choices:
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = answers
         self._first = answers[0].generation
-        self._tasks: list[asyncio.Task[None]] = []
+        self._merged = Merged(answers)
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Step]]:
+    def __aiter__(self) -> AsyncIterator[tuple[int, Step]]:
         """Pairs of a choice's index and what is new of it. Raises what any of them raises."""
-        if len(self.answers) == 1:
-            async for step in self.answers[0]:
-                yield 0, step
-            return
-        steps: asyncio.Queue[tuple[int, Step | Exception | None]] = asyncio.Queue()
-
-        async def pump(index: int, answer: Answer) -> None:
-            try:
-                async for step in answer:
-                    steps.put_nowait((index, step))
-                steps.put_nowait((index, None))
-            except Exception as error:
-                steps.put_nowait((index, error))
-
-        self._tasks = [asyncio.create_task(pump(*pair)) for pair in enumerate(self.answers)]
-        running = len(self.answers)
-        while running:
-            index, new = await steps.get()
-            if isinstance(new, Exception):
-                raise new
-            if new is None:
-                running -= 1
-            else:
-                yield index, new
+        return self._merged.__aiter__()
 
     async def aclose(self) -> None:
         """Abort what still runs."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._merged.aclose()
         for answer in self.answers:
             await answer.aclose()
 
@@ -139,10 +112,3 @@ class Choices:
             return None
         last = max(times, key=lambda t: t.finished)
         return replace(times[0], finished=last.finished, peaks=last.peaks)
-
-
-def seeded(sampling: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of choice ``index``: where the request has a seed, each has another one."""
-    if sampling.seed is None:
-        return sampling
-    return replace(sampling, seed=(sampling.seed + index) % _SEEDS)

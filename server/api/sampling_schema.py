@@ -13,14 +13,12 @@ from pydantic_core import PydanticCustomError
 from server.api.logit_bias import LogitBias
 from server.api.schema import Strict, Text
 from server.errors import RequestError
-from server.sampling import SAMPLERS, SamplingParams
+from server.sampling import SAMPLERS, SEEDS, SamplingParams
 
 _MAX_STOPS = 16
 _MAX_BREAKERS = 40
 MAX_CHOICES = 16
 _MAX_INT = 2**31 - 1
-# llama.cpp's seeds have 32 bits, and the highest one means "choose one".
-SEEDS = 2**32 - 1
 # llama-server's letters for the samplers (common/sampling.cpp).
 _LETTERS = {
     "e": "penalties",

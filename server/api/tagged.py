@@ -20,6 +20,12 @@ def by_type(tags: Mapping[str, str], other: str = "@other") -> Callable[[Any], s
     return tag
 
 
+def by_mode_or_type(tags: Mapping[str, str]) -> Callable[[Any], str]:
+    """The same for what may be a word too, which is tagged "@mode"."""
+    tag = by_type(tags)
+    return lambda value: "@mode" if isinstance(value, str) else tag(value)
+
+
 def by_form(value: Any) -> str | None:
     """A pydantic discriminator for what is either a text or a list: "@string" or "@list"."""
     if isinstance(value, str):

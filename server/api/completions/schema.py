@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from server.api.body import validator
 from server.api.chat_schema import StreamOptions
 from server.api.grammars import ResponseFormat
-from server.api.sampling_schema import SEEDS, SamplingFields, check_limits
+from server.api.sampling_schema import SamplingFields, check_limits
 from server.api.schema import Strict, Text
 from server.api.unsupported import refuse_fields, refuse_unsupported
 from server.errors import RequestError
@@ -134,10 +134,8 @@ class CompletionRequest(SamplingFields):
         return super().most_tokens or _DEFAULT_TOKENS
 
     def of_choice(self, params: SamplingParams, choice: int) -> SamplingParams:
-        """The parameters for choice ``choice``: with a seed, each has one of its own."""
-        if params.seed is not None and choice:
-            params = replace(params, seed=(params.seed + choice) % SEEDS)
-        return replace(params, logprobs=self.logprobs)
+        """The parameters for choice ``choice``, with the log-probabilities that are asked for."""
+        return replace(params.of_choice(choice), logprobs=self.logprobs)
 
 
 _validate = validator(CompletionRequest)

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from server.api.responses.items import Name
 from server.api.schema import Strict, Text
-from server.api.tagged import Refused, by_type
+from server.api.tagged import Refused, by_mode_or_type, by_type
 from server.api.toolbox import make_toolbox
 from server.tools import Tool, Toolbox
 
@@ -57,17 +57,12 @@ class AllowedTools(Strict):
     tools: Annotated[list[NamedFunction], Field(min_length=1, max_length=128)]
 
 
-def _kind(value: Any) -> str:
-    return "@mode" if isinstance(value, str) else _BY_TYPE(value)
-
-
-_BY_TYPE = by_type({"function": "@function", "allowed_tools": "@allowed"})
 ToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required"], Tag("@mode")]
     | Annotated[NamedFunction, Tag("@function")]
     | Annotated[AllowedTools, Tag("@allowed")]
     | Annotated[Refused, Tag("@other")],
-    Discriminator(_kind),
+    Discriminator(by_mode_or_type({"function": "@function", "allowed_tools": "@allowed"})),
 ]
 
 
