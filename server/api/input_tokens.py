@@ -16,6 +16,7 @@ from server.api.dialog import prompt_of
 from server.api.engine import require_ready
 from server.api.openapi import operation
 from server.api.services import Services
+from server.messages import Counted
 
 
 def input_tokens_router(services: Services) -> APIRouter:
@@ -40,13 +41,18 @@ def input_tokens_router(services: Services) -> APIRouter:
         async def work() -> dict[str, Any]:
             parts = await prompt_of(services, ready, read_chat(body))
             counted = await services.engine.count(parts)
-            return {
-                "object": "response.input_tokens",
-                "input_tokens": counted.prompt_tokens,
-                "text_tokens": counted.prompt_tokens - counted.image_tokens,
-                "image_tokens": counted.image_tokens,
-            }
+            return input_tokens_of(counted)
 
         return await while_connected(request.receive, work())
 
     return router
+
+
+def input_tokens_of(counted: Counted) -> dict[str, Any]:
+    """The answer of those endpoints that count and do no more."""
+    return {
+        "object": "response.input_tokens",
+        "input_tokens": counted.prompt_tokens,
+        "text_tokens": counted.prompt_tokens - counted.image_tokens,
+        "image_tokens": counted.image_tokens,
+    }

@@ -18,6 +18,7 @@ from server.api.connection import EventStream, while_connected
 from server.api.dialog import prompt_of
 from server.api.engine import require_ready
 from server.api.grammars import with_grammar
+from server.api.input_tokens import input_tokens_of
 from server.api.openapi import operation
 from server.api.responses.events import ResponseWriter, encoded
 from server.api.responses.reply import ResponseReply
@@ -109,12 +110,7 @@ def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> N
         async def work() -> dict[str, Any]:
             dialog = await dialog_of(body, items_before(store, body))
             counted = await services.engine.count(await prompt_of(services, ready, dialog))
-            return {
-                "object": "response.input_tokens",
-                "input_tokens": counted.prompt_tokens,
-                "text_tokens": counted.prompt_tokens - counted.image_tokens,
-                "image_tokens": counted.image_tokens,
-            }
+            return input_tokens_of(counted)
 
         return await while_connected(request.receive, work())
 
