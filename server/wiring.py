@@ -125,6 +125,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
             timeout=settings.image_fetch_timeout,
         ),
         image_root=_image_root(settings),
+        image_prepared_bytes=settings.image_prepared_bytes,
         request_timeout=settings.request_timeout,
         files_max_bytes=settings.files_max_bytes,
         files_expire=settings.files_expire,

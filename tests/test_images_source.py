@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.errors import ImageError
 from server.images.limits import ImageLimits, check_count
-from server.images.source import _unquote, read_source
+from server.images.source import _plain_base64, _unquote, read_source
 
 LIMITS = ImageLimits()
 PARAM = "messages[0].content[1].image_url.url"
@@ -62,6 +62,16 @@ def test_unquoting_does_what_the_standard_library_does(text: str) -> None:
     # Escapes that are none are kept by both, though with another mark; none of them is base64.
     text = quote(text)
     assert _unquote(text).encode("latin-1") == unquote_to_bytes(text)
+
+
+@settings(deadline=None)
+@given(st.text("Ab0+/=-_ %\u00e9", max_size=12))
+def test_the_short_way_reads_nothing_but_well_formed_base64(text: str) -> None:
+    found = _plain_base64(text, LIMITS)
+    if found is not None:
+        assert found == base64.b64decode(text, validate=True)
+    full = base64.b64encode(text.encode()).decode()
+    assert (_plain_base64(full, LIMITS) or b"") == text.encode()
 
 
 @pytest.mark.parametrize(

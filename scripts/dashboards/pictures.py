@@ -142,6 +142,7 @@ def _cache(made: Dashboard) -> Dashboard:
                 "reqps",
                 (rate("llava_image_encode_seconds_count", "result"), "{{result}}"),
                 stacked=True,
+                width=HALF,
             )
         )
         .with_panel(
@@ -151,14 +152,27 @@ def _cache(made: Dashboard) -> Dashboard:
                 "percentunit",
                 (f"{hits} / ({asked} > 0)", "hits"),
                 top=1,
+                width=HALF,
+            )
+        )
+        .with_panel(
+            series(
+                "Decodes by result",
+                "cached: the picture was kept as the tower sees it, or another request was at it",
+                "reqps",
+                (rate("llava_image_decode_seconds_count", "result"), "{{result}}"),
+                stacked=True,
+                width=HALF,
             )
         )
         .with_panel(
             series(
                 "Bytes kept",
-                "Embeddings of pictures (--image-cache-bytes)",
+                "Embeddings (--image-cache-bytes), and decoded pictures (--image-prepared-bytes)",
                 "bytes",
-                (f"sum({of('llava_mm_cache_bytes')})", "kept"),
+                (f"sum({of('llava_mm_cache_bytes')})", "embeddings"),
+                (f"sum({of('llava_image_prepared_bytes')})", "decoded"),
+                width=HALF,
             )
         )
     )

@@ -30,6 +30,7 @@ class ApiOptions:
     uploads together, which stay for ``files_expire`` seconds, or for good if that is 0. At
     most ``responses_max_count`` responses of ``responses_max_bytes`` together are stored.
     Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
+    ``image_prepared_bytes`` of prepared pictures are kept.
     ``docs``: the OpenAPI document and the page that shows it are served. ``model_path`` is told
     by /props.
     """
@@ -45,6 +46,7 @@ class ApiOptions:
     serve_metrics: bool = True
     max_body_bytes: int = 64 * 1024 * 1024
     image_workers: int = 2
+    image_prepared_bytes: int = 64 * 1024 * 1024
     fetch: FetchOptions = field(default_factory=FetchOptions)
     image_root: Path | None = None
     request_timeout: float = 0.0

@@ -6,18 +6,24 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, get_args
 
 from anyio import CapacityLimiter, to_thread
 
 from server.api.options import ApiOptions
+from server.api.shared_work import SharedWork
 from server.api.sources import Load, SourceReader
-from server.api.stages import stage
+from server.api.stages import failing, spared, stage
 from server.errors import ImageError
 from server.images.inspection import Inspection, inspect
+from server.images.kept import KeptPictures, PictureKey
 from server.images.limits import check_count
 from server.images.prepare import Detail, decode_for, fit
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
+
+# Hashing a text takes a millisecond a megabyte, and this would be on the event loop.
+_LONG: Final = 64 * 1024
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,13 +38,24 @@ class Source:
 
 
 class PictureReader:
-    """Prepares pictures, a few at a time, each distinct one of a request once."""
+    """Prepares pictures, a few at a time, and each of them once while it is kept.
+
+    A picture is known again by all of its bytes, whoever sent it. What several requests ask for
+    at the same time is prepared once for all of them.
+    """
 
     def __init__(self, options: ApiOptions, sources: SourceReader, metrics: Metrics) -> None:
         self._options = options.images
+        self._detailed = {
+            detail: replace(options.images, detail=detail) for detail in get_args(Detail)
+        }
         self._sources = sources
-        self._metrics = metrics
+        self._metrics = metrics.pictures
         self._limiter = CapacityLimiter(options.image_workers)
+        # One that is known need not wait for those that are being decoded.
+        self._readers = CapacityLimiter(options.image_workers)
+        self._kept = KeptPictures(options.image_prepared_bytes)
+        self._work: SharedWork[PictureKey, ImageInput] = SharedWork()
 
     async def read(
         self, sources: Sequence[Source], tower: VisionFacts | None
@@ -50,7 +67,7 @@ class PictureReader:
         limits = self._options.limits
         surplus = sources[min(limits.max_images, len(sources) - 1)]
         check_count(len(sources), limits, surplus.param)
-        first = {(source.url, source.detail): source for source in reversed(sources)}
+        first = {_distinct(source): source for source in reversed(sources)}
         tasks = {
             key: asyncio.ensure_future(self._prepare(source, tower))
             for key, source in first.items()
@@ -61,34 +78,75 @@ class PictureReader:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return tuple(tasks[source.url, source.detail].result() for source in sources)
+        return tuple(tasks[_distinct(source)].result() for source in sources)
 
     async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
-        async with self._sources.open(source.url, source.param) as load:
-            return await to_thread.run_sync(self._timed, load, tower, source, limiter=self._limiter)
-
-    def _timed(self, load: Load, tower: VisionFacts, source: Source) -> ImageInput:
-        start = time.monotonic()
-        options, metrics = self._options, self._metrics.pictures
+        options = self._options
         if source.detail in ("low", "high"):
-            options = replace(options, detail=source.detail)
-        with stage(metrics, "decode"):
-            data = load()
-            decoded = decode_for(data, tower, options, source.param)
-        with stage(metrics, "resize"):
-            picture = fit(decoded, data, tower, options, source.param)
+            options = self._detailed[source.detail]
+        async with self._sources.open(source.url, source.param) as load:
+            start = time.monotonic()
+            key = PictureKey(await self._fingerprint(load), tower, options)
+            kept = self._look_up(key)
+            if kept is None and key not in self._work:
+                return await self._work.of(key, lambda: self._make(key, load, source.param))
+            if kept is None:
+                kept = replace(await self._others(key, load, source.param), decode_seconds=0.0)
+            spared(self._metrics, "decode", start)
+            return kept
+
+    async def _fingerprint(self, load: Load) -> bytes:
+        if load.quick:
+            return load.fingerprint()
+        with failing(self._metrics, "decode"):
+            return await to_thread.run_sync(load.fingerprint, limiter=self._readers)
+
+    def _look_up(self, key: PictureKey) -> ImageInput | None:
+        kept = self._kept.get(key)
+        self._metrics.prepared_queries.inc()
+        if kept is not None or key in self._work:
+            self._metrics.prepared_hits.inc()
+        return kept
+
+    async def _others(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        """The picture that another request is preparing; what is wrong with it, is with ours."""
+        try:
+            return await self._work.of(key, lambda: self._make(key, load, param))
+        except ImageError as error:
+            raise ImageError(error.message, param=param, code=error.code) from error
+
+    async def _make(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        async with self._limiter:
+            work = to_thread.run_sync(self._timed, key, load, param, limiter=CapacityLimiter(1))
+            thread = asyncio.ensure_future(work)
+            try:
+                picture = await asyncio.shield(thread)
+            finally:
+                # A thread cannot be stopped: it keeps its place, and its memory, until it is done.
+                await asyncio.gather(thread, return_exceptions=True)
+        self._kept.put(key, picture)
+        self._metrics.prepared_bytes.set(self._kept.n_bytes)
+        return picture
+
+    def _timed(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        start = time.monotonic()
+        with stage(self._metrics, "decode"):
+            data = load.read()
+            decoded = decode_for(data, key.tower, key.options, param)
+        with stage(self._metrics, "resize"):
+            picture = fit(decoded, data, key.tower, key.options, param)
         return replace(picture, decode_seconds=time.monotonic() - start)
 
     async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
         """What a picture is and becomes; ``source`` is a URL or the file itself."""
         if isinstance(source, bytes):
-            return await self._inspect(lambda: source, tower, param)
+            return await self._inspect(Load(lambda: source), tower, param)
         async with self._sources.open(source, param) as load:
             return await self._inspect(load, tower, param)
 
     async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
         return await to_thread.run_sync(
-            lambda: inspect(load(), tower, self._options, param), limiter=self._limiter
+            lambda: inspect(load.read(), tower, self._options, param), limiter=self._limiter
         )
 
     @staticmethod
@@ -101,3 +159,9 @@ class PictureReader:
                 code="vision_not_available",
             )
         return tower
+
+
+def _distinct(source: Source) -> tuple[str | int, Detail | None]:
+    """What equal sources of one request have in common; long ones are told apart later."""
+    url = source.url
+    return (url if len(url) <= _LONG else id(url)), source.detail

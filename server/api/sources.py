@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,8 +25,41 @@ _WEB: Final = re.compile(r"\s*https?:", re.IGNORECASE)
 _FILE: Final = re.compile(r"\s*file:", re.IGNORECASE)
 _UPLOAD: Final = re.compile(r"\s*(file-[A-Za-z0-9_-]{1,100})\s*")
 
-# Returns the bytes; to be called in a worker thread.
-Load = Callable[[], bytes]
+# A data: URL of so many characters is hashed in less than a third of a millisecond.
+_SHORT: Final = 512 * 1024
+
+
+class Load:
+    """A picture's bytes, to be read in a worker thread.
+
+    ``text`` is a URL that holds all of them: it tells them from others' as well as they do, and
+    need not be decoded for that.
+    """
+
+    def __init__(self, read: Callable[[], bytes], text: str | None = None) -> None:
+        self._read = read
+        self._text = text
+        self._data: bytes | None = None
+
+    @property
+    def quick(self) -> bool:
+        """Whether the fingerprint takes no time that a thread would be worth."""
+        return self._text is not None and len(self._text) <= _SHORT
+
+    def fingerprint(self) -> bytes:
+        """A SHA-256 that only the same bytes have. Raises ImageError if they cannot be read."""
+        if self._text is not None:
+            # Lone surrogates are refused later, where the text is read.
+            return hashlib.sha256(b"text " + self._text.encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(b"bytes ")
+        digest.update(self.read())
+        return digest.digest()
+
+    def read(self) -> bytes:
+        """The bytes, read once. Raises ImageError."""
+        if self._data is None:
+            self._data = self._read()
+        return self._data
 
 
 class SourceReader:
@@ -39,29 +73,31 @@ class SourceReader:
         self._fetches = options.fetch.enabled
         self._fetcher = Fetcher(options.fetch, self._limits)
         self._slots = CapacityLimiter(options.fetch.at_once)
+        self._open_files = CapacityLimiter(options.fetch.at_once)
         self._most_per_host = max(1, options.fetch.at_once // 4)
         self._hosts: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
     @asynccontextmanager
     async def open(self, url: str, param: str | None) -> AsyncIterator[Load]:
-        """What to call in a thread for the bytes. Raises ImageError, here or there.
+        """What to read in a thread. Raises ImageError, here or there.
 
         A slow host is waited for here, where it takes no thread from other pictures, and no more
         than a quarter of the slots from other hosts. The slot is held until the picture is done
-        with, which bounds the memory that fetched files take.
+        with, which bounds the memory that fetched files and those from disk take.
         """
         if self._fetches and _WEB.match(url):
             async with self._host(url), self._slots:
                 with stage(self._metrics, "fetch"):
                     data = await self._fetcher.fetch(url.strip(), param)
-                yield lambda: data
+                yield Load(lambda: data)
         elif upload := _UPLOAD.fullmatch(url):
             content = self._upload(upload[1], param)
-            yield lambda: content
+            yield Load(lambda: content)
         elif self._root is not None and _FILE.match(url):
-            yield partial(read_file, url, self._root, self._limits, param)
+            async with self._open_files:
+                yield Load(partial(read_file, url, self._root, self._limits, param))
         else:
-            yield partial(read_source, url, self._limits, param)
+            yield Load(partial(read_source, url, self._limits, param), url)
 
     def _host(self, url: str) -> CapacityLimiter:
         name = url.partition("//")[2].partition("/")[0].lower()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.api.record import Stage, current_record
-from server.metrics.pictures import FAILED, OK, PictureMetrics
+from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
 
 
 @contextmanager
@@ -23,6 +23,22 @@ def stage(metrics: PictureMetrics, name: str) -> Iterator[None]:
         _took(metrics, Stage(name, start, time.monotonic(), FAILED))
         raise
     _took(metrics, Stage(name, start, time.monotonic(), OK))
+
+
+@contextmanager
+def failing(metrics: PictureMetrics, name: str) -> Iterator[None]:
+    """The beginning of a stage, which is timed by itself only where it fails."""
+    start = time.monotonic()
+    try:
+        yield
+    except Exception:
+        _took(metrics, Stage(name, start, time.monotonic(), FAILED))
+        raise
+
+
+def spared(metrics: PictureMetrics, name: str, start: float) -> None:
+    """A stage that began at ``start`` and needed no work: what it makes was there already."""
+    _took(metrics, Stage(name, start, time.monotonic(), CACHED))
 
 
 def _took(metrics: PictureMetrics, done: Stage) -> None:

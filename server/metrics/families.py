@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.metrics.quick import QuickHistogram
 
@@ -30,6 +30,10 @@ class Families:
     def many(self, name: str, text: str, *labels: str) -> Counter:
         """A counter with several more labels, to be bound by the caller, the model's name first."""
         return Counter(name, text, (MODEL, *labels), registry=self.registry)
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        """A gauge of the model."""
+        return Gauge(name, text, (MODEL,), registry=self.registry).labels(self.model)
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         """A histogram of the model."""

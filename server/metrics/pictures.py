@@ -9,7 +9,7 @@ from server.metrics.families import Families
 OK, CACHED, FAILED = "ok", "cached", "failed"
 _STAGES = {
     "fetch": ("Getting a picture from its URL", (OK, FAILED)),
-    "decode": ("Reading and decoding a picture", (OK, FAILED)),
+    "decode": ("Reading and decoding a picture, or finding it kept", (OK, CACHED, FAILED)),
     "resize": ("Bringing a decoded picture to the tower's size", (OK, FAILED)),
     "encode": ("Vision tower, per picture; 0 if cached", (OK, CACHED, FAILED)),
 }
@@ -31,6 +31,15 @@ class PictureMetrics:
         )
         self._tiles = families.histogram(
             "llava_image_tiles", "Squares in which the tower saw a picture", TILES
+        )
+        self.prepared_queries = families.counter(
+            "llava_image_prepared_queries", "Pictures looked up before they were decoded"
+        )
+        self.prepared_hits = families.counter(
+            "llava_image_prepared_hits", "Pictures that were kept as the tower sees them"
+        )
+        self.prepared_bytes = families.gauge(
+            "llava_image_prepared_bytes", "Bytes of pictures kept as the tower sees them"
         )
         self._seconds = {
             stage: families.histograms(

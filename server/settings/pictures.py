@@ -46,6 +46,9 @@ class PicturesSettings(BaseModel):
     image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
         (255, 255, 255), description="what shows through transparent pictures"
     )
+    image_prepared_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "64MiB")] = Field(
+        ByteSize(64 * 1024**2), ge=0, description="most bytes of decoded pictures kept; 0 is none"
+    )
     image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
         ByteSize(256 * 1024**2), ge=0, description="most bytes of encoded pictures kept; 0 is none"
     )

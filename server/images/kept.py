@@ -1,0 +1,56 @@
+"""KeptPictures: what was prepared before, so that it need not be decoded and resized again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.images.prepare import ImageOptions
+from server.messages import ImageInput, VisionFacts
+
+# A key, the objects around the pixels, and their places in the dictionary; a picture may have as
+# few as three bytes of pixels, and there must be no room for millions of them.
+_OVERHEAD: Final = 2048
+
+
+@dataclass(slots=True, frozen=True)
+class PictureKey:
+    """All that a prepared picture depends on. ``source`` is the SHA-256 of what it came from."""
+
+    source: bytes
+    tower: VisionFacts
+    options: ImageOptions
+
+
+class KeptPictures:
+    """Prepared pictures, least recently used out, of ``max_bytes`` together; 0 keeps none.
+
+    ``n_bytes`` counts their pixels and what is around them. For one thread.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.n_bytes = 0
+        self._max_bytes = max_bytes
+        self._pictures: OrderedDict[PictureKey, ImageInput] = OrderedDict()
+
+    def get(self, key: PictureKey) -> ImageInput | None:
+        """The picture, whose ``decode_seconds`` are 0, or None."""
+        picture = self._pictures.get(key)
+        if picture is not None:
+            self._pictures.move_to_end(key)
+        return picture
+
+    def put(self, key: PictureKey, picture: ImageInput) -> None:
+        """Keeps the picture if it fits at all, and drops the oldest ones beyond the bound."""
+        if key in self._pictures or _size(picture) > self._max_bytes:
+            return
+        self._pictures[key] = replace(picture, decode_seconds=0.0)
+        self.n_bytes += _size(picture)
+        while self.n_bytes > self._max_bytes:
+            _, oldest = self._pictures.popitem(last=False)
+            self.n_bytes -= _size(oldest)
+
+
+def _size(picture: ImageInput) -> int:
+    return len(picture.rgb) + sum(map(len, picture.tiles)) + _OVERHEAD
