@@ -55,6 +55,9 @@ class EngineClient(EngineSupervisor):
         try:
             while not finished:
                 item = await running.items.get()
+                running.read = time.monotonic()
+                if running.parked and running.read_on:
+                    self._requests.go_on(running)
                 if isinstance(item, LlavaError):
                     # After its deadline, or if it was given up, the engine may still be at it.
                     finished = not isinstance(item, DeadlineExceeded | EngineUnavailable)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 # A request that was in this many engines when they were lost may be what they died of.
 SUSPECT = 2
+# A reader has stopped, and the engine does not go on, when nothing was read for so many seconds,
+# or so many outputs lie unread. It goes on when there are few; of fewer nothing can be told.
+STOPPED_SECONDS = 1.0
+MOST_UNREAD = 256
+FEW_UNREAD = 8
 
 Message = AddRequest | CountRequest | EmbedRequest | TokenizeRequest | DetokenizeRequest
 Item = Admitted | Counted | Embedded | Tokenized | TokenOutput | LlavaError
@@ -41,7 +47,11 @@ Output = Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """One request. ``losses`` counts the engines that were lost while they had it."""
+    """One request. ``losses`` counts the engines that were lost while they had it.
+
+    It is ``parked`` while it is kept from the engine because nobody reads what there is. ``read``:
+    when something was read last, ``time.monotonic()``.
+    """
 
     message: Message
     items: asyncio.Queue[Item] = field(default_factory=asyncio.Queue)
@@ -50,6 +60,23 @@ class Running:
     sent: bool = False
     losses: int = 0
     first: RequestTimings | None = None
+    parked: bool = False
+    ended: bool = False
+    turns: int = 0
+    read: float = 0.0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its reader has stopped, and the engine is at it in vain."""
+        unread = self.items.qsize()
+        if unread <= FEW_UNREAD or self.parked or self.ended:
+            return False
+        return unread > MOST_UNREAD or time.monotonic() - self.read > STOPPED_SECONDS
+
+    @property
+    def read_on(self) -> bool:
+        """Whether it was kept from the engine, and its reader has come."""
+        return self.parked and not self.ended and self.items.qsize() <= FEW_UNREAD
 
     @property
     def suspect(self) -> bool:
@@ -59,10 +86,12 @@ class Running:
     def take(self, output: Output) -> None:
         """Passes on what the engine says; what the client has heard already is left out."""
         if isinstance(output, Rejected):
+            self.ended = True
             self.items.put_nowait(output.error)
             return
         if isinstance(output, TokenOutput):
             self.tokens.append(output.token)
+            self.ended = output.finish_reason is not None
             if output.timings is not None:
                 output = self._with_first_timings(output, output.timings)
         elif isinstance(output, Admitted):
@@ -122,6 +151,32 @@ class Requests:
         running = self._running.get(output.request_id)
         if running is not None:
             running.take(output)
+            if running.stopped:
+                self._park(running)
+
+    def _park(self, running: Running) -> None:
+        """Takes it out of the engine; what that has said until it hears of this still counts."""
+        running.parked = True
+        logger.info("request %s: its reader has stopped", running.message.request_id)
+        if running.sent and self._send is not None:
+            running.sent = False
+            self._send(AbortRequest(running.message.request_id))
+            if running.suspect:
+                self._send_waiting()
+
+    def go_on(self, running: Running) -> None:
+        """Gives it to the engine again: its reader has read what there was.
+
+        Under a new name, so that the engine takes it for another request than the aborted one.
+        """
+        del self._running[running.message.request_id]
+        running.turns += 1
+        name = running.message.request_id.partition("~")[0]
+        running.message = replace(running.message, request_id=f"{name}~{running.turns}")
+        self._running[running.message.request_id] = running
+        running.parked = False
+        if self._send is not None:
+            self._dispatch(running)
 
     def connect(self, send: Callable[[Any], None]) -> None:
         """There is an engine: it is sent all that wait."""
@@ -155,7 +210,7 @@ class Requests:
 
     def _send_waiting(self) -> None:
         for running in self:
-            if not running.sent:
+            if not (running.sent or running.parked):
                 self._dispatch(running)
 
     def _dispatch(self, running: Running) -> None:

@@ -13,6 +13,7 @@ import pytest
 from fakes import FakeEngine, call, chat, serving, wait_for
 from fastapi import FastAPI
 
+import server.api.gate as gate_module
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.deadline import deadline
@@ -34,6 +35,8 @@ class Client:
     def __init__(self, app: FastAPI, path: str = CHAT) -> None:
         self.pieces: asyncio.Queue[Any] = asyncio.Queue()
         self.sent: list[Any] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
         scope = {
             "type": "http", "method": "POST", "path": path, "raw_path": b"", "headers": [],
             "query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
@@ -43,6 +46,7 @@ class Client:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
+        await self.reads.wait()
 
     def give(self, body: bytes, *, more: bool = False) -> None:
         self.pieces.put_nowait({"type": "http.request", "body": body, "more_body": more})
@@ -78,6 +82,47 @@ def test_beyond_those_who_run_and_wait_all_are_refused_before_their_body_is_read
         assert [await client.status() for client in clients] == [200, 200, 200]
         await asyncio.gather(*(client.task for client in (*clients, refused)))
         assert (gate.taken, gate.in_work, gate.held) == (0, 0, 0)
+
+    asyncio.run(go())
+
+
+async def come(app: FastAPI, body: bytes, *, reads: bool = True) -> Client:
+    """A client who has asked, and whose answer has begun or is a refusal."""
+    client = Client(app)
+    if not reads:
+        client.reads.clear()
+    client.give(body)
+    await client.status()
+    return client
+
+
+def test_readers_that_stop_count_apart_and_the_first_one_goes_where_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate_module, "_STOPPED_SECONDS", 0.1)
+    engine = FakeEngine(texts=("word ",) * 20)
+    stream = json.dumps(chat(stream=True)).encode()
+
+    async def go() -> None:
+        app = create_app(engine, ApiOptions(max_queue=1))  # and one runs
+        gate = app.state.controls.gate
+        stopped = [await come(app, stream, reads=False) for _ in range(2)]
+        assert await (await come(app, BODY)).status() == 429, "they may only be slow"
+        await asyncio.sleep(0.2)
+        assert await (await come(app, BODY)).status() == 200
+        stopped += [await come(app, stream, reads=False) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        assert not any(client.task.done() for client in stopped)
+        assert await (await come(app, BODY)).status() == 200
+        await stopped[0].task  # ends in peace, without an error for the log
+        assert stopped[0].sent[-1].get("more_body", True), "its answer has no end"
+        assert not any(client.task.done() for client in stopped[1:])
+        for client in stopped[1:]:
+            client.reads.set()
+        await asyncio.gather(*(client.task for client in stopped))
+        assert all(client.sent[-1]["more_body"] is False for client in stopped[1:])
+        assert len(engine.aborted) == 1
+        await until(lambda: (gate.taken, gate.in_work, gate.held) == (0, 0, 0))
 
     asyncio.run(go())
 

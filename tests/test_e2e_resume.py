@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import openai
 import pytest
 from asking import BLUE, GREEN, RED, ask, shape, user
 from live import LiveServer, gone
+
+from scripts.hardening.crowd import request
 
 # What the demo model is sure of: llama.cpp's last bits change with what else is in a batch, and
 # where two tokens are equally likely, so would the text, whether an engine dies or not.
@@ -136,6 +140,31 @@ def test_an_engine_that_does_not_move_is_replaced(
     assert "no sign of life" in server.log
 
 
+def test_a_reader_that_stops_leaves_the_engine_and_may_read_on(
+    server: LiveServer, client: openai.OpenAI
+) -> None:
+    """What it is to say is forced: nothing of it may be lost, or said twice."""
+    whole = "0123456789" * 70
+    body = {"messages": [user("Count.")], "stream": True, "grammar": f'root ::= "{whole}"'}
+    aborted = server.log.count("finish=abort")
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(60)
+        line.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        line.sendall(request(body))
+        wait_running(server)
+        wait_running(server, 0)
+        assert "its reader has stopped" in server.log
+        assert "red" in ask(client, shape("circle", RED), "What colour?").choices[0].message.content
+        got = b""
+        while b"[DONE]" not in got:
+            piece = line.recv(65536)
+            assert piece, "cut off"
+            got += piece
+    assert "".join(re.findall(r'"content":"([^"]*)"', got.decode())) == whole
+    assert server.log.count("finish=abort") == aborted
+
+
 def test_a_request_that_kills_engines_is_given_up_and_others_go_on(
     server: LiveServer, client: openai.OpenAI
 ) -> None:
@@ -154,8 +183,8 @@ def test_a_request_that_kills_engines_is_given_up_and_others_go_on(
     assert "red" in ask(client, shape("circle", RED), "What colour?").choices[0].message.content
 
 
-def wait_running(server: LiveServer) -> None:
+def wait_running(server: LiveServer, count: int = 1) -> None:
     deadline = time.monotonic() + 30
-    while metric(server, "llava_num_requests_running") != 1:
+    while metric(server, "llava_num_requests_running") != count:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -12,7 +12,13 @@ import pytest
 from server.deadline import deadline
 from server.engine.pulse import Pulse
 from server.engine_client import EngineClient, EngineLimits
-from server.engine_requests import Requests, Running
+from server.engine_requests import (
+    FEW_UNREAD,
+    MOST_UNREAD,
+    STOPPED_SECONDS,
+    Requests,
+    Running,
+)
 from server.engine_state import EngineState
 from server.engine_watch import PATIENCE, Watch
 from server.errors import DeadlineExceeded, EngineUnavailable, RequestError
@@ -123,6 +129,70 @@ def test_suspects_are_tried_one_at_a_time_and_only_the_culprit_is_given_up() -> 
     engines.requests.close(running["b"], abort=True)
     engines.start()
     assert engines.ids == ["c", "d"]
+
+
+def say(engines: Engines, name: str, *tokens: int, reason: FinishReason | None = None) -> None:
+    for token in tokens:
+        last = reason if token == tokens[-1] else None
+        engines.requests.take(TokenOutput(name, str(token), token + 1, last, token=token))
+
+
+def stopped(engines: Engines) -> Running:
+    """A request whose reader has read nothing of what would fill its buffer."""
+    engines.start()
+    running = engines.requests.open(request("a"))
+    running.read = time.monotonic()
+    engines.requests.take(Admitted("a", 3, 0))
+    say(engines, "a", *range(MOST_UNREAD))
+    return running
+
+
+def test_a_reader_that_stops_is_taken_out_of_the_engine_until_it_reads_on() -> None:
+    engines = Engines()
+    running = stopped(engines)
+    assert [type(message) for message in engines.got] == [AddRequest, AbortRequest]
+    assert not running.read_on
+    say(engines, "a", MOST_UNREAD)
+    assert len(items(running)) == MOST_UNREAD + 2, "what was on its way counts"
+    assert running.read_on
+    engines.requests.go_on(running)
+    again = engines.got[-1]
+    assert again.resumed == tuple(range(MOST_UNREAD + 1))
+    assert again.request_id != "a", "the engine is aborting that one"
+    say(engines, "a", 7)
+    engines.requests.take(Admitted(again.request_id, 3, 0))
+    assert items(running) == []
+    say(engines, again.request_id, MOST_UNREAD + 1, reason=FinishReason.STOP)
+    assert [item.token for item in items(running)] == [MOST_UNREAD + 1]
+    engines.requests.close(running, abort=False)
+    assert len(engines.requests) == 0
+
+
+def test_a_reader_that_stopped_is_nobody_who_lost_an_engine() -> None:
+    engines = Engines()
+    running = stopped(engines)
+    engines.restart()
+    assert engines.got == []
+    assert running.losses == 0
+    items(running)
+    engines.requests.go_on(running)
+    assert len(engines.got[0].resumed) == MOST_UNREAD
+    engines.requests.close(running, abort=True)
+    assert engines.got[1] == AbortRequest(engines.got[0].request_id)
+
+
+def test_who_reads_slowly_or_is_at_the_end_is_left_in_the_engine() -> None:
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    say(engines, "a", *range(FEW_UNREAD))
+    assert len(engines.got) == 1, "nothing is read for long, but there is not much to read"
+    running.read = time.monotonic() - STOPPED_SECONDS / 2
+    say(engines, "a", *range(MOST_UNREAD - FEW_UNREAD - 1))
+    assert len(engines.got) == 1, "there is much, but only for a moment"
+    running.read -= STOPPED_SECONDS
+    say(engines, "a", 1, reason=FinishReason.LENGTH)
+    assert len(engines.got) == 1, "it is over"
 
 
 def test_rejections_reach_who_asked_and_the_rest_nobody() -> None:

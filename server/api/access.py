@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.caller import caller
 from server.api.errors import error_response
-from server.api.keys import KeyRing, Visit
+from server.api.keys import KeyRing
 from server.errors import AuthenticationError, LlavaError
 from server.key_file import Key
 from server.metrics import Metrics
@@ -64,7 +64,7 @@ class Access:
             except asyncio.CancelledError:
                 if not visit.revoked:
                     raise
-                _take_back(visit)
+                take_back(visit.task)
         if visit.revoked and not begun:
             error = AuthenticationError("the API key was revoked while the request ran")
             await self._refuse(error, scope, receive, send)
@@ -84,7 +84,7 @@ def given_key(headers: Headers) -> bytes:
     return key.strip().encode("latin-1")
 
 
-def _take_back(visit: Visit) -> None:
+def take_back(task: asyncio.Task[object] | None) -> None:
     """The task was cancelled by us, and is to go on: asyncio counts."""
-    if sys.version_info >= (3, 11) and visit.task is not None:
-        visit.task.uncancel()
+    if sys.version_info >= (3, 11) and task is not None:
+        task.uncancel()

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+# Items that lie unread before the streams have to wait: a reader that stops holds no more.
+MOST_UNREAD = 32
 
 
 class Merged(Generic[T]):
@@ -25,7 +27,7 @@ class Merged(Generic[T]):
             async for only in self._streams[0]:
                 yield 0, only
             return
-        items: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
+        items: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(MOST_UNREAD)
         self._tasks = [
             asyncio.create_task(_pump(number, stream, items))
             for number, stream in enumerate(self._streams)
@@ -51,8 +53,8 @@ async def _pump(
     """All of a stream into the queue, then None; or the error that ended it."""
     try:
         async for item in stream:
-            items.put_nowait((number, item))
+            await items.put((number, item))
     except Exception as error:
-        items.put_nowait(error)
+        await items.put(error)
     else:
-        items.put_nowait(None)
+        await items.put(None)
