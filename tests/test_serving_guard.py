@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trustme
 from fakes import FakeEngine, chat, wait_for
 
 from server.api.app import create_app
@@ -48,13 +51,16 @@ class Live:
 
 @contextmanager
 def guarded(
-    engine: FakeEngine | None = None, limits: ClientLimits | None = None, **options: Any
+    engine: FakeEngine | None = None,
+    limits: ClientLimits | None = None,
+    tls: tuple[Path, Path] | None = None,
+    **options: Any,
 ) -> Iterator[Live]:
-    limits = limits or ClientLimits(timeout=0.5)
+    limits, (cert, key) = limits or ClientLimits(timeout=0.5), tls or (None, None)
     app = create_app(engine or FakeEngine(), ApiOptions(**options))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = WebServer(app, Listener(listener), WebOptions(clients=limits))
+    server = WebServer(app, Listener(listener), WebOptions(limits, cert, key))
     thread = threading.Thread(target=asyncio.run, args=(server.run_until_stopped(),))
     thread.start()
     try:
@@ -82,6 +88,23 @@ def test_who_says_nothing_is_hung_up_on() -> None:
         assert read_all(client) == b""
         assert time.monotonic() - start >= 0.4
         assert live.works()
+
+
+def test_a_tls_handshake_that_never_ends_has_its_time(tmp_path: Path) -> None:
+    authority, (cert, key) = trustme.CA(), (tmp_path / "cert.pem", tmp_path / "key.pem")
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    issued.private_key_pem.write_to_path(str(key))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with guarded(tls=(cert, key)) as live:
+        for begun in ("", "\x16\x03\x01\x02\x00\x01"):  # nothing, or half a greeting
+            with live.connect(begun) as client:
+                start = time.monotonic()
+                assert read_all(client) == b""
+                assert time.monotonic() - start < 15, "closed by the server"
+        url = live.url.replace("http", "https")
+        assert httpx.get(f"{url}/health", verify=context).status_code == 200
 
 
 def test_a_head_that_never_ends_is_answered_and_closed() -> None:

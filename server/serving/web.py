@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -89,6 +90,32 @@ class WebServer(uvicorn.Server):
             self.config.ssl.load_cert_chain(self._options.cert_file, self._options.key_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"--ssl-cert-file, --ssl-key-file: {error}") from None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's own, but TLS handshakes have the time that clients have for anything."""
+        assert sockets, "nothing but our listener is served"
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            self.should_exit = True
+            return
+        patience = (self._options.clients.timeout or None) if self.config.ssl else None
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                self._connected,
+                sock=each,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=patience,
+            )
+            for each in sockets
+        ]
+        self.started = True
+
+    def _connected(self) -> asyncio.Protocol:
+        """For a connection that comes: what speaks HTTP on it."""
+        speaker: Any = self.config.http_protocol_class
+        state = self.lifespan.state
+        return speaker(config=self.config, server_state=self.server_state, app_state=state)  # type: ignore[no-any-return]
 
     async def run_until_stopped(self) -> None:
         """Accepts and serves; returns once ``stop`` was called and all is closed."""
