@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import subprocess
@@ -9,26 +10,32 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from server.engine_line import LineReader
 from server.messages import EngineConfig, Shutdown
 
 
 class EngineProcess:
-    """Starts, feeds and ends one engine process; reading and writing have their own threads."""
+    """Starts, feeds and ends one engine process; what is written to it has a thread of its own."""
 
-    def __init__(self, config: EngineConfig, receive: Callable[[EngineProcess, Any], None]) -> None:
-        """Starts the process; ``receive(process, message)`` is called in the reader thread.
+    def __init__(
+        self,
+        config: EngineConfig,
+        receive: Callable[[EngineProcess, Any], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Starts the process; ``receive(process, message)`` is called on the loop.
 
         A message of None says that the line has closed: the process is gone.
         """
         line, theirs = Pipe()
         self._line: Connection[Any, Any] = line
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._receive = receive
         descriptor = theirs.fileno()
         self.popen = subprocess.Popen(  # noqa: S603 (our own module, no shell)
             [sys.executable, "-m", "server.engine", str(descriptor)],
@@ -38,8 +45,9 @@ class EngineProcess:
         )
         theirs.close()
         self.send(config)
-        for target in (self._read, self._write):
-            threading.Thread(target=target, name="engine-line", daemon=True).start()
+        threading.Thread(target=self._write, name="engine-line", daemon=True).start()
+        reader = LineReader(line, partial(receive, self))
+        loop.call_soon_threadsafe(reader.start, loop)
 
     def send(self, message: object) -> None:
         """Queues a message; returns at once."""
@@ -49,12 +57,6 @@ class EngineProcess:
         with suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._line.send(message)
-
-    def _read(self) -> None:
-        with suppress(EOFError, OSError):
-            while True:
-                self._receive(self, self._line.recv())
-        self._receive(self, None)
 
     def stop(self, patience: float) -> int:
         """Asks the process to end, kills it after ``patience`` seconds; returns its exit code."""

@@ -105,7 +105,7 @@ class Running:
             self.first = timings
             return output
         # Of a request that was resumed the engine knows no more than its second half.
-        return replace(output, timings=replace(self.first, finished=timings.finished))
+        return output._replace(timings=replace(self.first, finished=timings.finished))
 
     def next_message(self) -> Message:
         """What to send to an engine so that it goes on from here."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +108,7 @@ class EngineSupervisor:
 
     async def _spawn(self) -> None:
         self.progress = None
-        process = await asyncio.to_thread(EngineProcess, self._config, self._from_thread)
+        process = await asyncio.to_thread(EngineProcess, self._config, self._take, self._loop)
         if self._stopping:
             await asyncio.to_thread(process.stop, 0.0)
             return
@@ -120,10 +119,6 @@ class EngineSupervisor:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _from_thread(self, process: EngineProcess, message: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._take, process, message)
 
     def _take(self, process: EngineProcess, message: Any) -> None:
         if self._stopping or process is self._gone:

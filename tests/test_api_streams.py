@@ -12,7 +12,10 @@ import httpx
 import openai
 import pytest
 from fakes import FakeEngine, chat, image_part, serving, text_part, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 
+from server.api.chat_reply import ChatReply
 from server.errors import ContextLengthExceeded, EngineUnavailable
 from server.images.decode import DecodedImage
 from server.messages import FinishReason
@@ -30,6 +33,12 @@ def events(text: str) -> list[Any]:
     lines = text.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+@given(st.text(), st.integers(0, 7))
+def test_a_chunk_of_text_is_what_any_chunk_is(text: str, index: int) -> None:
+    reply = ChatReply('chatcmpl-"1"', "a model: é")
+    assert reply.text(text, index) == reply.delta({"content": text}, index=index)
 
 
 def collect(stream: Any, seen: list[str]) -> None:

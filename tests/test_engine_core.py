@@ -216,6 +216,6 @@ def test_decodes_and_their_sequences_are_counted() -> None:
     core.add(add("a", "four"))
     core.add(add("b", "four"))
     drain(core)
-    stats = core._stats(0.0)
+    stats = core._stats()
     assert (stats.decodes, stats.decode_sequences) == (5, 10)
     assert stats.tokens_max == 4 + 5

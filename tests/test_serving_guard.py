@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 import threading
@@ -283,3 +284,31 @@ def test_the_connection_idle_longest_goes_first() -> None:
     assert not connections.add(fourth)
     connections.set_busy(second, False)
     assert len(connections) == 2, "who is gone does not come back"
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_pieces_of_a_stream_are_framed_as_the_client_reads_them(version: str) -> None:
+    """HTTP/1.0 knows no chunks: the body ends with the connection."""
+    body = json.dumps(chat(stream=True)).encode()
+    head = HEAD.replace("HTTP/1.1", f"HTTP/{version}") + "connection: close\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n"
+    with guarded(FakeEngine(texts=("A ", "ship", ""))) as live, live.connect(request) as client:
+        client.sendall(body)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    headers, _, sent = answer.partition(b"\r\n\r\n")
+    if version == "1.1":
+        assert b"transfer-encoding: chunked" in headers.lower()
+        whole, rest = b"", sent
+        while True:
+            size, _, rest = rest.partition(b"\r\n")
+            piece, rest = rest[: int(size, 16)], rest[int(size, 16) :]
+            assert rest.startswith(b"\r\n")
+            rest = rest[2:]
+            whole += piece
+            if not piece:
+                break
+        assert not rest
+        sent = whole
+    assert sent.startswith(b"data: {")
+    assert b'"content":"ship"' in sent
+    assert sent.endswith(b"data: [DONE]\n\n")

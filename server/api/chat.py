@@ -28,6 +28,7 @@ from server.api.services import Services
 from server.api.streams import guarded
 from server.api.timings import timings
 from server.messages import EngineReady, TokenLogprob
+from server.tools.parse import Content
 
 EXAMPLE = {
     "messages": [
@@ -134,6 +135,10 @@ async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> As
 
 
 def _chunks(reply: ChatReply, step: Step, index: int) -> Iterator[bytes]:
+    if not step.logprobs and all(isinstance(piece, Content) for piece in step.pieces):
+        if step.pieces:
+            yield reply.text(step.text, index)
+        return
     logprobs = chat_logprobs(step.logprobs) if step.logprobs else None
     deltas = [delta for piece in step.pieces if (delta := delta_of(piece)) is not None]
     if logprobs is not None and not deltas:

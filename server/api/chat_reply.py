@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.generation import Tally
-from server.api.streams import event
+from server.api.streams import compact, event
 from server.api.timings import timings
 
 
@@ -18,6 +19,12 @@ class ChatReply:
     id: str
     model: str
     created: int = field(default_factory=lambda: int(time.time()))
+    _front: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Writes down once what all chunks of the stream begin with."""
+        head = compact(self._head("chat.completion.chunk"))
+        object.__setattr__(self, "_front", f'data: {head[:-1]},"choices":[{{"index":')
 
     def choice(
         self,
@@ -60,6 +67,12 @@ class ChatReply:
             "finish_reason": finish_reason,
         }
         return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+
+    def text(self, text: str, index: int = 0) -> bytes:
+        """A chunk of plain text: what ``delta`` gives for it, in a tenth of the time."""
+        told = json.dumps(text)
+        end = ',"logprobs":null,"finish_reason":null}]}\n\n'
+        return f'{self._front}{index},"delta":{{"content":{told}}}{end}'.encode("ascii")
 
     def usage_chunk(self, tally: Tally) -> bytes:
         """The chunk after the last choice, asked for by ``include_usage``."""

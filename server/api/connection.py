@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
+# The connection's own way to send a piece of an answer that has begun (server.serving.guard).
+WritePiece = Callable[[bytes], bool]
 
 
 class ClientGone(Exception):  # noqa: N818 - nothing is wrong, there is just nobody to answer
@@ -71,13 +73,13 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or nobody reads them."""
         try:
-            await while_connected(receive, self._send_all(send))
+            await while_connected(receive, self._send_all(send, scope["state"].get("write_piece")))
         except ClientGone:
             pass
         finally:
             await self._close()
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send, write: WritePiece | None) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self._last = time.monotonic()
         # One task a stream instead of a timeout around every event, of which there are many.
@@ -85,7 +87,8 @@ class EventStream(Response):
         try:
             async for event in self._events:
                 self._last = time.monotonic()
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+                if write is None or not write(event):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
         finally:
             if pings is not None:
                 pings.cancel()

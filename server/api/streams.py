@@ -17,11 +17,13 @@ from server.errors import LlavaError
 log = logging.getLogger(__name__)
 
 DONE: Final = b"data: [DONE]\n\n"
+# Made once: json.dumps with separators makes an encoder each time.
+compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def event(payload: dict[str, Any]) -> bytes:
     """A server-sent event. ASCII alone: some clients end lines at U+2028."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode("ascii") + b"\n\n"
+    return b"data: " + compact(payload).encode("ascii") + b"\n\n"
 
 
 async def guarded(

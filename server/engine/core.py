@@ -19,6 +19,7 @@ from server.engine.request import Picture, Request, RequestStatus
 from server.engine.runner import Runner
 from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
+from server.engine.step_stats import StatsClock
 from server.engine.writer import Writer
 from server.errors import EngineError, LlavaError, RequestError
 from server.messages import (
@@ -66,6 +67,7 @@ class EngineCore:
         self.peaks = PeakWatch()
         self._start_encode = start_encode
         self._waits = False
+        self._clock = StatsClock()
         self._writers: dict[str, Writer] = {}
         self._outputs: list[Output] = []
         self._embedder = Embedder(runner, scheduler, self._finish)
@@ -137,20 +139,22 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         """One step. Raises RuntimeError where llama.cpp's state can no longer be trusted."""
-        start = time.perf_counter()
+        start, llama = time.perf_counter(), self.runner.llama_seconds
         plan = self.scheduler.schedule()
         self._run(plan)
         self._waits = plan.idle and bool(self.scheduler.encodes.under_way)
-        return StepOutputs(self.take_outputs(), self._stats(time.perf_counter() - start))
+        waiting, running = len(self.scheduler.waiting), len(self.scheduler.running)
+        stats = self._stats() if self._clock.due(running, waiting) else None
+        llama = self.runner.llama_seconds - llama
+        return StepOutputs(self.take_outputs(), stats, time.perf_counter() - start, llama)
 
-    def _stats(self, seconds: float) -> SchedulerStats:
+    def _stats(self) -> SchedulerStats:
         scheduler, images = self.scheduler, self.images
         return SchedulerStats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             kv_cells_used=scheduler.kv.pinned,
             kv_cells_total=scheduler.kv.n_cells,
-            step_seconds=seconds,
             preemptions=scheduler.preemptions,
             busy_seconds=self.busy_seconds,
             llama_seconds=self.runner.llama_seconds,

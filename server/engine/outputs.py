@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from server.engine.request import Picture, Request
 from server.engine.writer import Writer
@@ -17,15 +16,15 @@ def token_output(
     count = len(request.output_tokens)
     output = TokenOutput(request.request_id, text, count, reason, token=request.output_tokens[-1])
     if request.sampling.logprobs is not None:
-        output = replace(output, logprobs=writer.logprobs(ended=reason is not None))
+        output = output._replace(logprobs=writer.logprobs(ended=reason is not None))
     if count == 1:
         request.first_token = time.monotonic()
         images = tuple(map(encoded_image, request.pictures))
-        output = replace(output, images=images, cached_tokens=request.num_cached)
+        output = output._replace(images=images, cached_tokens=request.num_cached)
     if reason is not None:
-        output = replace(output, stop=writer.stop)
+        output = output._replace(stop=writer.stop)
     if count == 1 or reason is not None:
-        output = replace(output, timings=timings(request, ended=reason is not None))
+        output = output._replace(timings=timings(request, ended=reason is not None))
     return output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import queue
 import threading
 import time
@@ -87,8 +88,9 @@ class Outbox:
 
     def send(self, message: object) -> None:
         """Writes one message."""
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         with self._lock:
-            self._line.send(message)
+            self._line.send_bytes(data)
 
 
 class Worker:

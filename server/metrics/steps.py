@@ -18,19 +18,12 @@ class StepMetrics:
         self._own = families.quick(name, text, STEPS, part="own")
         families.registry.register(QuickHistograms(self._llama, self._own))
         self._pictures = pictures
-        self._before = 0.0
 
     def take(self, outputs: StepOutputs) -> None:
         """Counts a step that computed something, and pictures that could not be encoded."""
         for output in outputs.outputs:
             if isinstance(output, Rejected) and output.encode_seconds is not None:
                 self._pictures.took("encode", FAILED, output.encode_seconds)
-        stats = outputs.stats
-        if stats is None:
-            return
-        llama = stats.llama_seconds - self._before
-        self._before = stats.llama_seconds
-        # A new engine counts from 0 again; its first step may be mistaken for an idle one.
-        if llama > 0:
-            self._llama.observe(llama)
-            self._own.observe(max(stats.step_seconds - llama, 0.0))
+        if outputs.llama_seconds > 0:
+            self._llama.observe(outputs.llama_seconds)
+            self._own.observe(max(outputs.step_seconds - outputs.llama_seconds, 0.0))

@@ -48,6 +48,7 @@ class GuardedProtocol(HttpProtocol):
         self, *args: Any, limits: ClientLimits, others: Connections, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.app_state = {**self.app_state, "write_piece": self.write_piece}
         self._limits = limits
         self._others = others
         self._phase = Phase.IDLE
@@ -110,6 +111,21 @@ class GuardedProtocol(HttpProtocol):
             self._reader_timer.cancel()
             self._reader_timer = None
         super().resume_writing()
+
+    def write_piece(self, data: bytes) -> bool:
+        """Writes a piece of the answer as ASGI's ``send`` would; False where it would wait.
+
+        Between its head and its end all that h11 and the middlewares do to an answer is to put the
+        length before each piece, and they take longer for it than llama.cpp has between tokens.
+        """
+        cycle = self.cycle
+        if cycle is None or not cycle.response_started or cycle.response_complete:
+            return False
+        if self.flow.write_paused or cycle.scope["http_version"] != "1.1":
+            return False
+        if not cycle.disconnected:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
     def spare(self) -> None:
         """Closes the connection, which is idle: its place is needed."""
