@@ -60,12 +60,21 @@ class FakeRunner:
 
     ``kind`` is that of its pictures: "plain"; "whole" in one batch; "mrope" with three
     positions for nine tokens; "tiled" in two pieces with text between. With a ``window``, what has
-    left it is lost at once, unless another sequence has it too (llama_kv_cache::find_slot).
+    left it is lost at once, unless another sequence has it too (llama_kv_cache::find_slot). With
+    ``one_batch`` text may go among pictures.
     """
 
     def __init__(
-        self, n_cells: int = 64, n_batch: int = 16, kind: str = "plain", window: int = 0
+        self,
+        n_cells: int = 64,
+        n_batch: int = 16,
+        kind: str = "plain",
+        window: int = 0,
+        *,
+        one_batch: bool = False,
     ) -> None:
+        self.one_batch = one_batch
+        self.calls = 0
         self.kind = kind
         self.window = window
         self.n_ctx_seq = n_cells
@@ -132,6 +141,7 @@ class FakeRunner:
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
+        self.calls += bool(chunks)
         kinds, sampled = set(), {}
         for chunk in chunks:
             request = chunk.request
@@ -153,7 +163,7 @@ class FakeRunner:
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
                 sampled[request] = self.sample(request)
-        assert len(kinds) <= 1, "token ids and embeddings in one batch"
+        assert len(kinds) <= 1 or self.one_batch, "token ids and embeddings in one batch"
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
         return sampled
@@ -220,13 +230,16 @@ def make_core(
     kind: str = "plain",
     window: int = 0,
     encode_at_once: int = 0,
+    one_batch: bool = False,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
-    runner = FakeRunner(n_cells, n_batch, kind, window)
+    runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
     kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
-    scheduler = Scheduler(kv, n_batch, n_seq, pace, window=window, encodes=encodes)
+    scheduler = Scheduler(
+        kv, n_batch, n_seq, pace, window=window, encodes=encodes, one_batch=one_batch
+    )
     pending: list[list[Picture]] = []
 
     def start(pictures: list[Picture]) -> None:

@@ -20,6 +20,7 @@ STEPS = 24
 # LLaVA-1.5's square is made by us, so a picture of its size goes through unchanged.
 SIZES = {"llava-1.5": [(56, 56)] * 2}
 PICTURES = [(150, 100), (90, 200)]
+ONE_BATCH = {"llava-1.5", "llava-1.6", "idefics3", "internvl", "pixtral", "minicpmv"}
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -76,6 +77,11 @@ def check(answer: list[int], reference: Reference, parts: Parts) -> None:
         assert parting >= 8
         assert reference.margins[parting] < 0.01, f"parted at token {parting}"
     assert np.median(reference.margins) > 0.1  # so the comparison says something
+
+
+def test_text_and_pictures_share_a_batch_where_they_can(kind: str, engine: Driven) -> None:
+    """Not what is attended to in both directions, nor what is placed in two dimensions."""
+    assert engine.core.scheduler.one_batch == (kind in ONE_BATCH)
 
 
 def test_greedy_tokens_are_llama_cpp_s(kind: str, engine: Driven, reference: Reference) -> None:

@@ -138,14 +138,25 @@ _events = st.lists(
 
 
 @pytest.mark.parametrize(
-    ("kind", "window"),
-    [("plain", 0), ("whole", 0), ("mrope", 0), ("tiled", 0), ("plain", 12), ("whole", 30)],
+    ("kind", "window", "one_batch"),
+    [
+        ("plain", 0, False),
+        ("whole", 0, False),
+        ("mrope", 0, False),
+        ("tiled", 0, False),
+        ("plain", 12, False),
+        ("whole", 30, False),
+        ("plain", 0, True),
+        ("tiled", 0, True),
+        ("tiled", 12, True),
+    ],
 )
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(_events, st.integers(1, 4), st.integers(1, 5), st.integers(40, 90), st.integers(10, 24))
 def test_nothing_is_lost_leaked_or_told_twice(
     kind: str,
     window: int,
+    one_batch: bool,
     events: list[tuple[list[object], int, int, bool]],
     n_seq: int,
     idle: int,
@@ -162,6 +173,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
         kind=kind,
         window=window,
         encode_at_once=n_batch * (n_seq % 3),
+        one_batch=one_batch,
     )
     told: dict[str, list[object]] = {}
     aborted = set()

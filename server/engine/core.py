@@ -179,7 +179,7 @@ class EngineCore:
         self.runner.change_cache(plan.cache)
         if plan.tokens:
             self._decodes += 1
-            self._decode_sequences += len(plan.tokens)
+            self._decode_sequences += len({chunk.request for chunk in plan.tokens})
         if plan.encode:
             self._encode(plan.encode)
         for chunks in (plan.tokens, plan.pictures):

@@ -24,6 +24,7 @@ from server.engine.peaks import PeakWatch
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
+from server.engine.token_rows import open_token_rows
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit import Fit, Fitted
 from server.memory.placement import Placement
@@ -80,13 +81,10 @@ def _load(
     fitted, handles = _open_fitted(config, fit, planner, log, report)
     memory = _report(handles, fit, fitted, devices, planner)
     config = handles.config
-    runner = LlamaRunner(
-        handles.model,
-        handles.context,
-        handles.encoder,
-        n_batch=config.batch_size,
-        n_ubatch=config.ubatch_size,
-    )
+    parts = handles.model, handles.context, handles.encoder
+    token_rows = open_token_rows(*parts)
+    n_batch, n_ubatch = config.batch_size, config.ubatch_size
+    runner = LlamaRunner(*parts, n_batch=n_batch, n_ubatch=n_ubatch, token_rows=token_rows)
     ready = EngineReady(
         model=handles.model.facts(handles.context.n_ctx, runner.n_ctx_seq),
         vision=handles.vision,
@@ -96,7 +94,7 @@ def _load(
         pid=os.getpid(),
         parallel=fitted.placement.parallel,
     )
-    scheduler = _make_scheduler(fitted.placement, handles)
+    scheduler = _make_scheduler(fitted.placement, handles, one_batch=token_rows is not None)
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
     core = _make_core(config, runner, scheduler, encoders)
@@ -166,7 +164,7 @@ def _no_tower(_pictures: list[Picture]) -> None:
     raise RuntimeError("a picture was admitted without a vision tower")
 
 
-def _make_scheduler(placement: Placement, handles: Handles) -> Scheduler:
+def _make_scheduler(placement: Placement, handles: Handles, *, one_batch: bool) -> Scheduler:
     config, encoder = handles.config, handles.encoder
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),
@@ -178,4 +176,5 @@ def _make_scheduler(placement: Placement, handles: Handles) -> Scheduler:
         encodes=Encodes(encoder.batch_tokens if encoder else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,
+        one_batch=one_batch,
     )

@@ -42,8 +42,10 @@ class Plan:
     """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
 
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
-    of pictures may follow a chunk of text of the same request within a step. ``pooled`` chunks go
-    one by one: every row of them has an output.
+    of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
+    can be given as embeddings (server.engine.token_rows), ``tokens`` holds chunks of both kinds, of
+    each request in order, and ``pictures`` none. ``pooled`` chunks go one by one: every row of them
+    has an output.
     """
 
     cache: list[Forget | Share] = field(default_factory=list)

@@ -20,6 +20,7 @@ from server.engine.prompting import Encoder, prepare
 from server.engine.request import Request, Run
 from server.engine.sample import Sample
 from server.engine.texts import Vocabulary
+from server.engine.token_rows import TokenRows
 from server.errors import RequestError
 from server.messages import PromptPart
 from server.sampling import SamplingParams
@@ -49,7 +50,7 @@ class Runner(Protocol):
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
-        """Computes chunks of one kind; returns the tokens sampled after those that ask."""
+        """Computes chunks in one batch; returns the tokens sampled after those that ask."""
         ...
 
     def states(self, chunk: Chunk) -> NDArray[np.float32]:
@@ -75,7 +76,11 @@ class Runner(Protocol):
 
 
 class LlamaRunner:
-    """The runner on llama.cpp. Owns the batches and what chooses each request's tokens."""
+    """The runner on llama.cpp. Owns the batches and what chooses each request's tokens.
+
+    With ``token_rows`` text goes among pictures as embeddings; without them every call of
+    ``decode`` has chunks of one kind.
+    """
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class LlamaRunner:
         *,
         n_batch: int,
         n_ubatch: int,
+        token_rows: TokenRows | None = None,
     ) -> None:
         self.n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
         self._model = model
@@ -93,6 +99,7 @@ class LlamaRunner:
         self._n_ubatch = n_ubatch
         self._tokens = Batch(n_batch)
         self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
+        self._token_rows = token_rows
         self._choosers: dict[Request, Chooser] = {}
         self._dry = DrySamplers(model, self.n_ctx_seq)
         self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens))
@@ -127,12 +134,11 @@ class LlamaRunner:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""
         if not chunks:
             return {}
-        first = chunks[0].request.rows(chunks[0].start, chunks[0].count)
-        batch = self._batch_for(first)
-        batch.clear()
+        rows = [chunk.request.rows(chunk.start, chunk.count) for chunk in chunks]
+        batch = self._batch_for(rows)
         asked: dict[Request, int] = {}
-        for chunk in chunks:
-            row = self._add(batch, chunk)
+        for chunk, given in zip(chunks, rows, strict=True):
+            row = self._add(batch, chunk, given)
             if chunk.sample:
                 asked[chunk.request] = row
         start = time.perf_counter()
@@ -145,9 +151,11 @@ class LlamaRunner:
         self.llama_seconds += time.perf_counter() - start
         return sampled
 
-    def _add(self, batch: Batch, chunk: Chunk) -> int:
+    def _add(self, batch: Batch, chunk: Chunk, rows: NDArray[Any]) -> int:
         request = chunk.request
-        rows = request.rows(chunk.start, chunk.count)
+        if rows.ndim == 1 and batch is not self._tokens:
+            assert self._token_rows is not None
+            rows = self._token_rows.read(rows)
         position = request.position_at(chunk.start)
         row = batch.add(rows, position, request.seq_id, want_last=chunk.sample)
         sections = None if batch is self._tokens else request.sections(chunk.start, chunk.count)
@@ -157,9 +165,9 @@ class LlamaRunner:
 
     def states(self, chunk: Chunk) -> NDArray[np.float32]:
         """One ``llama_decode`` that outputs hidden states, [count, n_embd_out]."""
-        batch = self._batch_for(chunk.request.rows(chunk.start, chunk.count))
-        batch.clear()
-        self._add(batch, chunk)
+        rows = chunk.request.rows(chunk.start, chunk.count)
+        batch = self._batch_for([rows])
+        self._add(batch, chunk, rows)
         batch.want_all()
         start = time.perf_counter()
         with self._context.hidden_states():
@@ -178,11 +186,14 @@ class LlamaRunner:
         finally:
             self._context.attend_causally(True)
 
-    def _batch_for(self, rows: NDArray[Any]) -> Batch:
-        if rows.ndim == 1:
-            return self._tokens
-        assert self._pictures is not None
-        return self._pictures
+    def _batch_for(self, rows: Sequence[NDArray[Any]]) -> Batch:
+        """An empty batch of the kind that takes them: one embedding makes it one of embeddings."""
+        batch = self._tokens
+        if any(each.ndim > 1 for each in rows):
+            assert self._pictures is not None
+            batch = self._pictures
+        batch.clear()
+        return batch
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""

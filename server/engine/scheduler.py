@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from server.engine.budget import Budget, make_budget
 from server.engine.encodes import Encodes
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
@@ -20,7 +21,8 @@ class Scheduler:
 
     ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
     request begins like is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
-    ``n_pictures`` of pictures, which no picture that is computed whole exceeds.
+    ``n_pictures`` of pictures, which no picture that is computed whole exceeds; or ``n_batch`` of
+    both where they go in ``one_batch``.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class Scheduler:
         window: int = 0,
         encodes: Encodes | None = None,
         n_pictures: int | None = None,
+        one_batch: bool = False,
     ) -> None:
         self.kv = kv
         self.n_batch = n_batch
         self.n_pictures = n_pictures or n_batch
+        self.one_batch = one_batch
         self.pace = pace
         self.encodes = encodes or Encodes()
         self.max_running = max_running
@@ -158,29 +162,28 @@ class Scheduler:
         self.running.append(request)
 
     def _plan_prefills(self) -> None:
-        busy = bool(self._plan.tokens)  # somebody's stream waits for this step
-        text = self.n_batch - len(self._plan.tokens)
-        pictures = self.n_pictures
-        if busy:
-            text = min(text, self.pace.chunk)
-            pictures = min(pictures, text)
-        for request in self.running:
-            if request.decoding:
-                continue
+        n_decodes = len(self._plan.tokens)
+        limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
+        budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, self.one_batch)
+        for request in [r for r in self.running if not r.decoding]:
             if request.pool is not None:
-                text -= self._plan_pooled(request, text)
+                budget.text -= self._plan_pooled(request, budget.text)
                 continue
-            of_text = self._plan_text(request, text)
-            of_pictures = self._plan_picture(request, pictures - of_text * busy)
-            text -= of_text + of_pictures * busy
-            pictures -= of_pictures + of_text * busy
+            # In one batch any number of runs may follow each other; else text, then a picture.
+            while self._plan_prefill(request, budget) and self.one_batch:
+                pass
         self._plan.encode = self.encodes.plan(self.running, self._planned)
 
+    def _plan_prefill(self, request: Request, budget: Budget) -> int:
+        text = budget.take_text(self._plan_text(request, budget.text))
+        return text + budget.take_pictures(self._plan_picture(request, budget.pictures))
+
     def _plan_text(self, request: Request, budget: int) -> int:
-        run, offset = request.run_at(request.num_computed)
+        planned = self._planned.get(request, 0)
+        run, offset = request.run_at(request.num_computed + planned)
         if isinstance(run, ImageRun):
             return 0
-        left = run.size - offset if run else request.num_remaining
+        left = run.size - offset if run else request.num_remaining - planned
         return self._plan_chunk(self._plan.tokens, request, min(left, budget))
 
     def _plan_pooled(self, request: Request, budget: int) -> int:
@@ -199,13 +202,12 @@ class Scheduler:
     def _plan_picture(self, request: Request, budget: int) -> int:
         position = request.num_computed + self._planned.get(request, 0)
         run, offset = request.run_at(position)
-        if not isinstance(run, ImageRun):
-            return 0
-        if run.picture.rows is None:
+        if not isinstance(run, ImageRun) or run.picture.rows is None:
             return 0
         left = run.size - offset
+        chunks = self._plan.tokens if self.one_batch else self._plan.pictures
         if not run.whole:
-            return self._plan_chunk(self._plan.pictures, request, min(left, budget))
+            return self._plan_chunk(chunks, request, min(left, budget))
         # All of it at once, however long the step; but what exceeds the budget goes alone.
         if (left > budget and self._plan.pictures) or not self._make_room(left):
             return 0

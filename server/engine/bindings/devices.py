@@ -31,7 +31,8 @@ class _Props(ctypes.Structure):
     )
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """One of the libraries beside llama.cpp's own, as "ggml-base". Raises OSError."""
     folder = Path(llama_cpp.__file__).parent / "lib"
     for suffix in (".so", ".dylib", ".dll"):
         for prefix in ("lib", ""):
@@ -43,7 +44,7 @@ def _library(name: str) -> Any:
 
 @cache
 def _functions() -> tuple[Any, Any]:
-    registry, base = _library("ggml"), _library("ggml-base")
+    registry, base = library("ggml"), library("ggml-base")
     registry.ggml_backend_dev_count.restype = ctypes.c_size_t
     registry.ggml_backend_dev_get.restype = ctypes.c_void_p
     registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]

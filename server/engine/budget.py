@@ -1,0 +1,37 @@
+"""How many positions of prompts a step may still take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Budget:
+    """``shared``: text and pictures take from one another.
+
+    They do where they go in one batch, and where somebody waits for a token, for then the time of
+    two batches counts together.
+    """
+
+    text: int
+    pictures: int
+    shared: bool
+
+    def take_text(self, count: int) -> int:
+        """So many positions of text are planned."""
+        self.text -= count
+        self.pictures -= count * self.shared
+        return count
+
+    def take_pictures(self, count: int) -> int:
+        """So many positions of pictures are planned."""
+        self.pictures -= count
+        self.text -= count * self.shared
+        return count
+
+
+def make_budget(text: int, pictures: int, limit: int | None, one_batch: bool) -> Budget:
+    """What batches of so many positions have room for, and no more than ``limit`` of both."""
+    shared = one_batch or limit is not None
+    text = text if limit is None else min(text, limit)
+    return Budget(text, min(pictures, text) if shared else pictures, shared)
