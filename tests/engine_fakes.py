@@ -61,7 +61,7 @@ class FakeRunner:
     ``kind`` is that of its pictures: "plain"; "whole" in one batch; "mrope" with three
     positions for nine tokens; "tiled" in two pieces with text between. With a ``window``, what has
     left it is lost at once, unless another sequence has it too (llama_kv_cache::find_slot). With
-    ``one_batch`` text may go among pictures.
+    ``one_batch`` text may go among pictures; decodes only in batches of so many rows.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FakeRunner:
         kind: str = "plain",
         window: int = 0,
         *,
-        one_batch: bool = False,
+        one_batch: int = 0,
     ) -> None:
         self.one_batch = one_batch
         self.calls = 0
@@ -163,6 +163,9 @@ class FakeRunner:
             if chunk.sample:
                 assert chunk.start + chunk.count == request.num_tokens
                 sampled[request] = self.sample(request)
+        decodes, rows = sum(c.request.decoding for c in chunks), sum(c.count for c in chunks)
+        # num_computed counts on after the batch: the decodes among the chunks are still that.
+        assert not self.one_batch or decodes in {0, len(chunks)} or rows <= self.one_batch
         assert len(kinds) <= 1 or self.one_batch, "token ids and embeddings in one batch"
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
@@ -230,7 +233,7 @@ def make_core(
     kind: str = "plain",
     window: int = 0,
     encode_at_once: int = 0,
-    one_batch: bool = False,
+    one_batch: int = 0,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
     runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch)

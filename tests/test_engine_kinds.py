@@ -81,7 +81,7 @@ def check(answer: list[int], reference: Reference, parts: Parts) -> None:
 
 def test_text_and_pictures_share_a_batch_where_they_can(kind: str, engine: Driven) -> None:
     """Not what is attended to in both directions, nor what is placed in two dimensions."""
-    assert engine.core.scheduler.one_batch == (kind in ONE_BATCH)
+    assert engine.core.scheduler.one_batch == (63 if kind in ONE_BATCH else 0)
 
 
 def test_greedy_tokens_are_llama_cpp_s(kind: str, engine: Driven, reference: Reference) -> None:

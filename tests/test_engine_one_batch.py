@@ -39,8 +39,8 @@ def give_rows(core: EngineCore) -> None:
             seen.rows = np.zeros((seen.n_tokens, 4), np.float32)
 
 
-@pytest.mark.parametrize(("one_batch", "expected"), [(True, [1]), (False, [2, 2, 1])])
-def test_a_whole_prompt_with_pictures_is_one_call(one_batch: bool, expected: list[int]) -> None:
+@pytest.mark.parametrize(("one_batch", "expected"), [(64, [1]), (0, [2, 2, 1])])
+def test_a_whole_prompt_with_pictures_is_one_call(one_batch: int, expected: list[int]) -> None:
     core, runner = make_core(n_cells=400, n_batch=64, one_batch=one_batch)
     core.add(add("a", "one", picture("x"), "two", picture("y"), "three", max_tokens=1))
     give_rows(core)
@@ -49,14 +49,14 @@ def test_a_whole_prompt_with_pictures_is_one_call(one_batch: bool, expected: lis
 
 
 def test_a_picture_in_pieces_is_one_call_too() -> None:
-    core, runner = make_core(n_cells=400, n_batch=64, kind="tiled", one_batch=True)
+    core, runner = make_core(n_cells=400, n_batch=64, kind="tiled", one_batch=64)
     core.add(add("a", "one", picture("x"), "two", max_tokens=1))
     # The text before the picture, while that is encoded; then all that is left.
     assert calls_of(core, runner) == [1, 1]
 
 
 def test_streams_and_pictures_take_one_call_a_step_within_the_target() -> None:
-    core, runner = make_core(n_cells=800, n_batch=64, slow_encodes=True, one_batch=True)
+    core, runner = make_core(n_cells=800, n_batch=64, slow_encodes=True, one_batch=64)
     core.add(add("stream", "a" * 100))
     core.step()
     core.step()
@@ -76,8 +76,22 @@ def test_streams_and_pictures_take_one_call_a_step_within_the_target() -> None:
     assert text_of(outputs["z"]).endswith(countdown(3))
 
 
+def test_decodes_go_alone_beside_more_rows_than_share_a_batch() -> None:
+    """On a CPU attention would compute each decode's context for all rows of its tile."""
+    most = SMALLEST_CHUNK  # with the decode it is one more
+    core, runner = make_core(n_cells=800, n_batch=64, one_batch=most)
+    core.add(add("stream", "a" * 100))
+    core.step()
+    core.step()
+    core.add(add("seen", "b" * 7, picture("x"), "c" * 40, max_tokens=1))
+    give_rows(core)
+    calls, computed = runner.calls, runner.computed
+    core.step()
+    assert (runner.calls - calls, runner.computed - computed) == (2, 1 + most)
+
+
 def test_each_sequence_counts_once_in_a_batch() -> None:
-    core, _ = make_core(n_cells=400, n_batch=64, one_batch=True)
+    core, _ = make_core(n_cells=400, n_batch=64, one_batch=64)
     core.add(add("a", "one", picture("x"), "two", max_tokens=1))
     give_rows(core)
     drain(core)
@@ -86,9 +100,9 @@ def test_each_sequence_counts_once_in_a_batch() -> None:
 
 
 def test_what_a_batch_takes_is_shared_where_it_must_be() -> None:
-    alone = make_budget(100, 50, None, one_batch=False)
+    alone = make_budget(100, 50, None, shared=False)
     assert (alone.take_text(30), alone.text, alone.pictures) == (30, 70, 50)
-    busy = make_budget(100, 50, 40, one_batch=False)
+    busy = make_budget(100, 50, 40, shared=False)
     assert (busy.take_text(30), busy.text, busy.pictures) == (30, 10, 10)
-    together = make_budget(60, 100, None, one_batch=True)
+    together = make_budget(60, 100, None, shared=True)
     assert (together.take_pictures(30), together.text, together.pictures) == (30, 30, 30)

@@ -30,8 +30,8 @@ class Budget:
         return count
 
 
-def make_budget(text: int, pictures: int, limit: int | None, one_batch: bool) -> Budget:
+def make_budget(text: int, pictures: int, limit: int | None, *, shared: bool) -> Budget:
     """What batches of so many positions have room for, and no more than ``limit`` of both."""
-    shared = one_batch or limit is not None
+    shared = shared or limit is not None
     text = text if limit is None else min(text, limit)
     return Budget(text, min(pictures, text) if shared else pictures, shared)

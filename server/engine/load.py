@@ -24,7 +24,7 @@ from server.engine.peaks import PeakWatch
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
-from server.engine.token_rows import open_token_rows
+from server.engine.token_rows import most_rows, open_token_rows
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit import Fit, Fitted
 from server.memory.placement import Placement
@@ -94,7 +94,8 @@ def _load(
         pid=os.getpid(),
         parallel=fitted.placement.parallel,
     )
-    scheduler = _make_scheduler(fitted.placement, handles, one_batch=token_rows is not None)
+    one_batch = most_rows(memory, config.batch_size) if token_rows else 0
+    scheduler = _make_scheduler(fitted.placement, handles, one_batch)
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
     core = _make_core(config, runner, scheduler, encoders)
@@ -164,7 +165,7 @@ def _no_tower(_pictures: list[Picture]) -> None:
     raise RuntimeError("a picture was admitted without a vision tower")
 
 
-def _make_scheduler(placement: Placement, handles: Handles, *, one_batch: bool) -> Scheduler:
+def _make_scheduler(placement: Placement, handles: Handles, one_batch: int) -> Scheduler:
     config, encoder = handles.config, handles.encoder
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),

@@ -44,8 +44,8 @@ class Plan:
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
     of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
     can be given as embeddings (server.engine.token_rows), ``tokens`` holds chunks of both kinds, of
-    each request in order, and ``pictures`` none. ``pooled`` chunks go one by one: every row of them
-    has an output.
+    each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
+    one: every row of them has an output.
     """
 
     cache: list[Forget | Share] = field(default_factory=list)
@@ -53,6 +53,11 @@ class Plan:
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)
     pooled: list[Chunk] = field(default_factory=list)
+
+    def divide(self, n_decodes: int, most: int) -> None:
+        """Leaves ``n_decodes`` chunks by themselves if all have more rows than ``most``, unless 0."""
+        if n_decodes and 0 < most < sum(chunk.count for chunk in self.tokens):
+            self.tokens, self.pictures = self.tokens[:n_decodes], self.tokens[n_decodes:]
 
     @property
     def idle(self) -> bool:

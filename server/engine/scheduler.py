@@ -22,7 +22,7 @@ class Scheduler:
     ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
     request begins like is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
     ``n_pictures`` of pictures, which no picture that is computed whole exceeds; or ``n_batch`` of
-    both where they go in ``one_batch``.
+    both with ``one_batch``, in which decodes go too if it has no more rows than that.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Scheduler:
         window: int = 0,
         encodes: Encodes | None = None,
         n_pictures: int | None = None,
-        one_batch: bool = False,
+        one_batch: int = 0,
     ) -> None:
         self.kv = kv
         self.n_batch = n_batch
@@ -162,9 +162,9 @@ class Scheduler:
         self.running.append(request)
 
     def _plan_prefills(self) -> None:
-        n_decodes = len(self._plan.tokens)
+        n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
-        budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, self.one_batch)
+        budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
         for request in [r for r in self.running if not r.decoding]:
             if request.pool is not None:
                 budget.text -= self._plan_pooled(request, budget.text)
@@ -172,6 +172,7 @@ class Scheduler:
             # In one batch any number of runs may follow each other; else text, then a picture.
             while self._plan_prefill(request, budget) and self.one_batch:
                 pass
+        self._plan.divide(n_decodes, self.one_batch)
         self._plan.encode = self.encodes.plan(self.running, self._planned)
 
     def _plan_prefill(self, request: Request, budget: Budget) -> int:

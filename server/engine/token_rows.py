@@ -21,6 +21,7 @@ from server.errors import StartupError
 from server.gguf.cursor import Tensor
 from server.gguf.local import map_file, read_header
 from server.memory.open_header import LONGEST, split_parts
+from server.messages import MemoryReport
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ _TENSOR = "token_embd.weight"
 _PROBES = 8
 # Logits may differ by this part of their spread: a GPU may turn rows into numbers in another way.
 _TOLERANCE = 1e-3
+
+# GGML_FA_TILE_Q (ggml-cpu/common.h): see most_rows.
+_TILE = 64
 
 
 class TokenRows:
@@ -70,6 +74,18 @@ def open_token_rows(model: Model, context: Context, encoder: Encoder | None) -> 
         return None
     logger.info("text and pictures go in one batch: tokens are given as rows of token_embd")
     return rows
+
+
+def most_rows(memory: MemoryReport, n_batch: int) -> int:
+    """Rows of the largest batch in which decodes go along with prompts.
+
+    On a CPU flash attention takes 64 rows of a batch together, once it has so many, and computes
+    for all of them whatever one of them sees: a decode's whole context. Below that it goes row by
+    row, and over what each row sees. A GPU computes everything for all rows in any case.
+    Source: ggml_compute_forward_flash_attn_ext_f16 (ggml-cpu/ops.cpp).
+    """
+    on_gpu = memory.layers_offloaded == memory.layers
+    return n_batch if on_gpu else min(_TILE - 1, n_batch)
 
 
 def _open(model: Model, encoder: Encoder) -> TokenRows:
