@@ -55,7 +55,7 @@ class Plan:
     pooled: list[Chunk] = field(default_factory=list)
 
     def divide(self, n_decodes: int, most: int) -> None:
-        """Leaves ``n_decodes`` chunks by themselves if all have more rows than ``most``, unless 0."""
+        """Leaves ``n_decodes`` chunks by themselves where all have more rows than ``most`` > 0."""
         if n_decodes and 0 < most < sum(chunk.count for chunk in self.tokens):
             self.tokens, self.pictures = self.tokens[:n_decodes], self.tokens[n_decodes:]
 
