@@ -160,7 +160,7 @@ def test_rows_are_found_in_any_part_of_a_split_model(tmp_path: Path) -> None:
         expected = read_token_rows(model).read(tokens)
         assert np.array_equal(read_token_rows(divided).read(tokens), expected)
         (tmp_path / parts[0]).unlink()
-        assert open_token_rows(divided, None, Tower()) is None  # type: ignore[arg-type]
+        assert open_token_rows(divided, None, Tower(), 512) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_the_log_says_which_way_it_is(
     tower: Tower, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(MODEL) as (model, context), caplog.at_level("INFO"):
-        rows: Any = open_token_rows(model, context, tower)  # type: ignore[arg-type]
+        rows: Any = open_token_rows(model, context, tower, 512)  # type: ignore[arg-type]
         assert (rows is None) == bool(said)
         assert said in caplog.text
         assert ("go in one batch" in caplog.text) == (rows is not None)
-        assert open_token_rows(model, context, None) is None
+        assert open_token_rows(model, context, None, 512) is None
 
 
 def test_a_model_that_does_more_with_a_token_is_found_out(
@@ -184,10 +184,10 @@ def test_a_model_that_does_more_with_a_token_is_found_out(
     """Gemma 3 scales tokens, and no embeddings: not on the list, and found out if it were."""
     path, _ = write_tiny(tmp_path, "gemma3")
     with opened(path) as (model, context), caplog.at_level("INFO"):
-        assert open_token_rows(model, context, Tower()) is None  # type: ignore[arg-type]
+        assert open_token_rows(model, context, Tower(), 512) is None  # type: ignore[arg-type]
         assert "not known whether gemma3" in caplog.text
         monkeypatch.setattr(token_rows, "_PLAIN", {"gemma3"})
-        assert open_token_rows(model, context, Tower()) is None  # type: ignore[arg-type]
+        assert open_token_rows(model, context, Tower(), 512) is None  # type: ignore[arg-type]
         assert "not all that a token is" in caplog.text
 
 
@@ -199,7 +199,7 @@ def test_other_rows_than_the_model_s_are_found_out(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(token_rows, "read_token_rows", shifted)
     with opened(MODEL) as (model, context):
-        assert open_token_rows(model, context, Tower()) is None  # type: ignore[arg-type]
+        assert open_token_rows(model, context, Tower(), 512) is None  # type: ignore[arg-type]
 
 
 def test_a_type_that_ggml_cannot_read_is_refused() -> None:

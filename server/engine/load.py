@@ -82,8 +82,8 @@ def _load(
     memory = _report(handles, fit, fitted, devices, planner)
     config = handles.config
     parts = handles.model, handles.context, handles.encoder
-    token_rows = open_token_rows(*parts)
     n_batch, n_ubatch = config.batch_size, config.ubatch_size
+    token_rows = open_token_rows(*parts, n_batch)
     runner = LlamaRunner(*parts, n_batch=n_batch, n_ubatch=n_ubatch, token_rows=token_rows)
     ready = EngineReady(
         model=handles.model.facts(handles.context.n_ctx, runner.n_ctx_seq),
@@ -94,7 +94,7 @@ def _load(
         pid=os.getpid(),
         parallel=fitted.placement.parallel,
     )
-    one_batch = most_rows(memory, config.batch_size) if token_rows else 0
+    one_batch = most_rows(memory, n_batch) if token_rows else 0
     scheduler = _make_scheduler(fitted.placement, handles, one_batch)
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None

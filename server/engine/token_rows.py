@@ -57,7 +57,9 @@ class TokenRows:
         return self._to_float(self._raw[tokens], self._width)
 
 
-def open_token_rows(model: Model, context: Context, encoder: Encoder | None) -> TokenRows | None:
+def open_token_rows(
+    model: Model, context: Context, encoder: Encoder | None, n_batch: int
+) -> TokenRows | None:
     """The rows, where this model's text can share a batch with its pictures; None otherwise.
 
     It is tried once: a few tokens as ids and as rows must give the same logits. ``context`` is
@@ -67,7 +69,9 @@ def open_token_rows(model: Model, context: Context, encoder: Encoder | None) -> 
         return None
     try:
         rows = _open(model, encoder)
-        if _spread(model, context, rows) > _TOLERANCE:
+        if (
+            not _spread(model, context, rows, min(_PROBES, n_batch)) <= _TOLERANCE
+        ):  # nan is no proof either
             raise LookupError("a row of token_embd is not all that a token is")
     except (LookupError, StartupError) as reason:
         logger.info("text and pictures go in batches of their own: %s", reason)
@@ -120,11 +124,11 @@ def _check(tensor: Tensor, model: Model) -> None:
         raise LookupError(f"{_TENSOR} has the shape {shape}")
 
 
-def _spread(model: Model, context: Context, rows: TokenRows) -> float:
+def _spread(model: Model, context: Context, rows: TokenRows, count: int) -> float:
     """How far the logits are apart, as part of their spread, of the same tokens given both ways."""
-    tokens = np.linspace(0, model.n_vocab - 1, _PROBES).astype(np.int32)
-    ids = _logits(Batch(_PROBES), tokens, model, context)
-    read = _logits(Batch(_PROBES, model.n_embd), rows.read(tokens), model, context)
+    tokens = np.linspace(0, model.n_vocab - 1, count).astype(np.int32)
+    ids = _logits(Batch(count), tokens, model, context)
+    read = _logits(Batch(count, model.n_embd), rows.read(tokens), model, context)
     return float(np.abs(ids - read).max() / max(float(ids.std()), 1e-9))
 
 
