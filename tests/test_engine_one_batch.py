@@ -95,7 +95,7 @@ def test_each_sequence_counts_once_in_a_batch() -> None:
     core.add(add("a", "one", picture("x"), "two", max_tokens=1))
     give_rows(core)
     drain(core)
-    stats = core._stats(0.0)
+    stats = core._stats()
     assert (stats.decodes, stats.decode_sequences) == (1, 1)
 
 
