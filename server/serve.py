@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from contextlib import ExitStack, closing
 
@@ -66,6 +67,10 @@ async def _serve(
     life = _live(servers[0], controls, settings)
     if ops_listener is not None:
         servers.append(WebServer(create_ops_app(controls.services), ops_listener, WebOptions()))
+    # What is there now stays. Python would look through all of it again and again, and everybody
+    # would wait: for a tenth of a second, whenever some hundred connections had come.
+    gc.collect()
+    gc.freeze()
     # HTTP answers while the model loads: /health tells how far it is. On a port that is shared
     # the other one answers until then.
     running = [_run(server) for server in servers if not server.listener.shared]

@@ -5,6 +5,7 @@ The number is the file descriptor of its end of the line to the web process.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -40,6 +41,9 @@ def main(descriptor: int) -> int:
         outbox.send(EngineDead(error))
         return 1
     inbox.foresight = Foresight(engine.core.runner.foresee, inbox.put)
+    # What is loaded stays: no step is to wait until Python has looked through it for rubbish.
+    gc.collect()
+    gc.freeze()
     outbox.send(engine.ready)
     slices = engine.encoders.slices if engine.encoders else None
     if engine.encoders is not None:
