@@ -8,8 +8,10 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any
 
 import httpx
@@ -28,6 +30,7 @@ QUESTIONS: list[dict[str, Any]] = [
     {"content": ("Describe the picture.", shape("circle", GREEN)), "temperature": 0},
     {"content": ("Describe it.", shape("square", RED)), "temperature": 0.3, "seed": 5},
 ]
+DIGITS = "0123456789"
 ENDLESS = {"content": ("Go on and on.",), "extra_body": {"ignore_eos": True}, "max_tokens": 1500}
 
 
@@ -50,7 +53,7 @@ class Reader(threading.Thread):
     def __init__(self, client: openai.OpenAI, question: dict[str, Any]) -> None:
         super().__init__()
         self.client, self.question = client, question
-        self.texts: list[str] = []
+        self.texts: list[tuple[int, str]] = []
         self.usage: Any = None
         self.error: Exception | None = None
         self.start()
@@ -65,19 +68,22 @@ class Reader(threading.Thread):
                 stream_options={"include_usage": True},
                 **options,
             ):
-                self.texts += [choice.delta.content or "" for choice in chunk.choices]
+                self.texts += [(each.index, each.delta.content or "") for each in chunk.choices]
                 self.usage = chunk.usage
         except openai.APIError as error:
             self.error = error
 
     @property
     def begun(self) -> bool:
-        return sum(map(bool, self.texts)) > 1
+        """Every choice has said more than one word."""
+        said = Counter(index for index, text in self.texts if text)
+        return len(said) == self.question.get("n", 1) and min(said.values()) > 1
 
     def answer(self) -> tuple[str, int, int]:
         self.join(60)
         assert self.error is None
-        return "".join(self.texts), self.usage.prompt_tokens, self.usage.completion_tokens
+        said = "".join(text for _, text in sorted(self.texts, key=itemgetter(0)))
+        return said, self.usage.prompt_tokens, self.usage.completion_tokens
 
 
 def metric(server: LiveServer, name: str) -> float:
@@ -90,11 +96,13 @@ def restarts(server: LiveServer) -> int:
     return int(metric(server, "llava_engine_restarts_total"))
 
 
-def begin_slowly(client: openai.OpenAI, engine: int) -> list[Reader]:
+def begin_slowly(
+    client: openai.OpenAI, engine: int, questions: list[dict[str, Any]] = QUESTIONS
+) -> list[Reader]:
     """All questions, the engine stopped when each has begun to be answered and none has ended."""
     for _ in range(10):
         os.kill(engine, signal.SIGSTOP)
-        readers = [Reader(client, question) for question in QUESTIONS]
+        readers = [Reader(client, question) for question in questions]
         time.sleep(0.5)
         while not all(reader.begun for reader in readers):
             os.kill(engine, signal.SIGCONT)
@@ -121,6 +129,24 @@ def test_no_client_notices_a_killed_engine(server: LiveServer, client: openai.Op
     assert server.engine_pid() != engine
 
 
+def test_grammars_schemas_and_several_choices_go_on_in_the_next_engine(
+    server: LiveServer, client: openai.OpenAI
+) -> None:
+    """What they say is forced: nothing of it may be lost, said twice, or left out."""
+    whole = DIGITS * 8
+    schema = {"name": "digits", "schema": {"type": "string", "const": whole}}
+    grammar = {"grammar": f'root ::= "{whole}"'}
+    questions: list[dict[str, Any]] = [
+        {"content": ("Count.",), "extra_body": grammar, "n": 2, "temperature": 1},
+        {"content": ("Count.",), "response_format": {"type": "json_schema", "json_schema": schema}},
+    ]
+    before, engine = restarts(server), server.engine_pid()
+    readers = begin_slowly(client, engine, questions)
+    os.kill(engine, signal.SIGKILL)
+    assert [reader.answer()[0] for reader in readers] == [whole * 2, f'"{whole}"']
+    assert restarts(server) == before + 1
+
+
 def test_an_engine_that_does_not_move_is_replaced(
     server: LiveServer, client: openai.OpenAI
 ) -> None:
@@ -144,7 +170,7 @@ def test_a_reader_that_stops_leaves_the_engine_and_may_read_on(
     server: LiveServer, client: openai.OpenAI
 ) -> None:
     """What it is to say is forced: nothing of it may be lost, or said twice."""
-    whole = "0123456789" * 70
+    whole = DIGITS * 70
     body = {"messages": [user("Count.")], "stream": True, "grammar": f'root ::= "{whole}"'}
     aborted = server.log.count("finish=abort")
     with socket.socket() as line:
