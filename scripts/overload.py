@@ -44,7 +44,8 @@ def tell(name: str, answers: Answers) -> str:
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(answers.statuses.items()))
     times = "; ".join(
         f"{status} p50 {answers.percentile(status, 50) * 1000:.1f}"
-        f" p99 {answers.percentile(status, 99) * 1000:.1f} ms"
+        f" p99 {answers.percentile(status, 99) * 1000:.1f}"
+        f" max {answers.percentile(status, 100) * 1000:.1f} ms"
         for status in sorted(answers.seconds)
     )
     return f"{name}: {statuses} ({times})"

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.cores import unbind
+from server.engine.longest import Longest
 from server.engine.pulse import Pulse
 from server.engine.request import Picture
 from server.messages import ImageInput
 
 # Where decode and encode want the same cores, decode is served first.
 _NICENESS = 5
-# Seconds that the first square may take; those after it, about as long as the slowest so far.
+# Seconds that a square may take of which nothing is known.
 _FIRST_SQUARE = 30.0
 
 Encode = Callable[[Sequence[ImageInput]], list[NDArray[np.float32]]]
@@ -52,7 +53,7 @@ class EncodeThread:
         self._encode = encode
         self._done = done
         self.pulse = Pulse()
-        self._slowest = 0.0
+        self._longest = Longest()
         self._jobs: queue.SimpleQueue[list[Picture] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
@@ -77,11 +78,19 @@ class EncodeThread:
 
     def _timed(self, pictures: list[Picture]) -> list[EncodeDone]:
         squares = sum(max(picture.image.n_squares, picture.n_tiles) for picture in pictures)
-        self.pulse.begin("encoder", "encode", squares * (self._slowest or _FIRST_SQUARE))
+        size = pixels(pictures)
+        expected = self._longest.expected(size, squares * _FIRST_SQUARE)
+        self.pulse.begin("encoder", "encode", expected)
         results = list(encode_pictures(self._encode, pictures))
-        self._slowest = max(self._slowest, results[-1].seconds / squares)
+        self._longest.took(results[-1].seconds, size)
         self.pulse.end("encoder")
         return results
+
+
+def pixels(pictures: Sequence[Picture]) -> int:
+    """All that the tower sees of pictures that are encoded together."""
+    images = [picture.image for picture in pictures]
+    return sum(image.width * image.height * image.n_squares for image in images)
 
 
 def encode_pictures(encode: Encode, pictures: Sequence[Picture]) -> Iterator[EncodeDone]:

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from server.engine.encoding import Encode, EncodeDone, encode_pictures
+from server.engine.encoding import Encode, EncodeDone, encode_pictures, pixels
+from server.engine.longest import Longest
 from server.engine.request import Picture
+
+# Seconds from one cut to the next in an encode of which nothing is known.
+_FIRST_PIECE = 30.0
 
 
 class Interruptible(Protocol):
@@ -36,6 +40,13 @@ class SlicedEncodes:
         self._cuts = cuts
         self._target = target
         self._jobs: deque[list[Picture]] = deque()
+        self._size = 0
+        self._longest = Longest()
+
+    @property
+    def expected(self) -> float:
+        """Seconds that the encode at hand, or next, may take to its next cut."""
+        return self._longest.expected(self._size or pixels(self._jobs[0]), _FIRST_PIECE)
 
     def submit(self, pictures: list[Picture]) -> None:
         """Queues pictures, to be encoded together."""
@@ -63,20 +74,27 @@ class SlicedEncodes:
         any more are left where they are.
         """
         pictures = self._jobs.popleft()
-        until = time.perf_counter()
+        self._size = pixels(pictures)
+        until = begun = time.perf_counter()
 
         def between() -> bool:
-            nonlocal until
-            if time.perf_counter() < until and not called():
+            nonlocal until, begun
+            now = time.perf_counter()
+            self._longest.took(now - begun, self._size)
+            begun = now
+            if not called() and now < until:
                 return True
             spent = step()
             share = float("inf") if spent is None else max(self._target - spent, spent / 2)
-            until = time.perf_counter() + share
+            begun = time.perf_counter()
+            until = begun + share
             return any(map(wanted, pictures))
 
         results: list[EncodeDone] = self._cuts.run(
             lambda: list(encode_pictures(self._encode, pictures)), between
         )
+        self._longest.took(time.perf_counter() - begun, self._size)
+        self._size = 0
         results = [replace(d, seconds=d.seconds - self._cuts.seconds_away) for d in results]
         if self._cuts.ended:
             return [replace(d, rows=None, error="nobody waits for it any more") for d in results]

@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 # Tokenizing the longest prompt that the API takes, on a slow machine.
 SECONDS_A_MESSAGE = 5.0
-# A piece of an encode between two steps, or all of it where nobody waits for a step.
-SECONDS_A_SLICE = 30.0
 
 
 class Inbox:
@@ -118,7 +116,7 @@ class Worker:
         while not self._stopped:
             self._turn(wait=not self._core.has_work)
             while self._slices is not None and self._slices.pending and not self._stopped:
-                self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
+                self._encode_on()
                 results = self._slices.encode_next(self._step_between, self._called, self._wanted)
                 self._pulse.end("encoder")
                 self._core.scheduler.pace.hurried = True
@@ -128,12 +126,19 @@ class Worker:
 
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
+        # The encode waits for the step, which has its own time.
+        self._pulse.end("encoder")
         spent = self._turn(wait=False)
+        self._encode_on()
         return spent if self._core.has_work else None
+
+    def _encode_on(self) -> None:
+        assert self._slices is not None
+        self._pulse.begin("encoder", "encode", self._slices.expected)
 
     def _called(self) -> bool:
         # Asked at every cut: the encode comes on.
-        self._pulse.begin("encoder", "encode", SECONDS_A_SLICE)
+        self._encode_on()
         return not self._inbox.empty
 
     def _wanted(self, picture: Picture) -> bool:

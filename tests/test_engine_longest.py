@@ -1,0 +1,100 @@
+"""How long an encode may be expected to take before the engine counts as stuck."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.engine.bindings.cuts import Cuts
+from server.engine.encoding import EncodeThread
+from server.engine.longest import LEAST, Longest
+from server.engine.pulse import Pulse
+from server.engine.request import Picture
+from server.engine.slices import SlicedEncodes
+from tests.engine_fakes import picture
+
+UNKNOWN = 30.0
+
+
+def test_nothing_is_known_at_first_and_then_the_longest_one_is() -> None:
+    longest = Longest()
+    assert longest.expected(100, UNKNOWN) == UNKNOWN
+    longest.took(4.0, 100)
+    longest.took(2.0, 100)
+    assert longest.expected(100, UNKNOWN) == 4.0
+    assert longest.expected(1, UNKNOWN) == 4.0, "a small one may be in the way of something else"
+    assert longest.expected(200, UNKNOWN) == 16.0, "attention grows with the square"
+    assert longest.expected(10_000, UNKNOWN) == UNKNOWN
+    longest.took(90.0, 100)
+    assert longest.expected(100, UNKNOWN) == 90.0, "on a slow machine"
+    assert Longest(0.001, 100).expected(100, UNKNOWN) == LEAST
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1000), st.integers(1, 10**9)), min_size=1),
+    st.integers(1, 10**9),
+)
+def test_what_was_seen_is_expected_again(seen: list[tuple[float, int]], size: int) -> None:
+    longest = Longest()
+    for seconds, each in seen:
+        longest.took(seconds, each)
+    assert longest.expected(size, UNKNOWN) >= max(seconds for seconds, _ in seen)
+    assert longest.expected(size, UNKNOWN) <= longest.expected(size + 1, UNKNOWN)
+
+
+def image(name: str = "a") -> Picture:
+    return Picture(picture(name), 4, 2, 2)
+
+
+def test_a_sliced_encode_is_expected_to_reach_its_next_cut() -> None:
+    cuts = Cuts()
+    expected = []
+
+    def encode(pictures: list[object]) -> list[np.ndarray]:
+        for _ in range(10):
+            if cuts.callback(None, True, None):
+                cuts.callback(None, False, None)
+        return [np.zeros((4, 2), np.float32) for _ in pictures]
+
+    slices = SlicedEncodes(encode, cuts, target=60.0)
+
+    def called() -> bool:
+        expected.append(slices.expected)
+        return False
+
+    for _ in range(2):
+        slices.submit([image()])
+        expected.append(slices.expected)
+        slices.encode_next(lambda: None, called, lambda _: True)
+    assert expected[0] == UNKNOWN
+    assert set(expected[1:]) == {LEAST}, "from the first cut on"
+
+
+class Beats(Pulse):
+    """Keeps what was expected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: list[float] = []
+
+    def begin(self, part: str, what: str, expected: float) -> None:
+        self.expected.append(expected)
+        super().begin(part, what, expected)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_an_encode_in_a_thread_is_expected_to_take_what_others_took(together: int) -> None:
+    done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    thread = EncodeThread(lambda many: [np.zeros((4, 2), np.float32) for _ in many], done.put)
+    thread.pulse = beats = Beats()
+    for _ in range(2):
+        thread.submit([image(str(number)) for number in range(together)])
+        for _ in range(together):
+            done.get(timeout=10)
+    thread.close()
+    assert beats.expected == [UNKNOWN * together, LEAST]
