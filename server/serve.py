@@ -15,6 +15,7 @@ from server.engine_client import EngineClient
 from server.errors import ConfigError
 from server.hub import ResolvedModel
 from server.logs import configure_logging
+from server.messages import EngineReady
 from server.serving.announce import announce
 from server.serving.life import Life
 from server.serving.listener import Listener, bind, inherited, permit_files
@@ -67,10 +68,7 @@ async def _serve(
     life = _live(servers[0], controls, settings)
     if ops_listener is not None:
         servers.append(WebServer(create_ops_app(controls.services), ops_listener, WebOptions()))
-    # What is there now stays. Python would look through all of it again and again, and everybody
-    # would wait: for a tenth of a second, whenever some hundred connections had come.
-    gc.collect()
-    gc.freeze()
+    _keep_what_is_there()
     # HTTP answers while the model loads: /health tells how far it is. On a port that is shared
     # the other one answers until then.
     running = [_run(server) for server in servers if not server.listener.shared]
@@ -82,9 +80,7 @@ async def _serve(
             running += [_run(server) for server in servers if server.listener.shared]
             assert engine.ready is not None
             await controls.services.templates.get(engine.ready.model)
-            announce(engine.ready, f"{servers[0].scheme}://{listener.url}")
-            if ops_listener is not None:
-                logger.info("metrics on http://%s", ops_listener.url)
+            _announce(engine.ready, servers)
             notify("READY=1")
             await asyncio.wait({ending, *running}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -99,6 +95,21 @@ async def _serve(
         if traces is not None:
             await asyncio.to_thread(traces.close)
     return 0
+
+
+def _announce(ready: EngineReady, servers: list[WebServer]) -> None:
+    first, *ops = servers
+    announce(ready, f"{first.scheme}://{first.listener.url}")
+    for server in ops:
+        logger.info("metrics on http://%s", server.listener.url)
+
+
+def _keep_what_is_there() -> None:
+    """Leaves it out of Python's garbage collections, for which everybody waits: a tenth of a
+    second, whenever some hundred connections had come.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _live(server: WebServer, controls: Controls, settings: Settings) -> Life:
