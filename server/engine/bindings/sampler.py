@@ -41,6 +41,8 @@ class Sampler:
         self.handle: Any = None
         self._biased = np.array([token for token, _ in biases], np.int64)
         self._bias = np.array([bias for _, bias in biases], np.float32)
+        self._lowered = frozenset(self._biased.tolist())
+        self._only_lowers = bool((self._bias <= 0).all())
         if params.greedy and not _changes_greedy(params):
             return
         settings = llama_cpp.llama_sampler_chain_default_params()
@@ -89,8 +91,10 @@ class Sampler:
         return int(llama_cpp.llama_sampler_sample(self.handle, context.handle, row))
 
     def _most_likely(self, logits: NDArray[np.float32]) -> int:
-        if not len(self._biased):
-            return int(logits.argmax())
+        best = int(logits.argmax())
+        # Where biases only lower, one that has none stays the most likely: usually the only look.
+        if self._only_lowers and best not in self._lowered:
+            return best
         # The logits are llama.cpp's own: they are left as they were.
         plain = logits[self._biased]
         np.add.at(logits, self._biased, self._bias)
