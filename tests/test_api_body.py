@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.api.app import create_app
+from server.api.body import _quick
 from server.api.options import ApiOptions
 
 RAW = {
@@ -104,3 +105,20 @@ def test_no_json_is_an_error_of_ours(body: dict[str, Any], messages: Any) -> Non
     raw = json.dumps({**body, "messages": messages}).encode("utf-8", "replace")
     response = call(APP, "POST", "/v1/chat/completions", content=raw)
     assert response.status_code in (200, 400), response.text
+
+
+@pytest.mark.parametrize(
+    ("content", "quick"),
+    [
+        (b"[]", True),
+        (b"[" * 60_000, True),
+        (b'{"url": "' + b"A" * 200_000 + b'"}', True),
+        (b'{"url": "' + b"A" * 300_000 + b'"}', False),
+        (b"[" * 100_000, False),
+        (b"[" + b"1," * 50_000 + b"1]", False),
+        (b'{"a": ' * 20_000, False),
+        (b'"' + b"\\n" * 50_000 + b'"', False),
+    ],
+)
+def test_what_takes_long_to_parse_is_parsed_in_a_thread(content: bytes, quick: bool) -> None:
+    assert _quick(bytearray(content)) is quick

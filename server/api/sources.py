@@ -50,10 +50,8 @@ class Load:
         """A SHA-256 that only the same bytes have. Raises ImageError if they cannot be read."""
         if self._text is not None:
             # Lone surrogates are refused later, where the text is read.
-            return hashlib.sha256(b"text " + self._text.encode("utf-8", "surrogatepass")).digest()
-        digest = hashlib.sha256(b"bytes ")
-        digest.update(self.read())
-        return digest.digest()
+            return _sha256(b"text ", self._text.encode("utf-8", "surrogatepass"))
+        return _sha256(b"bytes ", self.read())
 
     def read(self) -> bytes:
         """The bytes, read once. Raises ImageError."""
@@ -111,3 +109,9 @@ class SourceReader:
             return self._files.get(file_id).content
         except NotFoundError as exc:
             raise ImageError(exc.message, param=param, code=exc.code) from exc
+
+
+def _sha256(kind: bytes, content: bytes) -> bytes:
+    digest = hashlib.sha256(kind)
+    digest.update(content)
+    return digest.digest()
