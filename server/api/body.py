@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from anyio import to_thread
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.api.connection import ClientGone
 from server.api.errors import validation_error
+from server.api.long_strings import LongStrings
 from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 T = TypeVar("T")
@@ -92,8 +94,7 @@ def _too_large(limit: int) -> NoReturn:
 
 def _parse_object(raw: bytes | bytearray) -> dict[str, Any]:
     try:
-        text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _load(raw)
     except UnicodeDecodeError as exc:
         raise RequestError("the body is not valid UTF-8", code="invalid_json") from exc
     except RecursionError as exc:
@@ -103,6 +104,20 @@ def _parse_object(raw: bytes | bytearray) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", code="invalid_json")
     return value
+
+
+def _load(raw: bytes | bytearray) -> Any:
+    strings = LongStrings()
+    short = strings.cut(raw)
+    if strings.taken:
+        # What is wrong is told from the whole text, with its place there.
+        with suppress(ValueError):
+            return _loads(short, lambda pairs: _unique(strings.restored_pairs(pairs)))
+    return _loads(raw, _unique)
+
+
+def _loads(raw: bytes | bytearray, hook: Callable[[list[tuple[str, Any]]], Any]) -> Any:
+    return json.loads(raw.decode("utf-8"), object_pairs_hook=hook, parse_constant=_no_constant)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

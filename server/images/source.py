@@ -33,11 +33,12 @@ def read_source(url: str, limits: ImageLimits, param: str | None) -> bytes:
         raise ImageError("The picture's URL is empty.", param=param)
     if url[:5].lower() != "data:":
         _refuse(url, param)
-    label, comma, payload = url[5:].partition(",")
-    if not comma:
+    comma = url.find(",")
+    if comma < 0:
         raise ImageError(
             f"The data: URL has no comma; write {_PREFIX}... before the base64.", param=param
         )
+    label, payload = url[5:comma], url[comma + 1 :]
     is_base64 = label.rpartition(";")[2].strip().lower() == "base64"
     if is_base64 and (data := _plain_base64(payload, limits)):
         return data
