@@ -80,6 +80,9 @@ class GuardedProtocol(HttpProtocol):
                 timer.cancel()
         self._timer = self._reader_timer = None
         super().connection_lost(exc)
+        # They know us and we know them: so all go at once, and leave no garbage to be collected.
+        self.cycle = self.scope = None  # type: ignore[assignment]
+        self.app_state = {}
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, or of both."""
