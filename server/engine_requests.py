@@ -117,12 +117,14 @@ class Running:
 class Requests:
     """All requests that somebody waits for, in the order of their arrival.
 
-    ``connect`` names the engine that takes them; without one they wait.
+    ``connect`` names the engine that takes them; without one they wait. ``laid_aside`` counts how
+    often one was taken out of it because its reader had stopped.
     """
 
     def __init__(self) -> None:
         self._running: dict[str, Running] = {}
         self._send: Callable[[Any], None] | None = None
+        self.laid_aside = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -157,6 +159,7 @@ class Requests:
     def _park(self, running: Running) -> None:
         """Takes it out of the engine; what that has said until it hears of this still counts."""
         running.parked = True
+        self.laid_aside += 1
         logger.info("request %s: its reader has stopped", running.message.request_id)
         if running.sent and self._send is not None:
             running.sent = False

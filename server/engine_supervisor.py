@@ -73,6 +73,11 @@ class EngineSupervisor:
         return self._watch.step_age
 
     @property
+    def laid_aside(self) -> int:
+        """How many requests left the engine because their reader had stopped."""
+        return self._requests.laid_aside
+
+    @property
     def waits_for_engine(self) -> bool:
         """Whether the engine was lost, and requests may wait for the next one."""
         return self._patience is not None and not self._stopping

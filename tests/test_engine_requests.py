@@ -151,6 +151,7 @@ def test_a_reader_that_stops_is_taken_out_of_the_engine_until_it_reads_on() -> N
     engines = Engines()
     running = stopped(engines)
     assert [type(message) for message in engines.got] == [AddRequest, AbortRequest]
+    assert engines.requests.laid_aside == 1
     assert not running.read_on
     say(engines, "a", MOST_UNREAD)
     assert len(items(running)) == MOST_UNREAD + 2, "what was on its way counts"

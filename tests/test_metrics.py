@@ -71,11 +71,13 @@ def test_gauges_follow_the_engine() -> None:
     metrics = Metrics(engine)
     engine.stats = SchedulerStats(num_running=3, num_waiting=7, kv_cells_used=1, kv_cells_total=4)
     engine.restarts = 2
+    engine.laid_aside = 4
     values = samples(metrics)
     assert values["llava_num_requests_running",] == 3
     assert values["llava_num_requests_waiting",] == 7
     assert values["llava_kv_cache_usage_perc",] == 0.25
     assert values["llava_engine_restarts_total",] == 2
+    assert values["llava_requests_laid_aside_total",] == 4
     assert values["llava_engine_up",] == 1
     assert values["llava_image_encoder_info", "112", "CPU", "mlp", "positions"] == 1
     engine.stats = SchedulerStats(

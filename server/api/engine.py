@@ -51,6 +51,10 @@ class Engine(Protocol):
     def restarts(self) -> int:
         """How often the engine was started again."""
 
+    @property
+    def laid_aside(self) -> int:
+        """How many requests left the engine because their reader had stopped."""
+
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
         """Call ``on_step`` with all that comes from the engine, on the event loop."""
 

@@ -48,6 +48,10 @@ class MetricsSource(Protocol):
     def restarts(self) -> int:
         """How often the engine was started again."""
 
+    @property
+    def laid_aside(self) -> int:
+        """How many requests left the engine because their reader had stopped."""
+
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
         """Call ``on_step`` with all that comes from the engine, on the event loop."""
 
@@ -74,6 +78,11 @@ class EngineCollector(Collector):
             yield self._counter(name, text, getattr(stats, field))
         yield self._counter(
             "llava_engine_restarts", "Engine processes started again", self._source.restarts
+        )
+        yield self._counter(
+            "llava_requests_laid_aside",
+            "Requests that left the engine because nobody read",
+            self._source.laid_aside,
         )
         ready = self._source.ready
         yield self._build(ready)
