@@ -63,7 +63,7 @@ class Running:
     parked: bool = False
     ended: bool = False
     turns: int = 0
-    read: float = 0.0
+    read: float = field(default_factory=time.monotonic)
 
     @property
     def stopped(self) -> bool:

@@ -141,7 +141,6 @@ def stopped(engines: Engines) -> Running:
     """A request whose reader has read nothing of what would fill its buffer."""
     engines.start()
     running = engines.requests.open(request("a"))
-    running.read = time.monotonic()
     engines.requests.take(Admitted("a", 3, 0))
     say(engines, "a", *range(MOST_UNREAD))
     return running
