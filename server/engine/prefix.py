@@ -43,10 +43,17 @@ def _keys_of_run(run: Run) -> Keys:
 
 
 def common_prefix(one: Keys, other: Keys) -> int:
-    """How many positions two key arrays share from the start."""
+    """How many positions two key arrays share from the start.
+
+    Called for each waiting request and each sequence, in every step: argmax stops at the first
+    difference, and a row of two needs no axis of its own.
+    """
     size = min(len(one), len(other))
-    different = np.flatnonzero((one[:size] != other[:size]).any(axis=1))
-    return int(different[0]) if len(different) else size
+    if not size:
+        return 0
+    different = one[:size].ravel() != other[:size].ravel()
+    first = int(different.argmax())
+    return first // 2 if different[first] else size
 
 
 def worth_waiting(keys: Keys) -> bool:
