@@ -34,9 +34,11 @@ logger = logging.getLogger(__name__)
 
 # A request that was in this many engines when they were lost may be what they died of.
 SUSPECT = 2
-# A reader has stopped, and the engine does not go on, when nothing was read for so many seconds,
-# or so many outputs lie unread. It goes on when there are few; of fewer nothing can be told.
+# A reader has stopped, and the engine does not go on, when it has read nothing of what there is for
+# so long; sooner where so many outputs lie unread, but not at once: if this process itself was
+# held up, all of them come together. It goes on when there are few; of fewer nothing can be told.
 STOPPED_SECONDS = 1.0
+HELD_UP_SECONDS = 0.1
 MOST_UNREAD = 256
 FEW_UNREAD = 8
 
@@ -50,7 +52,8 @@ class Running:
     """One request. ``losses`` counts the engines that were lost while they had it.
 
     It is ``parked`` while it is kept from the engine because nobody reads what there is. ``read``:
-    when something was read last, ``time.monotonic()``.
+    when something was read last, or began to lie there unread, ``time.monotonic()``. Once it has
+    ``ended`` no engine is to have it.
     """
 
     message: Message
@@ -71,7 +74,8 @@ class Running:
         unread = self.items.qsize()
         if unread <= FEW_UNREAD or self.parked or self.ended:
             return False
-        return unread > MOST_UNREAD or time.monotonic() - self.read > STOPPED_SECONDS
+        patience = HELD_UP_SECONDS if unread > MOST_UNREAD else STOPPED_SECONDS
+        return time.monotonic() - self.read > patience
 
     @property
     def read_on(self) -> bool:
@@ -86,8 +90,7 @@ class Running:
     def take(self, output: Output) -> None:
         """Passes on what the engine says; what the client has heard already is left out."""
         if isinstance(output, Rejected):
-            self.ended = True
-            self.items.put_nowait(output.error)
+            self.fail(output.error)
             return
         if isinstance(output, TokenOutput):
             self.tokens.append(output.token)
@@ -98,7 +101,14 @@ class Running:
             if self.admitted:
                 return
             self.admitted = True
+        if self.items.empty():
+            self.read = time.monotonic()
         self.items.put_nowait(output)
+
+    def fail(self, error: LlavaError) -> None:
+        """It has ended with an error, which is told when its reader comes."""
+        self.ended = True
+        self.items.put_nowait(error)
 
     def _with_first_timings(self, output: TokenOutput, timings: RequestTimings) -> TokenOutput:
         if self.first is None:
@@ -153,8 +163,16 @@ class Requests:
         running = self._running.get(output.request_id)
         if running is not None:
             running.take(output)
-            if running.stopped:
+            if running.ended:
+                self._end(running)
+            elif running.stopped:
                 self._park(running)
+
+    def _end(self, running: Running) -> None:
+        """The engine is done with it, whenever its reader comes for the rest."""
+        running.sent = False
+        if running.suspect:
+            self._send_waiting()
 
     def _park(self, running: Running) -> None:
         """Takes it out of the engine; what that has said until it hears of this still counts."""
@@ -202,18 +220,18 @@ class Requests:
         if worst >= SUSPECT and len(suspects) == 1:
             culprit = suspects[0]
             logger.error("request %s is not tried again", culprit.message.request_id)
-            culprit.items.put_nowait(
+            culprit.fail(
                 EngineUnavailable(f"the engine was lost {worst} times while this request ran")
             )
 
     def fail(self, error: LlavaError) -> None:
         """None of them will be served."""
         for running in self:
-            running.items.put_nowait(error)
+            running.fail(error)
 
     def _send_waiting(self) -> None:
         for running in self:
-            if not (running.sent or running.parked):
+            if not (running.sent or running.parked or running.ended):
                 self._dispatch(running)
 
     def _dispatch(self, running: Running) -> None:

@@ -13,7 +13,7 @@ from server.api.chat_reply import ChatReply
 from server.api.choices import Choices
 from server.api.generation import Generation
 from server.errors import EngineError
-from server.messages import Admitted, TokenOutput
+from server.messages import Admitted, FinishReason, TokenOutput
 from server.metrics import Metrics
 
 
@@ -66,3 +66,19 @@ def test_cancelled_while_tokens_come() -> None:
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(go(), 0.05))
     assert outputs.closed
+
+
+def test_the_gap_between_tokens_is_the_engines_however_late_they_are_read() -> None:
+    last = TokenOutput("id", "two", 2, FinishReason.STOP, gap=0.25)
+    metrics = Metrics(FakeEngine())
+    outputs = Outputs(Admitted("id", 1, 0), TokenOutput("id", "one", 1), last)
+
+    async def go() -> None:
+        begun = Generation(outputs, metrics, arrival=0.0)
+        await begun.admit()
+        async for _ in begun:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(go())
+    page = metrics.render().decode()
+    assert 'llava_inter_token_latency_seconds_sum{model_name=""} 0.25\n' in page

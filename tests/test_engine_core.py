@@ -175,6 +175,8 @@ def test_outputs_say_when_the_request_reached_each_stage() -> None:
         last.finished - last.queued
     )
     assert [o.timings for o in a[1:-1]] == [None] * (len(a) - 2)
+    assert a[0].gap == 0.0
+    assert sum(o.gap for o in a) == pytest.approx(last.finished - first.first_token, abs=0.01)
     (image,) = a[0].images
     assert first.started <= image.encode_start
     assert image.encode_start + image.encode_seconds <= first.first_token

@@ -14,8 +14,10 @@ from server.engine.pulse import Pulse
 from server.engine_client import EngineClient, EngineLimits
 from server.engine_requests import (
     FEW_UNREAD,
+    HELD_UP_SECONDS,
     MOST_UNREAD,
     STOPPED_SECONDS,
+    SUSPECT,
     Requests,
     Running,
 )
@@ -142,7 +144,9 @@ def stopped(engines: Engines) -> Running:
     engines.start()
     running = engines.requests.open(request("a"))
     engines.requests.take(Admitted("a", 3, 0))
-    say(engines, "a", *range(MOST_UNREAD))
+    say(engines, "a", *range(MOST_UNREAD - 1))
+    running.read -= 2 * HELD_UP_SECONDS
+    say(engines, "a", MOST_UNREAD - 1)
     return running
 
 
@@ -187,12 +191,48 @@ def test_who_reads_slowly_or_is_at_the_end_is_left_in_the_engine() -> None:
     running = engines.requests.open(request("a"))
     say(engines, "a", *range(FEW_UNREAD))
     assert len(engines.got) == 1, "nothing is read for long, but there is not much to read"
-    running.read = time.monotonic() - STOPPED_SECONDS / 2
+    running.read -= STOPPED_SECONDS / 2
     say(engines, "a", *range(MOST_UNREAD - FEW_UNREAD - 1))
     assert len(engines.got) == 1, "there is much, but only for a moment"
     running.read -= STOPPED_SECONDS
     say(engines, "a", 1, reason=FinishReason.LENGTH)
     assert len(engines.got) == 1, "it is over"
+
+
+def test_outputs_that_come_together_are_no_sign_of_a_reader_that_stopped() -> None:
+    """This process was held up for a while, and then the line had all of it."""
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    running.read -= 10 * STOPPED_SECONDS
+    say(engines, "a", *range(2 * MOST_UNREAD))
+    assert len(engines.got) == 1
+
+
+def test_what_is_over_is_sent_to_no_other_engine_however_late_it_is_read() -> None:
+    engines = Engines()
+    engines.start()
+    over = engines.requests.open(request("a"))
+    say(engines, "a", 0, 1, reason=FinishReason.STOP)
+    engines.restart()
+    assert over.losses == 0
+    assert engines.got == []
+    engines.requests.open(request("b"))
+    for _ in range(SUSPECT):
+        engines.restart()
+    assert engines.ids == [], "it was given up, though nobody has read that yet"
+
+
+def test_a_suspect_that_is_over_lets_the_next_one_go_before_it_is_read() -> None:
+    engines = Engines()
+    engines.start()
+    for name in "ab":
+        engines.requests.open(request(name))
+    for _ in range(SUSPECT):
+        engines.restart()
+    assert engines.ids == ["a"]
+    say(engines, "a", 0, reason=FinishReason.STOP)
+    assert engines.ids == ["a", "b"]
 
 
 def test_rejections_reach_who_asked_and_the_rest_nobody() -> None:

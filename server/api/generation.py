@@ -76,7 +76,7 @@ class Generation:
         self._pictures = pictures
         self.first = first
         self._open = True
-        self._last = 0.0
+        self._begun = False
         self.prompt_tokens = 0
         self.image_tokens = 0
         self.completion_tokens = 0
@@ -123,16 +123,14 @@ class Generation:
 
     def _take(self, output: TokenOutput) -> None:
         self.completion_tokens = output.completion_tokens
-        now = time.monotonic()
         self.timings = output.timings or self.timings
-        if self._last:
-            self._metrics.token_gap(now - self._last)
-        else:
+        if not self._begun:
+            self._begun = True
             self.cached_tokens = output.cached_tokens
-            self._metrics.first_token(
-                now - self._arrival, self.prompt_tokens, self.cached_tokens, self.timings
-            )
-        self._last = now
+            waited = time.monotonic() - self._arrival
+            self._metrics.first_token(waited, self.prompt_tokens, self.cached_tokens, self.timings)
+        elif output.gap:
+            self._metrics.token_gap(output.gap)
         if self._record.content is not None:
             self._record.content.answers.append(output.text)
         if output.images and self.first:

@@ -13,12 +13,15 @@ def token_output(
     request: Request, writer: Writer, text: str, reason: FinishReason | None
 ) -> TokenOutput:
     """What is told of the token just sampled; ``reason``: with it the request ends."""
-    count = len(request.output_tokens)
-    output = TokenOutput(request.request_id, text, count, reason, token=request.output_tokens[-1])
+    count, now = len(request.output_tokens), time.monotonic()
+    gap = now - request.last_token if request.last_token else 0.0
+    request.last_token = now
+    token = request.output_tokens[-1]
+    output = TokenOutput(request.request_id, text, count, reason, token=token, gap=gap)
     if request.sampling.logprobs is not None:
         output = output._replace(logprobs=writer.logprobs(ended=reason is not None))
     if count == 1:
-        request.first_token = time.monotonic()
+        request.first_token = now
         images = tuple(map(encoded_image, request.pictures))
         output = output._replace(images=images, cached_tokens=request.num_cached)
     if reason is not None:

@@ -123,6 +123,7 @@ class Request:
     queued: float = 0.0
     started: float = 0.0
     first_token: float = 0.0
+    last_token: float = 0.0
     # For a request whose vector is wanted, and no answer.
     pool: Pool | None = None
 

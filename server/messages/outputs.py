@@ -116,7 +116,8 @@ class TokenOutput(NamedTuple):
     all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
     the last. ``token`` is the sampled token's id: with it the request can be continued elsewhere.
     ``stop`` is the stop string that ended it, with the last one if there was any.
-    ``logprobs``, if asked for, are those of the tokens whose text has now been sent.
+    ``logprobs``, if asked for, are those of the tokens whose text has now been sent. ``gap``: the
+    seconds since the token before, 0 where there is none; how fast it is read has no part in it.
     """
 
     request_id: str
@@ -129,6 +130,7 @@ class TokenOutput(NamedTuple):
     token: int = -1
     stop: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    gap: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
