@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -30,6 +31,8 @@ from server.api.timings import timings
 from server.messages import EngineReady, TokenLogprob
 from server.tools.parse import Content
 
+# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
+_EVENTS: Final = TypeAdapter[Any](ChatEvent)
 EXAMPLE = {
     "messages": [
         {
@@ -55,7 +58,7 @@ def chat_router(services: Services) -> APIRouter:
             "chat",
             body=ChatRequest,
             answer=ChatCompletion,
-            events=TypeAdapter(ChatEvent),
+            events=_EVENTS,
             engine=True,
             example=EXAMPLE,
         ),

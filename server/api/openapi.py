@@ -123,7 +123,7 @@ def _request_body(
 def _parameters(query: type[BaseModel] | None) -> dict[str, Any]:
     if query is None:
         return {}
-    properties = schema_of(query).get("properties", {})
+    properties = json.loads(_dumped(query)).get("properties", {})
     return {
         "parameters": [
             {

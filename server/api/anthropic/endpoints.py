@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
@@ -29,6 +29,8 @@ from server.grammar import schema_grammar
 from server.messages import EngineReady
 from server.tools.call import new_call_id
 
+# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
+_EVENTS: Final = TypeAdapter[Any](AnthropicEvent)
 EXAMPLE = {
     "model": "demo",
     "max_tokens": 100,
@@ -60,7 +62,7 @@ def _add_messages(router: APIRouter, services: Services) -> None:
             "anthropic",
             body=MessagesRequest,
             answer=AnthropicMessage,
-            events=TypeAdapter(AnthropicEvent),
+            events=_EVENTS,
             engine=True,
             example=EXAMPLE,
             error_answer=AnthropicError,

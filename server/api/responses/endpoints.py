@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -29,6 +29,8 @@ from server.api.responses.stored import stored_router
 from server.api.services import Services
 from server.api.streams import told
 
+# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
+_EVENTS: Final = TypeAdapter[Any](ResponseEvent)
 EXAMPLE = {
     "model": "demo",
     "input": [
@@ -63,7 +65,7 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
             "responses",
             body=ResponsesRequest,
             answer=ResponseObject,
-            events=TypeAdapter(ResponseEvent),
+            events=_EVENTS,
             engine=True,
             example=EXAMPLE,
         ),
