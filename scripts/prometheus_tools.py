@@ -17,6 +17,8 @@ from pathlib import Path
 from server.settings.general import default_cache_dir
 
 _NAMES = ("prometheus", "promtool")
+_APT = ["apt-get", "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"]
+_SECONDS = 120  # for each step
 
 
 class NotAvailableError(Exception):
@@ -55,7 +57,7 @@ def _fetch(folder: Path) -> None:
         raise NotAvailableError("prometheus is not on PATH, and there is no apt-get to fetch it")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="prometheus-") as name:
         work = Path(name)
-        if _run(["apt-get", "download", "prometheus"], work).returncode:
+        if _run([*_APT, "download", "prometheus"], work).returncode:
             _download_with_own_lists(work)
         packages = list(work.glob("prometheus_*.deb"))
         unpacked = work / "unpacked"
@@ -72,8 +74,8 @@ def _download_with_own_lists(work: Path) -> None:
     for path in (state / "lists" / "partial", cached / "archives" / "partial"):
         path.mkdir(parents=True)
     options = ["-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Cache={cached}"]
-    _run(["apt-get", *options, "update"], work)
-    done = _run(["apt-get", *options, "download", "prometheus"], work)
+    _run([*_APT, *options, "update"], work)
+    done = _run([*_APT, *options, "download", "prometheus"], work)
     if done.returncode:
         why = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise NotAvailableError(f"apt-get cannot download prometheus: {' '.join(why)}")
@@ -81,9 +83,18 @@ def _download_with_own_lists(work: Path) -> None:
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300
-    )
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotAvailableError(f"{command[0]} takes longer than {_SECONDS} seconds") from error
 
 
 def main() -> int:
