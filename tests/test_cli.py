@@ -50,14 +50,8 @@ def test_without_a_command_the_help_is_shown() -> None:
     ("line", "variables", "code", "words"),
     [
         (("serve", "--port", "99999"), {}, 2, "--port: "),
-        (("serve", "--portt", "1"), {}, 2, "unknown argument --portt; did you mean --port?"),
-        (("serve",), {"LLAVA_PORT": "x"}, 2, "LLAVA_PORT: "),
-        (("serve", "--chat-template", "vicunia"), {}, 2, "--chat-template: 'vicunia' is neither"),
-        (("serve", "--chat-template-file", "/x"), {}, 2, "--chat-template-file: cannot read /x"),
-        (("serve",), {"LLAVA_TYPO": "x"}, 2, "LLAVA_TYPO: no such setting"),
-        (("sevre",), {}, 2, "invalid choice: 'sevre'"),
         (("serve", "--model", "/nowhere.gguf"), {}, 2, "no such file: /nowhere.gguf"),
-        (("pull", "llava-1.5"), {}, 2, "did you mean llava-1.5-"),
+        (("sevre",), {}, 2, "invalid choice: 'sevre'"),
         (("pull", "llava-1.5-7b"), {"LLAVA_OFFLINE": "1"}, 1, "missing: ggml-model-q4_k.gguf"),
         (("pull", "hf:us/tiny"), {"HF_HUB_OFFLINE": "1"}, 1, "the server is offline"),
     ],
@@ -71,6 +65,40 @@ def test_a_failure_is_one_line(
     assert done.stderr.startswith("llava-server: error: ")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "words"),
+    [
+        (("serve", "--portt", "1"), {}, "unknown argument --portt; did you mean --port?"),
+        (("serve",), {"LLAVA_PORT": "x"}, "LLAVA_PORT: "),
+        (("serve",), {"LLAVA_TYPO": "x"}, "LLAVA_TYPO: no such setting"),
+        (("serve", "--chat-template", "vicunia"), {}, "--chat-template: 'vicunia' is neither"),
+        (("serve", "--chat-template-file", "/x"), {}, "--chat-template-file: cannot read /x"),
+        (("pull", "llava-1.5"), {}, "did you mean llava-1.5-"),
+    ],
+)
+def test_a_wrong_word_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: tuple[str, ...],
+    variables: dict[str, str],
+    words: str,
+) -> None:
+    """Told before anything is loaded, so these need no process of their own."""
+    for name in [name for name in os.environ if name.startswith("LLAVA_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    try:
+        code = cli.main(line)
+    except SystemExit as end:  # as argparse ends
+        code = int(end.code or 0)
+    told = capsys.readouterr()
+    assert (code, told.out) == (2, "")
+    assert told.err.startswith("llava-server: error: ")
+    assert words in told.err
+    assert told.err.count("\n") == 1
 
 
 def test_list_tells_what_is_here(tmp_path: Path) -> None:

@@ -59,8 +59,19 @@ def test_llava_1_6_on_a_24_gb_card() -> None:
     assert 0.6 < plan.of("vision_encoder") / GB < 0.63
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small model in two quantisations and its tower, shared by the tests."""
+    folder = tmp_path_factory.mktemp("pairs")
+    shape = replace(PRESETS["tiny"], llm=replace(PRESETS["tiny"].llm, width=256, layers=8))
+    shape = replace(shape, llm=replace(shape.llm, vocabulary=32000, feed_forward=4096))
+    for quant in ("q4_0", "f16"):
+        write_pair(folder, quant, shape, quant=QUANTS[quant], empty=True)
+    return folder
+
+
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pairs: Path) -> Iterator[StandInHub]:
     with serving() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -69,14 +80,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandInHub]
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub_http.time, "sleep", lambda _seconds: None)
         monkeypatch.setattr(hub_http, "_GLOBAL_CLIENT", None)
-        folder = tmp_path / "files"
-        folder.mkdir()
-        shape = replace(PRESETS["tiny"], llm=replace(PRESETS["tiny"].llm, width=256, layers=8))
-        shape = replace(shape, llm=replace(shape.llm, vocabulary=32000, feed_forward=4096))
         for quant in ("q4_0", "f16"):
-            llm, tower = write_pair(folder, quant, shape, quant=QUANTS[quant], empty=True)
-            server.files[f"us/tiny/tiny-{quant}.gguf"] = llm.read_bytes()
-            server.files["us/tiny/mmproj-f16.gguf"] = tower.read_bytes()
+            server.files[f"us/tiny/tiny-{quant}.gguf"] = (pairs / f"{quant}.gguf").read_bytes()
+        server.files["us/tiny/mmproj-f16.gguf"] = (pairs / "mmproj-f16.gguf").read_bytes()
         yield server
         huggingface_hub.close_session()
 
@@ -110,11 +116,11 @@ def test_a_file_of_the_hub_is_planned_from_its_header(
 
 
 def test_split_files_are_planned_as_one(
-    hub: StandInHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    hub: StandInHub, capsys: pytest.CaptureFixture[str], pairs: Path
 ) -> None:
     from tests.split import split
 
-    whole = tmp_path / "files" / "q4_0.gguf"
+    whole = pairs / "q4_0.gguf"
     for name, content in split(whole, 3).items():
         hub.files[f"us/parts/{name}"] = content
     one, parts = ask(capsys, str(whole)), ask(capsys, "hf:us/parts:q4_0")

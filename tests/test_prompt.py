@@ -189,7 +189,9 @@ def test_broken_template_is_the_server_s_fault() -> None:
         "{% for a in 'x' * 4000000 %}{% for b in 'x' * 4000000 %}{% endfor %}{% endfor %}",
     ],
 )
-def test_evil_template_is_stopped(evil: str) -> None:
+def test_evil_template_is_stopped(monkeypatch: pytest.MonkeyPatch, evil: str) -> None:
+    # It runs several times, for the probes of what it can do come first.
+    monkeypatch.setattr("server.prompt.sandbox.MAX_SECONDS", 0.25)
     source = "{{ messages[0].content }}{% if messages | length > 1 %}" + evil + "{% endif %}"
     template = ChatTemplate("t", source, "")
     start = time.monotonic()
