@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from asking import RED, answer, shape
 from live import DEMO, ROOT, LiveServer, children, gone
 
+# In the environment of what run_serve starts: other tests run at the same time.
+MARK = "STARTED_BY_TEST"
 LLM, MMPROJ = DEMO / "llava-demo-q8_0.gguf", DEMO / "llava-demo-mmproj-f16.gguf"
 
 
@@ -52,6 +55,7 @@ def run_serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "server", "serve", *quiet, *flags],
         cwd=ROOT,
+        env={**os.environ, MARK: str(os.getpid())},
         capture_output=True,
         text=True,
         timeout=60,
@@ -71,15 +75,16 @@ def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def orphans() -> list[str]:
-    """Engine processes whose web process is gone."""
+    """Engine processes of ``run_serve`` that are still there after their web process."""
+    mark = f"{MARK}={os.getpid()}".encode()
     found = []
     for stat in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = stat.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parent = (stat.parent / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            ours = mark in (stat.parent / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if "-m server.engine" in command and parent == "1":
+        if "-m server.engine" in command and ours:
             found.append(command)
     return found
 
