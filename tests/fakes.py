@@ -302,7 +302,7 @@ def serving(engine: FakeEngine, **options: Any) -> Iterator[str]:
             assert not thread.is_alive()
 
 
-def wait_for(condition: Any, seconds: float = 5.0) -> None:
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
     """Until ``condition()`` holds; AssertionError when it never does."""
     end = time.monotonic() + seconds
     while not condition():

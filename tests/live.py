@@ -123,7 +123,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def gone(pid: int, seconds: float = 5.0) -> bool:
+def gone(pid: int, seconds: float = 20.0) -> bool:
     """Whether the process ends within ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

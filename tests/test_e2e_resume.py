@@ -100,11 +100,13 @@ def begin_slowly(
     client: openai.OpenAI, engine: int, questions: list[dict[str, Any]] = QUESTIONS
 ) -> list[Reader]:
     """All questions, the engine stopped when each has begun to be answered and none has ended."""
+    deadline = time.monotonic() + 60
     for _ in range(10):
         os.kill(engine, signal.SIGSTOP)
         readers = [Reader(client, question) for question in questions]
         time.sleep(0.5)
         while not all(reader.begun for reader in readers):
+            assert time.monotonic() < deadline, "not all of them are answered"
             os.kill(engine, signal.SIGCONT)
             time.sleep(0.005)
             os.kill(engine, signal.SIGSTOP)
