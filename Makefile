@@ -12,6 +12,10 @@ flag = $(if $($(2)),$(1) "$($(2))")
 SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
               $(call flag,--host,HOST) $(call flag,--port,PORT) $(ARGS)
 
+# A file's tests stay in one process, so that its fixtures are made once; servers take any port.
+# Picked tests run in one alone: starting others takes longer than a few tests.
+SPREAD = $(if $(TESTS),,-n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test lint test-clients check bench eval-demo fuzz curve lock clean
 
@@ -32,7 +36,7 @@ serve: ## serve a model, the demo model if none is named
 test: ## install what tests need, check and test; TESTS="tests/test_cli.py -k help" picks
 	@$(SETUP) --dev
 	@$(MAKE) --no-print-directory check
-	@$(VENV)/python -m pytest --cov --cov-report=term $(TESTS)
+	@$(VENV)/python -m pytest $(SPREAD) --cov --cov-report=term $(TESTS)
 
 test-clients: ## other people's SDKs, Python and Node, against a live server; needs PyPI, npm and Node
 	@$(SETUP) --dev

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
 
 import openai
 import pytest
 from live import LiveServer
+
+LONG = ("test_e2e", "test_schemathesis")
+# Tests with llama.cpp in their own process beside those of another worker: its threads must not
+# spin for ones that have no core at the moment (docs/engine.md). Set before libgomp is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files come first, so that no worker ends up with one when the others are done."""
+    items.sort(key=lambda item: not item.path.name.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: the collector need not go through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
