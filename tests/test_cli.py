@@ -86,6 +86,8 @@ def test_a_wrong_word_is_one_line(
     words: str,
 ) -> None:
     """Told before anything is loaded, so these need no process of their own."""
+    # It would write to what stands for standard error here, and to nothing after this test.
+    monkeypatch.setattr("server.serve.configure_logging", lambda *_: None)
     for name in [name for name in os.environ if name.startswith("LLAVA_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
