@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -222,7 +222,7 @@ def _with_logprobs(output: Admitted | TokenOutput, count: int | None) -> Admitte
     if count is None or not isinstance(output, TokenOutput):
         return output
     top = tuple((token, b"\xf0", -1.0 - token) for token in range(count))
-    return replace(output, logprobs=(TokenLogprob(output.token, output.text.encode(), -0.5, top),))
+    return output._replace(logprobs=(TokenLogprob(output.token, output.text.encode(), -0.5, top),))
 
 
 def _encoded(picture: ImageInput) -> EncodedImage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,7 +91,7 @@ class _Peaking(FakeEngine):
         async for output in super().generate(*args, **kwargs):
             if isinstance(output, TokenOutput) and output.finish_reason:
                 times = RequestTimings(1.0, 2.0, 3.0, 4.0, (MemoryPeak("CPU", 500, 20),))
-                output = replace(output, timings=times)  # noqa: PLW2901
+                output = output._replace(timings=times)  # noqa: PLW2901
             yield output
 
 
