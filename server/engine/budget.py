@@ -17,6 +17,10 @@ class Budget:
     pictures: int
     shared: bool
 
+    def part(self, share: int) -> int:
+        """How much one turn may take, of both kinds together: all, or its share of a step."""
+        return self.text + self.pictures if share == 1 else max(self.text, self.pictures) // share
+
     def take_text(self, count: int) -> int:
         """So many positions of text are planned."""
         self.text -= count

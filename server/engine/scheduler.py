@@ -13,6 +13,7 @@ from server.engine.plan import Chunk, Forget, Plan, Share
 from server.engine.pooling import MOST_ROWS
 from server.engine.prefix import Match, PrefixCache, keys_of, worth_waiting
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
+from server.engine.turns import turns
 from server.messages import Pooling
 
 
@@ -49,9 +50,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.prefixes = PrefixCache(window)
-        self.preemptions = 0
-        self.prefix_queries = 0
-        self.prefix_hits = 0
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._plan = Plan()
         self._planned: dict[Request, int] = {}
 
@@ -165,19 +164,21 @@ class Scheduler:
         n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
-        for request in [r for r in self.running if not r.decoding]:
+        for request, share in turns(self.running):
             if request.pool is not None:
                 budget.text -= self._plan_pooled(request, budget.text)
                 continue
+            most = budget.part(share)
             # In one batch any number of runs may follow each other; else text, then a picture.
-            while self._plan_prefill(request, budget) and self.one_batch:
-                pass
+            while (count := self._plan_prefill(request, budget, most)) and self.one_batch:
+                most -= count
         self._plan.divide(n_decodes, self.one_batch)
         self._plan.encode = self.encodes.plan(self.running, self._planned)
 
-    def _plan_prefill(self, request: Request, budget: Budget) -> int:
-        text = budget.take_text(self._plan_text(request, budget.text))
-        return text + budget.take_pictures(self._plan_picture(request, budget.pictures))
+    def _plan_prefill(self, request: Request, budget: Budget, most: int) -> int:
+        text = budget.take_text(self._plan_text(request, min(budget.text, most)))
+        left = min(budget.pictures, most - text)
+        return text + budget.take_pictures(self._plan_picture(request, left))
 
     def _plan_text(self, request: Request, budget: int) -> int:
         planned = self._planned.get(request, 0)
@@ -201,8 +202,7 @@ class Scheduler:
         return self._plan_chunk(self._plan.pooled, request, left)
 
     def _plan_picture(self, request: Request, budget: int) -> int:
-        position = request.num_computed + self._planned.get(request, 0)
-        run, offset = request.run_at(position)
+        run, offset = request.run_at(request.num_computed + self._planned.get(request, 0))
         if not isinstance(run, ImageRun) or run.picture.rows is None:
             return 0
         left = run.size - offset
