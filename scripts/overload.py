@@ -5,7 +5,8 @@
 
 First many clients ask at once, more than there is room for, and wait as ``Retry-After`` says. Then
 one client asks alone, among idle connections, and among slow and greedy ones. Fails (exit code 1)
-if any answer is neither 200 nor 429, if memory grows, or if the server is not well at the end.
+if any answer is neither 200 nor 429, if one refusal of a hundred takes longer than
+``--refusal-ms``, if memory grows, or if the server is not well at the end.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ async def attack(options: argparse.Namespace, server: LiveServer) -> list[str]:
         name = f"{options.clients} clients, part {part}"
         answers = await crowd(host, port, options.clients, options.seconds, polite=True)
         check(name, answers, {200, REFUSED})
+        slowest = answers.percentile(REFUSED, 99) * 1000 if REFUSED in answers.seconds else 0.0
+        if slowest > options.refusal_ms:
+            problems.append(f"{name}: the p99 of refusals is {slowest:.0f} ms")
         print(f"  memory: web {anonymous(web) // 1024} MiB, engine {anonymous(engine) // 1024} MiB")
     start = time.monotonic()
     check("one after that", await crowd(host, port, 1, 0.5, polite=True), {200})
@@ -92,6 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--idle", type=int, default=10_000)
     parser.add_argument("--slow", type=int, default=50)
     parser.add_argument("--connections", type=int, default=20_000, help="--max-connections")
+    parser.add_argument("--refusal-ms", type=float, default=50.0, help="most for a refusal's p99")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each part")
     return parser.parse_args()
 

@@ -161,11 +161,13 @@ def test_an_engine_that_does_not_move_is_replaced(
             health = httpx.get(f"{server.url}/health", timeout=2)
             assert health.status_code == 200, "alive, whatever the engine does"
             time.sleep(0.05)
+        # 8 s of --stall-timeout, and the watch's second; the rest is what a busy machine takes.
+        while "no sign of life" not in server.log:
+            assert time.monotonic() < start + 15, "nobody notices"
+            time.sleep(0.1)
         assert "red" in waiting.result(60).choices[0].message.content
-    assert time.monotonic() - start < 30
     assert restarts(server) == before + 1
     assert gone(engine)
-    assert "no sign of life" in server.log
 
 
 def test_a_reader_that_stops_leaves_the_engine_and_may_read_on(
