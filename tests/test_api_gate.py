@@ -10,13 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeEngine, call, chat, serving, wait_for
+from fakes import FakeEngine, call, chat, image_part, serving, wait_for
 from fastapi import FastAPI
 
 import server.api.gate as gate_module
 from server.api.app import create_app
+from server.api.gate import Gate, Visitor
 from server.api.options import ApiOptions
 from server.deadline import deadline
+from server.errors import Overloaded
 
 CHAT = "/v1/chat/completions"
 
@@ -169,6 +171,44 @@ def test_all_bodies_together_have_their_bound() -> None:
             client.give(BODY)
         await asyncio.gather(*(client.task for client in clients))
         assert gate.held == 0
+
+    asyncio.run(go())
+
+
+def test_all_prepared_pictures_together_have_their_bound() -> None:
+    async def nothing(*_: object) -> None:
+        return
+
+    async def go() -> None:
+        gate = Gate(picture_bytes=1000)
+        one, two, three = (Visitor(gate, nothing, nothing) for _ in range(3))  # type: ignore[arg-type]
+        one.hold(5000)  # alone it may have what its limits permit
+        with pytest.raises(Overloaded) as refused:
+            two.hold(1)
+        assert refused.value.code == "pictures_full"
+        two.leave()
+        one.leave()
+        three.hold(900)
+        one.hold(5000)  # it goes on in the background
+        assert gate.pictures == 900
+        three.leave()
+        three.leave()
+        assert gate.pictures == 0
+
+    asyncio.run(go())
+
+
+def test_too_many_pictures_are_refused_and_given_back() -> None:
+    async def go() -> None:
+        app = create_app(FakeEngine(), ApiOptions())
+        gate = app.state.controls.gate
+        gate._picture_bytes = 1
+        gate.pictures = 10
+        client = Client(app)
+        client.give(json.dumps(chat([image_part()])).encode())
+        assert (await client.status(), client.code) == (429, "pictures_full")
+        await client.task
+        assert gate.pictures == 10
 
     asyncio.run(go())
 

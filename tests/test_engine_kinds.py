@@ -14,6 +14,7 @@ from scripts.synthetic.tiny import TINY, write_pair_of, write_tiny
 from server.engine.bindings.log import LlamaLog
 from server.engine.counting import count
 from server.errors import StartupError
+from server.images.geometry import fewer
 from server.messages import AbortRequest, Counted, CountRequest, ImageInput, TokenOutput
 
 STEPS = 24
@@ -137,6 +138,24 @@ def test_a_picture_is_computed_once_for_two_questions(kind: str, engine: Driven)
     assert not first.images[0].cached
     assert second.images[0].cached
     assert second.cached_tokens > second.images[0].tokens
+
+
+def test_pictures_that_were_made_smaller_have_the_same_tokens(kind: str, engine: Driven) -> None:
+    """libmtmd would shrink them itself; its answer is from the size alone."""
+    handles, facts = engine.engine.handles, engine.engine.ready.vision
+    assert handles.encoder is not None
+    assert facts is not None
+    if facts.fixed:
+        assert not facts.most_pixels
+        return
+    for size in ((8000, 6000), (3000, 4000), (9000, 1000), (1999, 7001), (6144, 8192)):
+        smaller = fewer(*size, facts.most_pixels)
+        assert smaller[0] < size[0]
+        one, two = (
+            handles.encoder.tokenize([ImageInput("", *each, b"", *each)])
+            for each in (size, smaller)
+        )
+        assert one == two, size
 
 
 def test_an_abort_at_any_moment_leaves_the_others_alone(kind: str, engine: Driven) -> None:

@@ -15,6 +15,7 @@ from server.images.geometry import (
     conv_output,
     conv_parameters,
     feature_map,
+    fewer,
     nearest_sizes,
     patch_grid,
     projector_parameters,
@@ -129,3 +130,15 @@ def test_nearest_sizes_enclose_the_size(size: int, patch: int) -> None:
     assert size <= above
     assert below <= max(size, patch)
     assert (below == above) == (size % patch == 0 or size < patch)
+
+
+@given(st.integers(1, 32_768), st.integers(1, 32_768), st.integers(40_000, 10_000_000))
+def test_fewer_pixels_of_nearly_the_same_shape(width: int, height: int, most: int) -> None:
+    new = fewer(width, height, most)
+    assert new[0] * new[1] <= most
+    if width * height <= most:
+        assert new == (width, height)
+    elif max(width, height) <= 20 * min(width, height):
+        assert new[0] * new[1] > most / 2
+        assert new[0] / new[1] == pytest.approx(width / height, rel=0.01)
+    assert fewer(height, width, most) == new[::-1]

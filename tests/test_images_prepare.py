@@ -148,3 +148,17 @@ def test_limits_and_background_reach_the_decoder() -> None:
     ).all()
     with pytest.raises(ImageError, match="limit"):
         prepare(clear, FIXED, ImageOptions(limits=ImageLimits(max_side=29)), PARAM)
+
+
+def test_a_tower_of_any_size_gets_no_more_than_it_can_see() -> None:
+    """A solid colour takes a few kilobytes, and 150 MB as pixels."""
+    seeing = replace(ANY, most_pixels=1_000_000)
+    large = encode(Image.new("RGB", (8000, 6000), (9, 9, 9)), "PNG", compress_level=1)
+    image = prepare(large, seeing, OPTIONS, PARAM)
+    assert len(image.rgb) <= 3_000_000
+    assert image.width * 3 == image.height * 4
+    assert (image.source_width, image.source_height) == (8000, 6000)
+    small = encode(corners(), "PNG")
+    assert prepare(small, seeing, OPTIONS, PARAM).rgb == corners().tobytes()
+    other = prepare(large, replace(ANY, most_pixels=2_000_000), OPTIONS, PARAM)
+    assert other.digest != image.digest

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,8 +30,9 @@ class Gate:
     """Counts requests. Beside those that the engine runs at once, ``queue`` may wait for it.
 
     How many it runs is known once it is loaded, so ``parallel`` is asked each time. All bodies
-    that have come together are bounded by ``body_bytes``. None is no bound. ``in_work`` counts
-    all requests, ``visitors`` are those that have a place, ``held`` the bytes of all bodies.
+    that have come together are bounded by ``body_bytes``, and what was made of their pictures by
+    ``picture_bytes``. None is no bound. ``in_work`` counts all requests, ``visitors`` are those
+    that have a place, ``held`` the bytes of all bodies, ``pictures`` those of the pixels.
 
     Readers who have stopped take no place from others: they count apart, as many as there are
     places. Where there is one more of them, the one who stopped first is cut off.
@@ -41,12 +43,15 @@ class Gate:
         queue: int | None = None,
         parallel: Callable[[], int] = lambda: 1,
         body_bytes: int | None = None,
+        picture_bytes: int | None = None,
     ) -> None:
         self._queue = queue
         self._parallel = parallel
         self._body_bytes = body_bytes
+        self._picture_bytes = picture_bytes
         self.in_work = 0
         self.held = 0
+        self.pictures = 0
         self.visitors: set[Visitor] = set()
         self.draining = False
         self._refuse = False
@@ -99,6 +104,14 @@ class Gate:
         if self._body_bytes is not None and self.held > self._body_bytes:
             raise Overloaded("too many large requests at once", code="bodies_full")
 
+    def check_pictures(self, own: int) -> None:
+        """Raise Overloaded where a request with ``own`` bytes of pixels is one too many. The only
+        one there is has what its limits permit.
+        """
+        bound = self._picture_bytes
+        if bound is not None and self.pictures > max(bound, own):
+            raise Overloaded("too many large pictures at once", code="pictures_full")
+
 
 class Visitor:
     """A request that wants a place. It gets one when its body is there: who never sends the rest
@@ -114,6 +127,8 @@ class Visitor:
         self._send = send
         self._task = asyncio.current_task()
         self._held = 0
+        self._pictures = 0
+        self._has_left = False
         self.is_cut_off = False
         self.blocked = 0.0
 
@@ -138,6 +153,14 @@ class Visitor:
         await self._send(message)
         self.blocked = 0.0
 
+    def hold(self, n_bytes: int) -> None:
+        """It has a prepared picture, until it leaves. Raises Overloaded."""
+        if self._has_left:
+            return  # what goes on in the background is bounded by its own
+        self._pictures += n_bytes
+        self._gate.pictures += n_bytes
+        self._gate.check_pictures(self._pictures)
+
     def cut_off(self) -> None:
         """Ends it: its client has stopped reading, and its place is needed."""
         logger.info("a client that has stopped reading is cut off: its place is needed")
@@ -150,6 +173,13 @@ class Visitor:
         """Give everything back."""
         self._gate.visitors.discard(self)
         self._gate.held -= self._held
+        self._gate.pictures -= self._pictures
+        self._held = self._pictures = 0
+        self._has_left = True
+
+
+# Whose request this is, for whoever makes something large on its behalf.
+visiting: ContextVar[Visitor | None] = ContextVar("visiting", default=None)
 
 
 class GateKeeper:
@@ -189,6 +219,7 @@ class GateKeeper:
             await error_response(error)(scope, receive, self._closing(send))
             return
         visitor = Visitor(self._gate, receive, send)
+        visiting.set(visitor)
         try:
             await self._app(scope, visitor.receive, visitor.send)
         except asyncio.CancelledError:

@@ -10,13 +10,14 @@ from typing import Final, get_args
 
 from anyio import CapacityLimiter, to_thread
 
+from server.api.gate import visiting
 from server.api.options import ApiOptions
 from server.api.shared_work import SharedWork
 from server.api.sources import Load, SourceReader
 from server.api.stages import failing, spared, stage
 from server.errors import ImageError
 from server.images.inspection import Inspection, inspect
-from server.images.kept import KeptPictures, PictureKey
+from server.images.kept import KeptPictures, PictureKey, size_of
 from server.images.limits import check_count
 from server.images.prepare import Detail, decode_for, fit
 from server.messages import ImageInput, VisionFacts
@@ -60,7 +61,7 @@ class PictureReader:
     async def read(
         self, sources: Sequence[Source], tower: VisionFacts | None
     ) -> tuple[ImageInput, ...]:
-        """The pictures in order. Raises ImageError, naming the field."""
+        """The pictures in order. Raises ImageError, naming the field, or Overloaded."""
         if not sources:
             return ()
         tower = self.require_tower(tower, sources[0].param)
@@ -81,6 +82,12 @@ class PictureReader:
         return tuple(tasks[_distinct(source)].result() for source in sources)
 
     async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
+        picture = await self._prepared(source, tower)
+        if visitor := visiting.get():
+            visitor.hold(size_of(picture))
+        return picture
+
+    async def _prepared(self, source: Source, tower: VisionFacts) -> ImageInput:
         options = self._options
         if source.detail in ("low", "high"):
             options = self._detailed[source.detail]

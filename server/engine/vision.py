@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Edges of pictures that are counted to find the largest; web pictures are no larger in effect.
 _PROBES = (64, 256, 448, 896, 1344, 2048, 4096, 8192)
+# No tower wants less to choose from, whatever its tokens say: one that brings all pictures to one
+# size has as many tokens for the smallest.
+_LEAST_PIXELS = 2048**2
 
 
 class VisionEncoder:
@@ -70,6 +73,22 @@ class VisionEncoder:
         sizes = [(edge, edge) for edge in _PROBES] + [(edge, edge // 2) for edge in _PROBES]
         blanks = (ImageInput("", *size, b"", *size) for size in sizes)
         return max(_most_tokens(self.tokenize([blank])) for blank in blanks)
+
+    def most_pixels(self) -> int:
+        """Pixels beyond which libmtmd makes no more of a picture, found by asking it.
+
+        It shrinks what is larger itself, keeping the aspect ratio; where that begins, its tokens
+        stop growing. Where it cuts tiles, all of them together are pixels that it sees.
+        """
+        counts = []
+        for edge in _PROBES:
+            spans = self._vision.tokenize([ImageInput("", edge, edge, b"", edge, edge)])
+            tiles = [span.n_tokens for span in spans if isinstance(span, ImageSpan)]
+            counts.append((sum(tiles), len(tiles)))
+        largest = counts[-1]
+        grows = [edge for edge, count in zip(_PROBES, counts, strict=True) if count != largest]
+        edge = next(edge for edge in _PROBES if not grows or edge > max(grows))
+        return max(edge**2, largest[1] * self._tower.image_size**2, _LEAST_PIXELS)
 
     def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
         """The prompt as runs of token ids and picture spans; nothing is encoded."""
@@ -133,6 +152,7 @@ class VisionEncoder:
             mrope=self.n_sections > 1,
             largest_picture=self.largest_picture() if self.whole else 0,
             batch_tokens=self.batch_tokens,
+            most_pixels=0 if tower.by_squares else self.most_pixels(),
         )
 
 

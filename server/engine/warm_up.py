@@ -65,7 +65,8 @@ def largest_picture(config: EngineConfig, tower: VisionFacts) -> ImageInput:
     """A grey picture of the most pixels, or tiles, that the settings let through to the tower."""
     if not tower.fixed:
         edge = min(config.image_max_edge or config.image_max_side, config.image_max_side)
-        edge = max(min(edge, math.isqrt(config.image_max_pixels)), tower.patch_size)
+        pixels = min(config.image_max_pixels, tower.most_pixels or config.image_max_pixels)
+        edge = max(min(edge, math.isqrt(pixels)), tower.patch_size)
         return _picture(edge)
     if not tower.tiled:
         return _picture(tower.image_size)

@@ -5,9 +5,13 @@ LLaVA-1.6's tiling is in ``server.images.tiling``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+# Sizes that are tried for a ratio, in pixels of the shorter side.
+_NEARBY: Final = 32
 
 
 @dataclass(slots=True, frozen=True)
@@ -127,6 +131,28 @@ def within(width: int, height: int, edge: int, *, enlarge: bool = False) -> tupl
     if longest <= edge and not enlarge:
         return width, height
     return max(1, round(width * edge / longest)), max(1, round(height * edge / longest))
+
+
+def fewer(width: int, height: int, max_pixels: int) -> tuple[int, int]:
+    """Return a size of at most ``max_pixels``, the aspect ratio as exact as can be.
+
+    Towers of any size count patches along sides that follow from the ratio alone, rounded down:
+    half a pixel off, and a picture would lose a row of them now and then. Of some sizes that are
+    nearly as large, the one whose ratio is nearest is taken.
+    """
+    if width * height <= max_pixels:
+        return width, height
+    shorter, longer = sorted((width, height))
+    most = max(1, math.isqrt(max_pixels * shorter // longer))
+
+    def off(side: int) -> float:
+        exact = side * longer / shorter
+        return abs(round(exact) - exact) / exact
+
+    tried = max(1, min(_NEARBY, most // 10))
+    side = min(range(most, most - tried, -1), key=off)
+    other = max(1, min(round(side * longer / shorter), max_pixels // side))
+    return (side, other) if width < height else (other, side)
 
 
 def nearest_sizes(size: int, patch_size: int) -> tuple[int, int]:

@@ -43,14 +43,15 @@ class KeptPictures:
 
     def put(self, key: PictureKey, picture: ImageInput) -> None:
         """Keeps the picture if it fits at all, and drops the oldest ones beyond the bound."""
-        if key in self._pictures or _size(picture) > self._max_bytes:
+        if key in self._pictures or size_of(picture) > self._max_bytes:
             return
         self._pictures[key] = replace(picture, decode_seconds=0.0)
-        self.n_bytes += _size(picture)
+        self.n_bytes += size_of(picture)
         while self.n_bytes > self._max_bytes:
             _, oldest = self._pictures.popitem(last=False)
-            self.n_bytes -= _size(oldest)
+            self.n_bytes -= size_of(oldest)
 
 
-def _size(picture: ImageInput) -> int:
+def size_of(picture: ImageInput) -> int:
+    """Bytes that a prepared picture takes."""
     return len(picture.rgb) + sum(map(len, picture.tiles)) + _OVERHEAD

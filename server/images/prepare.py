@@ -13,7 +13,15 @@ from server.errors import ImageError
 from server.images.decode import DecodedImage, decode
 from server.images.geometry import within
 from server.images.limits import ImageLimits
-from server.images.resize import at_least, cap_edge, cut, mean_colour, to_canvas, to_square
+from server.images.resize import (
+    at_least,
+    cap_edge,
+    cap_pixels,
+    cut,
+    mean_colour,
+    to_canvas,
+    to_square,
+)
 from server.images.tiling import Size, tile
 from server.messages import ImageInput, TileLayout, VisionFacts
 
@@ -66,8 +74,8 @@ def prepare(
     """Decode a file and bring it to the size that ``tower`` is to see.
 
     Fixed towers get ``image_size`` squared pixels as LLaVA-1.5 makes them, or as LLaVA-1.6 cuts
-    them where there are pinpoints; other towers get the upright picture, capped, with each edge at
-    least one patch, for libmtmd to prepare.
+    them where there are pinpoints; other towers get the upright picture, capped, and with no more
+    pixels than they can see, each edge at least one patch, for libmtmd to prepare.
 
     Raises ImageError with ``param``: not a whole, permitted picture, or too narrow for the tower.
     """
@@ -164,7 +172,11 @@ def _any_size(
     width, height = decoded.source_width, decoded.source_height
     cap = _cap(options) or options.limits.max_side
     if max(width, height) <= _MAX_ASPECT * min(width, height):
-        fitted = at_least(cap_edge(decoded.rgb, cap, box=decoded.box), tower.patch_size)
+        capped = cap_edge(decoded.rgb, cap, box=decoded.box)
+        if tower.most_pixels:
+            # libmtmd would do it, too, but in the engine, where all of it has to be sent first.
+            capped = cap_pixels(capped, tower.most_pixels)
+        fitted = at_least(capped, tower.patch_size)
         if max(fitted.size) <= cap:
             return _Pixels(fitted, fitted.size)
     raise ImageError(
@@ -181,6 +193,6 @@ def _digest(data: bytes, tower: VisionFacts, options: ImageOptions) -> str:
     elif tower.fixed:
         how = ("square", tower.image_size, mean_colour(tower.image_mean))
     else:
-        how = ("any", options.max_edge, tower.patch_size)
+        how = ("any", options.max_edge, tower.patch_size, tower.most_pixels)
     key = repr((_VERSION, how, options.background, options.low)).encode()
     return hashlib.sha256(key + b"\0" + data).hexdigest()

@@ -7,6 +7,8 @@ from typing import Final
 
 from PIL import Image
 
+from server.images.geometry import fewer
+
 _BICUBIC: Final = Image.Resampling.BICUBIC
 _BAND: Final = 256
 # Left, top, right and bottom in pixels, whole or not.
@@ -123,6 +125,12 @@ def cap_edge(image: Image.Image, max_edge: int, *, box: Box | None = None) -> Im
     box = box or (0, 0, *image.size)
     longest = max(box[2] - box[0], box[3] - box[1])
     return image if longest <= max_edge else _scaled(image, max_edge / longest, box)
+
+
+def cap_pixels(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Shrink a picture to at most ``max_pixels``, its aspect ratio kept as ``fewer`` does."""
+    size = fewer(*image.size, max_pixels)
+    return image if size == image.size else image.resize(size, _BICUBIC, reducing_gap=3.0)
 
 
 def at_least(image: Image.Image, min_edge: int) -> Image.Image:

@@ -58,7 +58,8 @@ class VisionFacts:
     ``non_causal``: the language model attends to a picture in both directions, so all of it is
     computed in one batch, ``largest_picture`` tokens at most. ``mrope``: its places have two
     dimensions. ``batch_tokens``: pictures of equal size are encoded together up to so many
-    tokens; 0 is one by one.
+    tokens; 0 is one by one. ``most_pixels``: of a picture with more, a tower of any size sees
+    no more; 0 is not known.
     """
 
     projector: str
@@ -80,6 +81,7 @@ class VisionFacts:
     mrope: bool = False
     largest_picture: int = 0
     batch_tokens: int = 0
+    most_pixels: int = 0
 
     @property
     def is_llava(self) -> bool:
