@@ -130,6 +130,23 @@ def test_what_is_refused_is_a_400_that_names_the_field(host: Host, path: str, co
     assert "169.254" not in error["message"]
 
 
+@pytest.mark.parametrize("url", [" " * 300_000, " " * 300_000 + "http://a.example/", "A" * 9000])
+def test_a_long_text_that_is_no_data_url_is_refused_by_its_head(url: str) -> None:
+    response = post_chat(FakeEngine(), chat([by_url(url)]), fetch=FetchOptions(enabled=True))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, URL)
+    assert error["code"] == "unsupported_image_url"
+    assert "only data: URLs" in error["message"]
+
+
+def test_white_space_around_a_url_is_forgiven(host: Host) -> None:
+    part = image_part()
+    part["image_url"]["url"] = f"\n {part['image_url']['url']} "
+    parts = [by_url(f" http://{host.name}/a.png\n"), part]
+    response = post_chat(FakeEngine(), chat(parts), fetch=allowing(host))
+    assert response.status_code == 200
+
+
 def test_without_urls_none_is_fetched(host: Host) -> None:
     url = f"http://{host.name}/a.png"
     response = post_chat(FakeEngine(), chat([by_url(url)]), fetch=FetchOptions(allow=(host.name,)))

@@ -21,9 +21,13 @@ from server.images.local_file import read_file
 from server.images.source import read_source
 from server.metrics import Metrics
 
-_WEB: Final = re.compile(r"\s*https?:", re.IGNORECASE)
-_FILE: Final = re.compile(r"\s*file:", re.IGNORECASE)
-_UPLOAD: Final = re.compile(r"\s*(file-[A-Za-z0-9_-]{1,100})\s*")
+_WEB: Final = re.compile(r"https?:", re.IGNORECASE)
+_FILE: Final = re.compile(r"file:", re.IGNORECASE)
+_DATA: Final = re.compile(r"data:", re.IGNORECASE)
+_UPLOAD: Final = re.compile(r"file-[A-Za-z0-9_-]{1,100}")
+# What is longer can only be a data: URL. Nothing looks at all of such a text on the event loop.
+_LONGEST: Final = 8192
+_HEAD: Final = 256
 
 # A data: URL of so many characters is hashed in less than a third of a millisecond.
 _SHORT: Final = 512 * 1024
@@ -85,13 +89,14 @@ class SourceReader:
         than a quarter of the slots from other hosts. The slot is held until the picture is done
         with, which bounds the memory that fetched files and those from disk take.
         """
+        url = _trimmed(url, param)
         if self._fetches and _WEB.match(url):
             async with self._host(url), self._slots:
                 with stage(self._metrics, "fetch"):
-                    data = await self._fetcher.fetch(url.strip(), param)
+                    data = await self._fetcher.fetch(url, param)
                 yield Load(lambda: data)
         elif upload := _UPLOAD.fullmatch(url):
-            content = self._upload(upload[1], param)
+            content = self._upload(upload[0], param)
             yield Load(lambda: content)
         elif self._root is not None and _FILE.match(url):
             async with self._open_files:
@@ -111,6 +116,22 @@ class SourceReader:
             return self._files.get(file_id).content
         except NotFoundError as exc:
             raise ImageError(exc.message, param=param, code=exc.code) from exc
+
+
+def _trimmed(url: str, param: str | None) -> str:
+    """The URL without white space around it; a long one as it is, for no more than its head is
+    looked at. Raises ImageError if that is the head of no ``data:`` URL.
+    """
+    if len(url) <= _LONGEST:
+        return url.strip()
+    if _DATA.match(url[:_HEAD].lstrip()):
+        return url
+    raise ImageError(
+        f"The picture's URL has {len(url):,} characters, and only data: URLs may have more than"
+        f" {_LONGEST:,}; if it is base64, write data:image/png;base64, before it.",
+        param=param,
+        code="unsupported_image_url",
+    )
 
 
 def _sha256_of_text(text: str) -> bytes:
