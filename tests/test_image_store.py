@@ -138,6 +138,44 @@ def test_what_the_disk_has_not_goes_to_the_encoder(tmp_path: Path) -> None:
     kept.close()
 
 
+class Broken(ImageStore):
+    """A disk that fails in ways that nobody thought of."""
+
+    def get(self, digest: str) -> None:
+        raise OSError(116, "Stale file handle")
+
+    def put(self, digest: str, rows: object) -> None:
+        raise OSError(13, "Permission denied")
+
+
+def test_a_store_that_breaks_costs_no_request(tmp_path: Path) -> None:
+    posted: queue.SimpleQueue[object] = queue.SimpleQueue()
+    kept = KeptEncodes(Broken(tmp_path, "t", 10_000), lambda _: None, posted.put)
+    one, two = Picture(picture("a"), 4, 2, 2), Picture(picture("b"), 4, 2, 2)
+    kept.keep(one.image.digest, ROWS)
+    for pictures in ([one], [two]):
+        kept.submit(pictures)
+        assert posted.get(timeout=10) == EncodeQueued(pictures)
+    kept.close()
+
+
+def test_a_folder_that_may_not_be_looked_into_costs_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_in(tmp_path, max_bytes=200 + ROWS.nbytes)
+
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", fails)
+    store.put("a", ROWS)
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "glob", fails)
+    store.n_bytes = 10_000
+    store.put("b", ROWS)
+    assert caplog.text.count("cannot keep") == 2
+
+
 def test_a_picture_is_not_encoded_again_after_a_restart(tmp_path: Path) -> None:
     kept = ("--image-cache-dir", str(tmp_path / "kept"))
     replies, hits = [], []

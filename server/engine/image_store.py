@@ -90,9 +90,11 @@ class ImageStore:
         body = np.ascontiguousarray(rows, "<f4").tobytes()
         shape = (rows.shape[0], rows.shape[1])
         line = _Header(self._tower, digest, shape, _checksum(body)).line()
-        if path.exists() or len(line) + len(body) > self._max_bytes:
+        if len(line) + len(body) > self._max_bytes:
             return
         try:
+            if path.exists():
+                return
             descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._folder)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -101,12 +103,11 @@ class ImageStore:
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
+            self.n_bytes += len(line) + len(body)
+            if self.n_bytes > self._max_bytes:
+                self._make_room()
         except OSError as error:
             logger.warning("cannot keep an encoded picture in %s: %s", self._folder, error)
-            return
-        self.n_bytes += len(line) + len(body)
-        if self.n_bytes > self._max_bytes:
-            self._make_room()
 
     def _path(self, digest: str) -> Path:
         name = hashlib.sha256(f"{self._tower} {digest}".encode()).hexdigest()

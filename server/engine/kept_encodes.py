@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from server.engine.cores import unbind
 from server.engine.encoding import EncodeDone
 from server.engine.image_store import ImageStore
 from server.engine.request import Picture
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,12 +60,16 @@ class KeptEncodes:
     def _work(self) -> None:
         unbind()
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:
+                # Whatever a disk does, the thread lives on: others' pictures wait for it.
+                logger.exception("the store of encoded pictures failed; it goes on")
 
     def _find(self, pictures: list[Picture]) -> None:
         missing = []
         for picture in pictures:
-            rows = self._store.get(picture.image.digest)
+            rows = self._look_up(picture)
             if rows is not None and len(rows) == picture.n_tokens:
                 self._post(EncodeDone(picture, rows, "", seconds=0.0, kept=True))
             else:
@@ -70,3 +77,10 @@ class KeptEncodes:
         if missing:
             self._encode(missing)
             self._post(EncodeQueued(missing))
+
+    def _look_up(self, picture: Picture) -> NDArray[np.float32] | None:
+        try:
+            return self._store.get(picture.image.digest)
+        except Exception:
+            logger.exception("an encoded picture cannot be read; it is encoded anew")
+            return None
