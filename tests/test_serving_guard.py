@@ -21,6 +21,7 @@ from fakes import FakeEngine, chat, wait_for
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.serving.connections import ClientLimits, Connections
+from server.serving.guard import GuardedProtocol
 from server.serving.listener import Listener
 from server.serving.web import WebOptions, WebServer
 
@@ -312,3 +313,9 @@ def test_pieces_of_a_stream_are_framed_as_the_client_reads_them(version: str) ->
     assert sent.startswith(b"data: {")
     assert b'"content":"ship"' in sent
     assert sent.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_piece_without_data_does_not_end_the_answer() -> None:
+    protocol = GuardedProtocol.__new__(GuardedProtocol)
+    # Nothing else is asked: there is nothing to write.
+    assert protocol.write_piece(b"")

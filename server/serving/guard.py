@@ -120,7 +120,10 @@ class GuardedProtocol(HttpProtocol):
 
         Between its head and its end all that h11 and the middlewares do to an answer is to put the
         length before each piece, and they take longer for it than llama.cpp has between tokens.
+        A piece without data is not written: a length of 0 would be the end of the answer.
         """
+        if not data:
+            return True
         cycle = self.cycle
         if cycle is None or not cycle.response_started or cycle.response_complete:
             return False
