@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from fakes import FakeEngine, call, chat, post_chat
+from fakes import FakeEngine, call, chat, engine_ready, post_chat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import data_url, encode
+from PIL import Image
 
 from server.api.app import create_app
 from server.api.body import _quick
@@ -122,3 +124,34 @@ def test_no_json_is_an_error_of_ours(body: dict[str, Any], messages: Any) -> Non
 )
 def test_what_takes_long_to_parse_is_parsed_in_a_thread(content: bytes, quick: bool) -> None:
     assert _quick(bytearray(content)) is quick
+
+
+@pytest.mark.parametrize("piece", [b"1,", b"[],", b'{"a":1},', b"[["])
+def test_more_values_than_a_parser_is_given(piece: bytes) -> None:
+    """It would keep all other threads waiting: 3 s for 64 MiB."""
+    app = create_app(FakeEngine(), ApiOptions())
+    raw = b'{"tokens": [' + piece * 500_000 + b"1]}"
+    response = call(app, "POST", "/detokenize", content=raw)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (413, "request_too_large")
+    assert "400,000 JSON values" in error["message"]
+
+
+def test_as_many_token_ids_as_the_context_holds_are_read() -> None:
+    raw = json.dumps({"tokens": [1] * 500_000}).encode()
+    app = create_app(FakeEngine(ready=engine_ready(n_ctx=1_000_000)), ApiOptions())
+    assert call(app, "POST", "/detokenize", content=raw).status_code == 200
+
+
+def test_long_texts_large_tools_and_pictures_are_ordinary() -> None:
+    text = "Well, as I said: it is {so}, [is it not]? " * 20_000
+    assert post_chat(FakeEngine(), chat(text)).status_code == 200
+    properties = {f"field {number}": {"type": "string"} for number in range(100)}
+    function = {"name": "f", "parameters": {"type": "object", "properties": properties}}
+    body = chat("Hello", tools=[{"type": "function", "function": function}])
+    assert post_chat(FakeEngine(), body).status_code == 200
+    noise = Image.effect_noise((2000, 1500), 90).convert("RGB")
+    url = data_url(encode(noise, "PNG", compress_level=1))
+    assert len(url) > 4_000_000
+    part = {"type": "image_url", "image_url": {"url": url}}
+    assert post_chat(FakeEngine(), chat([part])).status_code == 200

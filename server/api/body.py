@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from anyio import to_thread
@@ -22,17 +23,34 @@ M = TypeVar("M", bound=BaseModel)
 _SHORT = 64 * 1024
 # A few long strings, which pictures are, take less than one.
 _LONG, _FEW = 256 * 1024, 2000
+# What stands before or behind each value.
+_SIGNS = (b",", b":", b"[", b"{")
+_PIECE = 1024 * 1024
 
 
-async def read_body(request: Request, limit: int, validate: Callable[[dict[str, Any]], T]) -> T:
-    """The body, a JSON object of at most ``limit`` bytes, as ``validate`` returns it.
+@dataclass(slots=True, frozen=True)
+class BodyLimits:
+    """The most bytes of a JSON body, and the most of its ``,``, ``:``, ``[`` and ``{``, which is
+    about the number of its values. The parser lets no other thread run, and takes 40 to 200 ns for
+    each of those, but 3 ns for a character of a text.
+    """
+
+    n_bytes: int
+    n_values: int
+
+
+async def read_body(
+    request: Request, limits: BodyLimits, validate: Callable[[dict[str, Any]], T]
+) -> T:
+    """The body, a JSON object within ``limits``, as ``validate`` returns it.
 
     Raises UnsupportedMediaType, PayloadTooLarge or RequestError.
     """
     check_media_type(request)
-    raw = await _read(request, limit)
+    raw = await _read(request, limits.n_bytes)
 
     def parse() -> T:
+        _check_values(raw, limits.n_values)
         return validate(_parse_object(raw))
 
     return parse() if _quick(raw) else await to_thread.run_sync(parse)
@@ -86,6 +104,22 @@ async def _read(request: Request, limit: int) -> bytearray:
     except ClientDisconnect as exc:
         raise ClientGone from exc
     return raw
+
+
+def _check_values(raw: bytearray, most: int) -> None:
+    """Raise PayloadTooLarge if there may be more than ``most`` values; looks at a piece at a time,
+    so that other threads come to run.
+    """
+    if len(raw) <= most:
+        return
+    found = 0
+    for start in range(0, len(raw), _PIECE):
+        found += sum(raw.count(sign, start, start + _PIECE) for sign in _SIGNS)
+        if found > most:
+            raise PayloadTooLarge(
+                f"the body has more than {most:,} JSON values (counted by its commas, colons and"
+                " opening brackets), which is the limit"
+            )
 
 
 def _too_large(limit: int) -> NoReturn:

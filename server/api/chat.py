@@ -66,7 +66,7 @@ def chat_router(services: Services) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_chat)
+        body = await read_body(request, services.body_limits, parse_chat)
         reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", services.served_name(ready.model))
         started = _start(services, ready, body, reply.id, arrival)
         choices = await while_connected(request.receive, started)

@@ -69,7 +69,7 @@ async def _source(request: Request, services: Services) -> tuple[str | bytes, st
     if is_form(request):
         form = await read_form(request, services.options.images.limits.max_bytes)
         return form.content, "file"
-    wanted = await read_body(request, services.options.max_body_bytes, _parse)
+    wanted = await read_body(request, services.body_limits, _parse)
     return wanted.url, "url"
 
 

@@ -36,7 +36,7 @@ def input_tokens_router(services: Services) -> APIRouter:
     )
     async def input_tokens(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_chat)
+        body = await read_body(request, services.body_limits, parse_chat)
 
         async def work() -> dict[str, Any]:
             parts = await prompt_of(services, ready, read_chat(body))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from anyio import to_thread
 
+from server.api.body import BodyLimits
 from server.api.engine import Engine
 from server.api.file_store import FileStore
 from server.api.gate import Gate
@@ -15,6 +16,9 @@ from server.api.pictures import PictureReader
 from server.messages import ModelFacts
 from server.metrics import Metrics
 from server.prompt import ChatTemplate, choose_template
+
+# OpenAI takes 300,000 token ids in one request for embeddings; they are parsed in some 20 ms.
+_VALUES = 400_000
 
 
 class TemplateCache:
@@ -45,6 +49,13 @@ class Services:
     files: FileStore
     gate: Gate = field(default_factory=Gate)
     started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """Of a JSON body, whose texts or token ids may fill the whole context."""
+        ready = self.engine.ready
+        n_ctx = ready.model.n_ctx if ready else 0
+        return BodyLimits(self.options.max_body_bytes, max(_VALUES, 2 * n_ctx))
 
     def served_name(self, model: ModelFacts) -> str:
         """The model's name in the API."""

@@ -70,12 +70,11 @@ _TEMPLATE = operation(
 def texts_router(services: Services) -> APIRouter:
     """The endpoints. The work is done in the engine process, in a thread of its own."""
     router = APIRouter()
-    limit = services.options.max_body_bytes
 
     @router.post("/tokenize", **_TOKENIZE)
     async def tokenize(request: Request) -> dict[str, Any]:
         require_ready(services.engine)
-        body = await read_body(request, limit, validator(TokenizeBody))
+        body = await read_body(request, services.body_limits, validator(TokenizeBody))
         work = services.engine.tokenize(
             body.content, add_special=body.add_special, parse_special=body.parse_special
         )
@@ -84,7 +83,7 @@ def texts_router(services: Services) -> APIRouter:
     @router.post("/detokenize", **_DETOKENIZE)
     async def detokenize(request: Request) -> dict[str, Any]:
         require_ready(services.engine)
-        body = await read_body(request, limit, validator(DetokenizeBody))
+        body = await read_body(request, services.body_limits, validator(DetokenizeBody))
         work = services.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
         return {"content": b"".join(found.pieces).decode("utf-8", "replace")}
@@ -92,7 +91,7 @@ def texts_router(services: Services) -> APIRouter:
     @router.post("/apply-template", **_TEMPLATE)
     async def apply_template(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
-        body = await read_body(request, limit, parse_chat)
+        body = await read_body(request, services.body_limits, parse_chat)
         work = rendered(services, ready, read_chat(body))
         parts = await while_connected(request.receive, work)
         return {"prompt": "".join(map(_plain, parts))}

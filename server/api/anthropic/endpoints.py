@@ -71,7 +71,7 @@ def _add_messages(router: APIRouter, services: Services) -> None:
     async def messages(request: Request) -> Response:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_messages)
+        body = await read_body(request, services.body_limits, parse_messages)
         name = services.served_name(ready.model)
         reply = MessageReply(f"msg_{new_call_id()}", name, body.max_tokens)
         started = _start(services, ready, body, reply.id, arrival)
@@ -96,7 +96,7 @@ def _add_count(router: APIRouter, services: Services) -> None:
     )
     async def count_tokens(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_count)
+        body = await read_body(request, services.body_limits, parse_count)
 
         async def work() -> dict[str, Any]:
             dialog = await to_thread.run_sync(read_dialog, body)

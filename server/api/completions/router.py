@@ -50,7 +50,7 @@ def completions_router(services: Services) -> APIRouter:
     async def completions(request: Request) -> Response:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_completion)
+        body = await read_body(request, services.body_limits, parse_completion)
         begun = _Begun(services, ready, body, arrival)
         await while_connected(request.receive, begun.start())
         if body.stream:

@@ -42,7 +42,7 @@ def embeddings_router(services: Services) -> APIRouter:
     @router.post("/v1/embeddings", **_EMBEDDINGS)
     async def embeddings(request: Request) -> Response:
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_embedding)
+        body = await read_body(request, services.body_limits, parse_embedding)
         check_dimensions(body, ready.model.n_embd_out or ready.model.n_embd)
         vectors = await while_connected(request.receive, _embed_all(services, ready, body))
         name = services.served_name(ready.model)

@@ -73,7 +73,7 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
     async def create_response(request: Request) -> Response:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_response)
+        body = await read_body(request, services.body_limits, parse_response)
         before = items_before(store, body)
         reply = ResponseReply(body, services.served_name(ready.model))
 
@@ -107,7 +107,7 @@ def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> N
     )
     async def input_tokens(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
-        body = await read_body(request, services.options.max_body_bytes, parse_input)
+        body = await read_body(request, services.body_limits, parse_input)
 
         async def work() -> dict[str, Any]:
             dialog = await dialog_of(body, items_before(store, body))
