@@ -41,6 +41,7 @@ class SlicedEncodes:
         self._target = target
         self._jobs: deque[list[Picture]] = deque()
         self._size = 0
+        self._is_cut = False
         self._longest = Longest()
 
     @property
@@ -61,6 +62,11 @@ class SlicedEncodes:
         """Whether a picture waits to be encoded."""
         return bool(self._jobs)
 
+    def _took(self, seconds: float) -> None:
+        """A slice of the encode at hand is done. The longest of each encode is remembered."""
+        self._longest.took(seconds, self._size, part=self._is_cut)
+        self._is_cut = True
+
     def encode_next(
         self,
         step: Callable[[], float | None],
@@ -80,7 +86,7 @@ class SlicedEncodes:
         def between() -> bool:
             nonlocal until, begun
             now = time.perf_counter()
-            self._longest.took(now - begun, self._size)
+            self._took(now - begun)
             begun = now
             if not called() and now < until:
                 return True
@@ -93,8 +99,8 @@ class SlicedEncodes:
         results: list[EncodeDone] = self._cuts.run(
             lambda: list(encode_pictures(self._encode, pictures)), between
         )
-        self._longest.took(time.perf_counter() - begun, self._size)
-        self._size = 0
+        self._took(time.perf_counter() - begun)
+        self._size, self._is_cut = 0, False
         results = [replace(d, seconds=d.seconds - self._cuts.seconds_away) for d in results]
         if self._cuts.ended:
             return [replace(d, rows=None, error="nobody waits for it any more") for d in results]
