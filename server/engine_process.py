@@ -32,20 +32,27 @@ class EngineProcess:
         """Starts the process; ``receive(process, message)`` is called on the loop.
 
         A message of None says that the line has closed: the process is gone.
+
+        Raises OSError or RuntimeError where the system has no more memory, files or threads.
         """
         line, theirs = Pipe()
         self._line: Connection[Any, Any] = line
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        descriptor = theirs.fileno()
-        self.popen = subprocess.Popen(  # noqa: S603 (our own module, no shell)
-            [sys.executable, "-m", "server.engine", str(descriptor)],
-            pass_fds=[descriptor],
-            env=_environment(config),
-            start_new_session=True,  # Ctrl-C is the web process's to handle
-        )
-        theirs.close()
+        try:
+            self.popen = _start(theirs.fileno(), config)
+        except OSError:
+            line.close()
+            raise
+        finally:
+            theirs.close()
         self.send(config)
-        threading.Thread(target=self._write, name="engine-line", daemon=True).start()
+        try:
+            threading.Thread(target=self._write, name="engine-line", daemon=True).start()
+        except RuntimeError:  # no more threads; without a line it ends by itself, or now
+            line.close()
+            self.popen.kill()
+            self.popen.wait()
+            raise
         reader = LineReader(line, partial(receive, self))
         loop.call_soon_threadsafe(reader.start, loop)
 
@@ -68,6 +75,15 @@ class EngineProcess:
             code = self.popen.wait()
         self.send(None)
         return code
+
+
+def _start(descriptor: int, config: EngineConfig) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 (our own module, no shell)
+        [sys.executable, "-m", "server.engine", str(descriptor)],
+        pass_fds=[descriptor],
+        env=_environment(config),
+        start_new_session=True,  # Ctrl-C is the web process's to handle
+    )
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:

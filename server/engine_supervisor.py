@@ -12,7 +12,7 @@ from server.engine_process import EngineProcess
 from server.engine_progress import LoadSizes
 from server.engine_requests import Requests
 from server.engine_state import EngineState
-from server.engine_watch import Watch
+from server.engine_watch import LoadWatch, Watch
 from server.errors import EngineUnavailable, LlavaError, StartupError
 from server.messages import (
     EngineConfig,
@@ -60,6 +60,7 @@ class EngineSupervisor:
         self._sizes = LoadSizes(config)
         self._on_step: Callable[[StepOutputs], None] = lambda _: None
         self._watch = Watch(self.limits.stall)
+        self._load_watch = LoadWatch()
         self._settled: asyncio.Future[None] | None = None
         self._failures = 0
         self._error: LlavaError | None = None
@@ -69,8 +70,12 @@ class EngineSupervisor:
 
     @property
     def step_age(self) -> float:
-        """Seconds that the engine has been at its present work; 0 if it waits for some."""
-        return self._watch.step_age
+        """Seconds that the engine has been at its present work; 0 if it waits for some. While it
+        loads, those since its last progress.
+        """
+        if self.state is EngineState.READY:
+            return self._watch.step_age
+        return float(self._load_watch.silence) if self._process is not None else 0.0
 
     @property
     def laid_aside(self) -> int:
@@ -112,8 +117,13 @@ class EngineSupervisor:
             await asyncio.to_thread(process.stop, patience)
 
     async def _spawn(self) -> None:
+        """Raises StartupError where the system gives us no process."""
         self.progress = None
-        process = await asyncio.to_thread(EngineProcess, self._config, self._take, self._loop)
+        self._load_watch.reset()
+        try:
+            process = await asyncio.to_thread(EngineProcess, self._config, self._take, self._loop)
+        except (OSError, RuntimeError) as error:
+            raise StartupError(f"the engine process cannot be started: {error}") from error
         if self._stopping:
             await asyncio.to_thread(process.stop, 0.0)
             return
@@ -129,6 +139,8 @@ class EngineSupervisor:
         if self._stopping or process is self._gone:
             return  # what a lost engine still had to say
         self._watch.heard(message)
+        if isinstance(message, EngineProgress | EngineReady):
+            self._load_watch.heard(message)
         if isinstance(message, StepOutputs):
             self._deliver(message)
         elif isinstance(message, EngineProgress):
@@ -159,14 +171,22 @@ class EngineSupervisor:
     async def _watch_on(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            fault = self._watch.tick()
-            if fault is None or self.state is not EngineState.READY or self._process is None:
-                continue
-            logger.error("the engine does not move (%s): it is replaced", fault)
-            self._error = EngineUnavailable(f"it did not move: {fault}")
-            # Killed now and reaped below: a stopped process would not read our farewell.
-            self._process.popen.kill()
-            self._lose(self._process)
+            self._tick()
+
+    def _tick(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        loads = self.state is not EngineState.READY
+        fault = self._load_watch.tick() if loads else self._watch.tick()
+        # Of the first start nothing is known, and whoever began it waits and sees its progress.
+        if fault is None or self.state is EngineState.STARTING or not self.limits.stall:
+            return
+        logger.error("the engine does not move (%s): it is replaced", fault)
+        self._error = EngineUnavailable(f"it did not move: {fault}")
+        # Killed now and reaped below: a stopped process would not read our farewell.
+        process.popen.kill()
+        self._lose(process)
 
     def _lose(self, process: EngineProcess) -> None:
         """The line has closed without our asking, or we have given the process up."""
@@ -188,17 +208,21 @@ class EngineSupervisor:
         if self.state is EngineState.STARTING:
             self._fail(error)
             return
-        logger.error("the engine was lost: %s", error.message)
-        if self._failures == len(RESTART_PAUSES):
-            logger.critical("the engine cannot be restarted")
-            self._fail(error)
-            return
-        pause = RESTART_PAUSES[self._failures]
-        self._failures += 1
-        await asyncio.sleep(pause)
-        self.restarts += 1
-        logger.info("restarting the engine")
-        await self._spawn()
+        while self._failures < len(RESTART_PAUSES):
+            logger.error("the engine was lost: %s", error.message)
+            pause = RESTART_PAUSES[self._failures]
+            self._failures += 1
+            await asyncio.sleep(pause)
+            self.restarts += 1
+            logger.info("restarting the engine")
+            try:
+                await self._spawn()
+            except StartupError as failure:  # no memory, no descriptors: perhaps later
+                error = failure
+            else:
+                return
+        logger.critical("the engine cannot be restarted: %s", error.message)
+        self._fail(error)
 
     def _fail(self, error: LlavaError) -> None:
         """There will be no engine any more."""

@@ -1,9 +1,16 @@
-"""Whether the engine still moves: no sign of life, or one call that takes far too long."""
+"""Whether the engine still moves: no sign of life, or one call that takes far too long.
+
+While it loads it sends no heartbeats: there its progress is what counts.
+"""
 
 from __future__ import annotations
 
 from server.messages import Heartbeat
 
+# An engine that loads may show nothing new for so many seconds, or for so many times what one that
+# came to its end did: disks can be slow, and the vision tower is read in one go.
+LOAD_SECONDS = 120
+LOAD_PATIENCE = 4
 # Work may take so many times what it was expected to.
 PATIENCE = 10.0
 
@@ -45,4 +52,31 @@ class Watch:
         beat = self._beat
         if beat is not None and beat.age > self._limit + PATIENCE * beat.expected:
             return f"at one {beat.what} for {beat.age:.0f} s"
+        return None
+
+
+class LoadWatch:
+    """Counts the seconds in which an engine that loads has shown nothing new, by ticks, too."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._longest = 0
+        self.silence = 0
+
+    def reset(self) -> None:
+        """Another engine begins."""
+        self._last, self.silence = None, 0
+
+    def heard(self, message: object) -> None:
+        """Its progress, or that it is ready. The same again is nothing new."""
+        if message == self._last:
+            return
+        self._longest = max(self._longest, self.silence)
+        self._last, self.silence = message, 0
+
+    def tick(self) -> str | None:
+        """To be called once a second; what is wrong, if anything is."""
+        self.silence += 1
+        if self.silence > max(LOAD_SECONDS, LOAD_PATIENCE * self._longest):
+            return f"nothing new for {self.silence - 1} s while it loads"
         return None

@@ -40,6 +40,7 @@ def test_health_tells_how_far_loading_is() -> None:
             "loaded_bytes": 0,
             "total_bytes": 0,
         },
+        "step_age": 0.0,
         "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"},
     }
 

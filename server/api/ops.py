@@ -98,5 +98,10 @@ def _progress(engine: Engine) -> dict[str, Any] | None:
 def _unhealthy(engine: Engine, word: str) -> Response:
     # llama-server's words, for probes that were written for it.
     error = {"code": 503, "message": _MESSAGES[word], "type": "unavailable_error"}
-    told = {"status": word, "progress": _progress(engine), "error": error}
+    told = {
+        "status": word,
+        "progress": _progress(engine),
+        "step_age": engine.step_age,
+        "error": error,
+    }
     return JSONResponse(told, status_code=503, headers={"retry-after": str(RETRY_SECONDS)})

@@ -41,8 +41,9 @@ class HealthError(Answer):
 
 
 class Unhealthy(Answer):
-    """No requests can come."""
+    """No requests can come. ``step_age``: seconds since the progress was another one."""
 
     status: Literal["loading", "restarting", "draining", "failed"]
     progress: Progress | None
+    step_age: float
     error: HealthError

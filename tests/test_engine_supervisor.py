@@ -1,0 +1,154 @@
+"""An engine that cannot be started, or never comes to the end of its loading."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fakes import engine_ready
+
+import server.engine_supervisor as supervisor_module
+from server.engine_state import EngineState
+from server.engine_supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
+from server.engine_watch import LOAD_PATIENCE, LOAD_SECONDS, LoadWatch
+from server.errors import StartupError
+from server.messages import EngineConfig, EngineProgress
+
+CONFIG = EngineConfig(Path("no.gguf"), None, Path("no"), 0, 1, 1)
+
+
+class Processes:
+    """Stands for EngineProcess: its calls are processes, or the errors that are next."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        self.made: list[Any] = []
+
+    def __call__(self, _config: object, take: Any, _loop: object) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        killed: list[bool] = []
+        process = SimpleNamespace(
+            popen=SimpleNamespace(kill=lambda: killed.append(True)),
+            killed=killed,
+            send=lambda _: None,
+            stop=lambda _: -9,
+        )
+        process.say = lambda message: take(process, message)
+        self.made.append(process)
+        return process
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    made = Processes()
+    monkeypatch.setattr(supervisor_module, "EngineProcess", made)
+    monkeypatch.setattr(supervisor_module, "RESTART_PAUSES", (0.0,) * len(RESTART_PAUSES))
+    return made
+
+
+async def until(condition: Any) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not happen in time")
+
+
+async def started(processes: Processes, stall: float = 8.0) -> EngineSupervisor:
+    supervisor = EngineSupervisor(CONFIG, EngineLimits(stall=stall))
+    starting = asyncio.ensure_future(supervisor.start())
+    await until(lambda: processes.made)
+    processes.made[0].say(EngineProgress("weights", 0.0))
+    processes.made[0].say(engine_ready())
+    await starting
+    return supervisor
+
+
+def test_a_system_without_memory_for_a_process_is_asked_again(processes: Processes) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        processes.errors = [OSError(12, "Cannot allocate memory"), RuntimeError("no new thread")]
+        processes.made[0].say(None)
+        await until(lambda: len(processes.made) == 2)
+        processes.made[1].say(engine_ready())
+        assert supervisor.state is EngineState.READY
+        assert supervisor.restarts == 3
+        processes.errors = [OSError(24, "Too many open files")] * 10
+        processes.made[1].say(None)
+        await until(lambda: supervisor.state is EngineState.FAILED)
+        assert len(processes.errors) == 10 - len(RESTART_PAUSES)
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+def test_a_first_start_that_gets_no_process_fails_in_words(processes: Processes) -> None:
+    async def go() -> None:
+        processes.errors = [OSError(12, "Cannot allocate memory")]
+        supervisor = EngineSupervisor(CONFIG)
+        with pytest.raises(StartupError, match="Cannot allocate memory"):
+            await supervisor.start()
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+def test_an_engine_that_hangs_while_it_loads_again_is_replaced(processes: Processes) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        processes.made[0].say(None)
+        for number in range(1, len(RESTART_PAUSES) + 1):
+            await until(lambda: len(processes.made) > number)  # noqa: B023
+            await until(lambda: supervisor.step_age == 0.0)
+            hanging = processes.made[number]
+            hanging.say(EngineProgress("weights", 0.5))
+            for _ in range(LOAD_SECONDS):
+                hanging.say(EngineProgress("weights", 0.5))  # the same is nothing new
+                supervisor._tick()
+            assert not hanging.killed
+            assert supervisor.step_age == LOAD_SECONDS
+            supervisor._tick()
+            assert hanging.killed
+        await until(lambda: supervisor.state is EngineState.FAILED)
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_first_start_and_one_without_a_watch_may_take_for_ever(
+    first: bool, processes: Processes
+) -> None:
+    async def go() -> None:
+        if first:
+            supervisor = EngineSupervisor(CONFIG)
+            starting = asyncio.ensure_future(supervisor.start())
+            await until(lambda: processes.made)
+        else:
+            supervisor = await started(processes, stall=0)
+            processes.made[0].say(None)
+            await until(lambda: len(processes.made) == 2)
+        for _ in range(10 * LOAD_SECONDS):
+            supervisor._tick()
+        assert not processes.made[-1].killed
+        processes.made[-1].say(engine_ready())
+        assert supervisor.state is EngineState.READY
+        if first:
+            await starting
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+def test_a_slow_disk_is_known_by_the_load_that_came_to_its_end() -> None:
+    watch = LoadWatch()
+    for _ in range(200):
+        watch.tick()
+    watch.heard("ready")
+    watch.reset()
+    assert [watch.tick() for _ in range(200 * LOAD_PATIENCE)] == [None] * 200 * LOAD_PATIENCE
+    assert watch.tick() is not None
