@@ -83,8 +83,7 @@ class PictureReader:
 
     async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
         picture = await self._prepared(source, tower)
-        if visitor := visiting.get():
-            visitor.hold(size_of(picture))
+        _hold(picture)
         return picture
 
     async def _prepared(self, source: Source, tower: VisionFacts) -> ImageInput:
@@ -152,9 +151,11 @@ class PictureReader:
             return await self._inspect(load, tower, param)
 
     async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
-        return await to_thread.run_sync(
+        found = await to_thread.run_sync(
             lambda: inspect(load.read(), tower, self._options, param), limiter=self._limiter
         )
+        _hold(found.image)
+        return found
 
     @staticmethod
     def require_tower(tower: VisionFacts | None, param: str) -> VisionFacts:
@@ -166,6 +167,12 @@ class PictureReader:
                 code="vision_not_available",
             )
         return tower
+
+
+def _hold(picture: ImageInput) -> None:
+    """Counts it to its request until that is over. Raises Overloaded."""
+    if visitor := visiting.get():
+        visitor.hold(size_of(picture))
 
 
 def _distinct(source: Source) -> tuple[str | int, Detail | None]:
