@@ -155,3 +155,11 @@ def test_long_texts_large_tools_and_pictures_are_ordinary() -> None:
     assert len(url) > 4_000_000
     part = {"type": "image_url", "image_url": {"url": url}}
     assert post_chat(FakeEngine(), chat([part])).status_code == 200
+
+
+def test_many_long_numbers_are_not_computed() -> None:
+    app = create_app(FakeEngine(), ApiOptions())
+    raw = b'{"tokens": [' + b"12345678901234567890," * 20_000 + b"9" * 4000 + b"]}"
+    response = call(app, "POST", "/detokenize", content=raw)
+    assert response.status_code == 400
+    assert "more than 100 digits" in response.json()["error"]["message"]
