@@ -4,7 +4,8 @@
     python -m scripts.bench --servers ours,llama-server,llama-cpp-python --rounds 3
     python -m scripts.bench --quick --scenarios streams --json /tmp/bench.json
 
-The servers take turns, one alone on the machine at a time. docs/benchmarks.md says what is done.
+The servers take turns, scenario by scenario; only one at a time has work. docs/benchmarks.md says
+what is done.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from scripts.bench import machine, own_time
@@ -72,46 +74,64 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-async def visit(server: str, url: str, turn: int, options: argparse.Namespace, to: Report) -> None:
-    """All scenarios on one running server."""
-    client = ChatClient(url)
+async def visit(server: str, name: str, course: Course, to: Report) -> None:
+    """One scenario on one running server."""
+    client = course.client
+    client.replies.clear()
+    page = await client.text("/metrics")
+    began = time.monotonic()
+    before = own_time.parse(page, began)
     try:
-        await client.open()
-        # Each round has its own pictures, and every server gets the same ones.
-        course = Course(client, Album(1000 * (turn + 1)), options.tokens, quick=options.quick)
-        await warm_up(course)
-        for name in options.scenarios:
-            client.replies.clear()
-            page = await client.text("/metrics")
-            began = time.monotonic()
-            before = own_time.parse(page, began)
-            try:
-                values = await SCENARIOS[name](course)
-            except BenchError as error:
-                raise BenchError(f"{server}, {name}: {error}") from error
-            ended = time.monotonic()
-            after = own_time.parse(await client.text("/metrics"), ended)
-            to.add(server, name, values, client.replies)
-            if server == OURS:
-                to.engine.setdefault(name, []).append(after.since(before))
-            shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
-            tell(f"round {turn + 1}, {server}: {shown} ({time.monotonic() - began:.0f} s)")
+        values = await SCENARIOS[name](course)
+    except BenchError as error:
+        raise BenchError(f"{server}, {name}: {error}") from error
+    ended = time.monotonic()
+    after = own_time.parse(await client.text("/metrics"), ended)
+    to.add(server, name, values, client.replies)
+    if server == OURS:
+        to.engine.setdefault(name, []).append(after.since(before))
+    shown = ", ".join(f"{key} {value:.4g}" for key, value in values.items())
+    tell(f"{server}: {shown} ({ended - began:.0f} s)")
+
+
+async def one_round(
+    urls: Mapping[str, str], turn: int, options: argparse.Namespace, to: Report
+) -> None:
+    """All scenarios. The servers take turns within each, and who is first changes."""
+    courses = {}
+    try:
+        for server, url in urls.items():
+            # Each round has its own pictures, and every server gets the same ones.
+            album = Album(1000 * (turn + 1))
+            course = Course(ChatClient(url), album, options.tokens, quick=options.quick)
+            courses[server] = course
+            await course.client.open()
+            await warm_up(course)
+        for index, name in enumerate(options.scenarios):
+            first = (turn + index) % len(courses)
+            for server in [*courses, *courses][first : first + len(courses)]:
+                await visit(server, name, courses[server], to)
     finally:
-        await client.close()
+        for course in courses.values():
+            await course.client.close()
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """All rounds: the servers take turns, so that a slow hour of the machine hits all of them."""
+    """All rounds. The servers run beside each other, but only one at a time has work: a machine
+    that is slow for half a minute would else be told as a slow server.
+    """
     facts = machine.facts()
     word = machine.warning(float(str(facts["busy_before"])))
     if word:
         tell(f"WARNING: {word}")
     load = Load(pair(), options.threads, options.parallel, options.ctx_size, options.our_flags)
     report = Report(options.servers, {**facts, "warning": word})
-    for turn in range(options.rounds or (1 if options.quick else 2)):
-        for server in options.servers:
-            with running(server, load) as url:
-                asyncio.run(visit(server, url, turn, options, report))
+    rounds = options.rounds or (1 if options.quick else 2)
+    for turn in range(rounds):
+        tell(f"round {turn + 1} of {rounds}")
+        with ExitStack() as stack:
+            urls = {name: stack.enter_context(running(name, load)) for name in options.servers}
+            asyncio.run(one_round(urls, turn, options, report))
     return report
 
 
