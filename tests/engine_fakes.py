@@ -18,7 +18,7 @@ from server.engine.pace import Pace
 from server.engine.plan import Chunk, Forget, Share
 from server.engine.pooling import MOST_ROWS
 from server.engine.positions import Positions
-from server.engine.prefix import keys_of
+from server.engine.prefix import PrefixCache, keys_of
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
@@ -234,14 +234,16 @@ def make_core(
     window: int = 0,
     encode_at_once: int = 0,
     one_batch: int = 0,
+    idle_cells: int = 2048,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
     runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
+    prefixes = PrefixCache(window, most_cells=idle_cells)
     kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
     scheduler = Scheduler(
-        kv, n_batch, n_seq, pace, window=window, encodes=encodes, one_batch=one_batch
+        kv, n_batch, n_seq, pace, prefixes=prefixes, encodes=encodes, one_batch=one_batch
     )
     pending: list[list[Picture]] = []
 

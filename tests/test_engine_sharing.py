@@ -108,10 +108,27 @@ def test_a_picture_under_another_beginning_is_encoded_once() -> None:
     assert [image.cached for image in output.images] == [True]
 
 
+def test_idle_sequences_beyond_one_a_slot_keep_few_cells() -> None:
+    """All steps go through the cells that they have."""
+    core, _ = make_core(n_seq=2, n_cells=1000, n_batch=64, idle_cells=60, idle=20)
+    for letter in "abcdef":
+        core.add(add(letter, letter * 50, max_tokens=1))
+        drain(core)
+    assert core.scheduler.kv.idle == 2 * 50, "one prompt for each slot, however long"
+    for letter in "ghij":
+        core.add(add(letter, letter * 10, max_tokens=1))
+        drain(core)
+    assert core.scheduler.kv.idle == 4 * 10, "more of them where they are short"
+    hits = core.scheduler.prefix_hits
+    core.add(add("again", "j" * 10 + "!", max_tokens=1))
+    drain(core)
+    assert core.scheduler.prefix_hits == hits + 10
+
+
 def test_where_cells_cannot_be_shared_nobody_s_are() -> None:
     """Not those of running sequences either: a state instead of cells has no beginning."""
     core, runner = make_core(n_seq=3, n_cells=400, n_batch=64)
-    core.scheduler.share_prefixes = False
+    core.scheduler.prefixes.shares = False
     core.add(add("1", "the same beginning", max_tokens=8))
     core.step()
     for name in "23":

@@ -39,6 +39,11 @@ class KVCache:
         """Cells of busy sequences, each counted once: those that cannot be had."""
         return int(np.count_nonzero(self._busy_users))
 
+    @property
+    def idle(self) -> int:
+        """Cells that only idle sequences have."""
+        return self.n_cells - self.free - self.pinned
+
     def unpinned(self, seq_id: int, count: int) -> int:
         """How many of a sequence's first ``count`` cells no busy sequence has."""
         return int(np.count_nonzero(self._busy_users[self._cells[seq_id][:count]] == 0))

@@ -21,6 +21,7 @@ from server.engine.image_cache import ImageCache
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.peaks import PeakWatch
+from server.engine.prefix import PrefixCache
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
@@ -166,14 +167,13 @@ def _no_tower(_pictures: list[Picture]) -> None:
 
 
 def _make_scheduler(placement: Placement, handles: Handles, one_batch: int) -> Scheduler:
-    config, encoder = handles.config, handles.encoder
+    config, encoder, model = handles.config, handles.encoder, handles.model
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),
         config.batch_size,
         placement.parallel,
         Pace(config.itl_target, handles.speed),
-        share_prefixes=handles.model.shares_prefixes,
-        window=handles.model.window,
+        prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells),
         encodes=Encodes(encoder.batch_tokens if encoder else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,

@@ -90,11 +90,18 @@ class PrefixCache:
     Compared one by one: with at most 256 sequences an array comparison each is faster, and far
     simpler, than walking a tree of Python objects.
 
+    They are not free of cost: every step goes through all cells up to the last used one, and skips
+    those of other sequences one by one. So all of them together may have ``most_cells``, and beyond
+    that there may be as many as there are free slots: then each slot still has its last prompt.
+
+    Without ``shares`` nothing is kept, for this model's cells cannot be given to another sequence.
     ``window``: with a sliding one, llama.cpp writes over cells that have left it. What is surely
     there is all of a sequence that never was as long, and the end of any other.
     """
 
     window: int = 0
+    shares: bool = True
+    most_cells: int = 2048
     entries: list[Entry] = field(default_factory=list)
     _clock: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -111,6 +118,10 @@ class PrefixCache:
         self.entries.append(Entry(seq_id, keys, next(self._clock)))
         return covered
 
+    def crowd(self, cells: int, slots: int) -> bool:
+        """Whether idle sequences, of so many cells, are more than is kept beside free slots."""
+        return cells > self.most_cells and len(self.entries) > slots
+
     def pop_oldest(self) -> Entry:
         """Removes the entry that was of use the longest time ago."""
         oldest = min(self.entries, key=lambda entry: entry.last_used)
@@ -125,6 +136,8 @@ class PrefixCache:
         takes nothing, but its own where it was preempted.
         """
         best, limit = Match(), len(wanted.keys) - 1
+        if not self.shares:
+            return best
         if wanted.pool is not None:
             return best  # its states have to be computed, whoever else has done so
         if not wanted.sampling.cache_prompt and not wanted.output_tokens:
@@ -142,7 +155,7 @@ class PrefixCache:
 
     def soon(self, wanted: Request, running: Iterable[Request]) -> int:
         """How much of the prompt running requests have begun to compute."""
-        if wanted.pool is not None or not wanted.sampling.cache_prompt:
+        if not self.shares or wanted.pool is not None or not wanted.sampling.cache_prompt:
             return 0
         prefilling = (
             request

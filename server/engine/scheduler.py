@@ -33,8 +33,7 @@ class Scheduler:
         max_running: int,
         pace: Pace,
         *,
-        share_prefixes: bool = True,
-        window: int = 0,
+        prefixes: PrefixCache | None = None,
         encodes: Encodes | None = None,
         n_pictures: int | None = None,
         one_batch: int = 0,
@@ -46,10 +45,9 @@ class Scheduler:
         self.pace = pace
         self.encodes = encodes or Encodes()
         self.max_running = max_running
-        self.share_prefixes = share_prefixes
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.prefixes = PrefixCache(window)
+        self.prefixes = prefixes or PrefixCache()
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._plan = Plan()
         self._planned: dict[Request, int] = {}
@@ -114,19 +112,14 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
-            match = self._match(request)
-            if worth_waiting(request.keys[match.count : self._soon(request)]):
+            match = self.prefixes.find(request, self.running)
+            soon = self.prefixes.soon(request, self.running)
+            if worth_waiting(request.keys[match.count : soon]):
                 continue  # being computed for somebody else; others may go ahead meanwhile
             if not self._fits(request, match):
                 return
             self.waiting.remove(request)
             self._start(request, match)
-
-    def _match(self, request: Request) -> Match:
-        return self.prefixes.find(request, self.running) if self.share_prefixes else Match()
-
-    def _soon(self, request: Request) -> int:
-        return self.prefixes.soon(request, self.running) if self.share_prefixes else 0
 
     def _fits(self, request: Request, match: Match) -> bool:
         """Whether it can be computed beside what runs, with idle sequences gone if need be.
@@ -238,11 +231,13 @@ class Scheduler:
         """The request leaves its sequence; what is computed of it becomes an idle one."""
         self.kv.make_idle(request.seq_id)
         keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
-        if not self.share_prefixes or not len(keys):
+        if not self.prefixes.shares or not len(keys):
             self._forget(request.seq_id)
             return
         for covered in self.prefixes.add(request.seq_id, keys):
             self._forget(covered.seq_id)
+        while self.prefixes.crowd(self.kv.idle, self.max_running - len(self.running)):
+            self._forget(self.prefixes.pop_oldest().seq_id)
 
     def _forget(self, seq_id: int) -> None:
         self.kv.close(seq_id)

@@ -33,6 +33,12 @@ class EngineSettings(BaseModel):
     itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
         70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
     )
+    prefix_cache_cells: Annotated[int, Flag("Engine", (), "N")] = Field(
+        2048,
+        ge=0,
+        description="cells that finished prompts keep, beyond the last one of each free slot;"
+        " each makes every step a little slower",
+    )
 
     @property
     def n_threads(self) -> int:
