@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from server.engine_progress import LoadSizes, size_of
 from server.errors import ConfigError
 from server.messages import EngineConfig, EngineProgress
 from server.serve import refuse_exposure
+from server.serving.life import Life
 from server.serving.listener import Listener, bind, inherited, permit_files
 from server.serving.notify import notify
 from server.serving.progress import show
@@ -143,3 +145,42 @@ def test_a_terminal_shows_a_bar_and_a_log_does_not(
     text = stream.getvalue()
     assert ("loading weights" in text and "50.0M/100M" in text) is screen
     assert logging.getLogger("server").handlers == handlers
+
+
+class Ending:
+    """A server on a shared socket, to which one more connection comes as it stops to accept."""
+
+    def __init__(self) -> None:
+        self.listener = SimpleNamespace(shared=True)
+        self.connections: list[str] = []
+        self.answered = False
+        self.stopped: list[bool] = []
+        self.in_work = 0
+
+    def drain(self, *, refuse: bool) -> None:
+        assert not refuse, "another one answers on this socket"
+
+    async def stop_accepting(self) -> None:
+        # asyncio makes an accepted connection some turns of the loop later.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self.connections.append, "late")
+        loop.call_later(0.2, self._answer)
+
+    def _answer(self) -> None:
+        self.connections.clear()
+        self.answered = True
+
+    def stop(self, *, now: bool) -> None:
+        self.stopped.append(self.answered)
+
+
+def test_a_connection_that_was_just_accepted_is_waited_for() -> None:
+    ending: Any = Ending()
+
+    async def end() -> None:
+        life = Life(ending, ending, 5.0)
+        life._told_to_stop()
+        await asyncio.wait_for(life.ending.wait(), 5)
+
+    asyncio.run(end())
+    assert ending.stopped == [True]

@@ -77,8 +77,11 @@ class Life:
         if shared:
             await self._server.stop_accepting()
         start = time.monotonic()
-        while self._waits(shared, time.monotonic() - start):  # noqa: ASYNC110 (nobody tells us)
+        while True:  # nobody tells us
+            # First, too: a connection that was just accepted is not made yet, and nobody knows it.
             await asyncio.sleep(_POLL_SECONDS)
+            if not self._waits(shared, time.monotonic() - start):
+                break
         if self._admission.in_work:
             logger.warning(
                 "%d requests are not finished after %.0f s",
