@@ -6,11 +6,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import TypeAdapter
 
 from server.api.answer import Step
 from server.api.answers.chat import ChatCompletion, ChatEvent
@@ -31,8 +29,6 @@ from server.api.timings import timings
 from server.messages import EngineReady, TokenLogprob
 from server.tools.parse import Content
 
-# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
-_EVENTS: Final = TypeAdapter[Any](ChatEvent)
 EXAMPLE = {
     "messages": [
         {
@@ -58,7 +54,7 @@ def chat_router(services: Services) -> APIRouter:
             "chat",
             body=ChatRequest,
             answer=ChatCompletion,
-            events=_EVENTS,
+            events=ChatEvent,
             engine=True,
             example=EXAMPLE,
         ),

@@ -17,11 +17,8 @@ def stage(metrics: PictureMetrics, name: str) -> Iterator[None]:
     What is cancelled because the client left has neither succeeded nor failed: it is not counted.
     """
     start = time.monotonic()
-    try:
+    with failing(metrics, name):
         yield
-    except Exception:
-        _took(metrics, Stage(name, start, time.monotonic(), FAILED))
-        raise
     _took(metrics, Stage(name, start, time.monotonic(), OK))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import TypeAdapter
 
 from server.api.answer import Answer, begin
 from server.api.answers.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
@@ -29,8 +28,6 @@ from server.grammar import schema_grammar
 from server.messages import EngineReady
 from server.tools.call import new_call_id
 
-# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
-_EVENTS: Final = TypeAdapter[Any](AnthropicEvent)
 EXAMPLE = {
     "model": "demo",
     "max_tokens": 100,
@@ -62,7 +59,7 @@ def _add_messages(router: APIRouter, services: Services) -> None:
             "anthropic",
             body=MessagesRequest,
             answer=AnthropicMessage,
-            events=_EVENTS,
+            events=AnthropicEvent,
             engine=True,
             example=EXAMPLE,
             error_answer=AnthropicError,

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import TypeAdapter
 
 from server.api.answers.completions import Completion, CompletionEvent
 from server.api.body import read_body
@@ -36,7 +35,7 @@ _COMPLETION = operation(
     "completions",
     body=CompletionRequest,
     answer=Completion,
-    events=TypeAdapter(CompletionEvent),
+    events=CompletionEvent,
     engine=True,
     example={"prompt": "The sky is", "max_tokens": 16},
 )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import TypeAdapter
 
 from server.api.answer import Answer, begin
 from server.api.answers.chat import InputTokens
@@ -29,8 +28,6 @@ from server.api.responses.stored import stored_router
 from server.api.services import Services
 from server.api.streams import told
 
-# Made once: its schema is kept by the adapter, and tests make hundreds of apps.
-_EVENTS: Final = TypeAdapter[Any](ResponseEvent)
 EXAMPLE = {
     "model": "demo",
     "input": [
@@ -65,7 +62,7 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
             "responses",
             body=ResponsesRequest,
             answer=ResponseObject,
-            events=_EVENTS,
+            events=ResponseEvent,
             engine=True,
             example=EXAMPLE,
         ),
