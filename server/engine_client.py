@@ -56,7 +56,7 @@ class EngineClient(EngineSupervisor):
             while not finished:
                 item = await running.items.get()
                 running.read = time.monotonic()
-                if running.parked and running.read_on:
+                if running.read_on:
                     self._requests.go_on(running)
                 if isinstance(item, LlavaError):
                     # After its deadline, or if it was given up, the engine may still be at it.

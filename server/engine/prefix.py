@@ -136,10 +136,8 @@ class PrefixCache:
         takes nothing, but its own where it was preempted.
         """
         best, limit = Match(), len(wanted.keys) - 1
-        if not self.shares:
-            return best
-        if wanted.pool is not None:
-            return best  # its states have to be computed, whoever else has done so
+        if not self.shares or wanted.pool is not None:
+            return best  # a pooled one's states have to be computed, whoever else has done so
         if not wanted.sampling.cache_prompt and not wanted.output_tokens:
             return best
         for entry in self.entries:

@@ -69,9 +69,8 @@ def open_token_rows(
         return None
     try:
         rows = _open(model, encoder)
-        if (
-            not _spread(model, context, rows, min(_PROBES, n_batch)) <= _TOLERANCE
-        ):  # nan is no proof either
+        spread = _spread(model, context, rows, min(_PROBES, n_batch))
+        if not spread <= _TOLERANCE:  # nan is no proof either
             raise LookupError("a row of token_embd is not all that a token is")
     except (LookupError, StartupError) as reason:
         logger.info("text and pictures go in batches of their own: %s", reason)

@@ -16,10 +16,8 @@ def turns(running: Sequence[Request]) -> list[tuple[Request, int]]:
     """
     waiting = [request for request in running if not request.decoding]
     able = [request for request in waiting if request.pool is None and _can_go_on(request)]
-    if len(able) < 2:
-        return [(request, 1) for request in waiting]
-    shortest = min(able, key=lambda request: request.num_remaining)
-    if shortest is able[0]:
+    shortest = min(able, key=lambda request: request.num_remaining, default=None)
+    if shortest is None or shortest is able[0]:
         return [(request, 1) for request in waiting]
     return [(shortest, 2), *((request, 1) for request in waiting if request is not shortest)]
 
