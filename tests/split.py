@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFReader, GGUFWriter
+from gguf_files import copy_metadata, finish
 
 
 def split(path: Path, count: int) -> dict[str, bytes]:
@@ -18,21 +19,13 @@ def split(path: Path, count: int) -> dict[str, bytes]:
         target = path.with_name(name)
         writer = GGUFWriter(target, "llama")
         if index == 0:
-            for field in reader.fields.values():
-                if field.name.startswith("GGUF.") or field.name == "general.architecture":
-                    continue
-                kind = field.types[0]
-                item = field.types[-1] if kind == GGUFValueType.ARRAY else None
-                writer.add_key_value(field.name, field.contents(), kind, item)
+            copy_metadata(reader, writer)
         writer.add_uint16("split.no", index)
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in reader.tensors[index * share : (index + 1) * share]:
             data = np.asarray(tensor.data)
             writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         parts[name] = target.read_bytes()
     return parts

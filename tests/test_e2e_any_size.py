@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from gguf_files import finish
 from mtmd import open_mtmd
 from PIL import Image
 
@@ -34,10 +35,7 @@ def mmproj(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, values in random_weights(SHAPE, 3).items():
         writer.add_tensor(name.replace("mm.0", "mm.1"), values)
     writer.add_tensor("v.token_embd.img_break", np.ones(WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

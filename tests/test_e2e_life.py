@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 from asking import RED, answer, shape
+from gguf_files import copy_metadata, finish
 from live import DEMO, ROOT, LiveServer, children, gone
 
 # In the environment of what run_serve starts: other tests run at the same time.
@@ -116,21 +117,14 @@ def copy_with_other_width(source: Path, target: Path) -> None:
     """The mmproj with its projector's output padded from 192 to 256 rows."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "clip")
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            kind = field.types[0]
-            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub)
+    copy_metadata(reader, writer)
     for tensor in reader.tensors:
         data = tensor.data
         if tensor.name.startswith("mm.2."):
             pad = [(0, 64)] + [(0, 0)] * (data.ndim - 1)
             data = np.pad(data, pad)
         writer.add_tensor(tensor.name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None:

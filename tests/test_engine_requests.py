@@ -1,4 +1,4 @@
-"""What becomes of requests when engines are lost, and when an engine counts as stuck."""
+"""What becomes of requests when engines are lost, or when their readers stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from server.deadline import deadline
-from server.engine.pulse import Pulse
 from server.engine_client import EngineClient, EngineLimits
 from server.engine_requests import (
     FEW_UNREAD,
@@ -22,7 +21,6 @@ from server.engine_requests import (
     Running,
 )
 from server.engine_state import EngineState
-from server.engine_watch import PATIENCE, Watch
 from server.errors import DeadlineExceeded, EngineUnavailable, RequestError
 from server.messages import (
     AbortRequest,
@@ -31,10 +29,8 @@ from server.messages import (
     CountRequest,
     EngineConfig,
     FinishReason,
-    Heartbeat,
     Rejected,
     RequestTimings,
-    StepOutputs,
     TokenOutput,
 )
 from server.sampling import SamplingParams
@@ -243,53 +239,6 @@ def test_rejections_reach_who_asked_and_the_rest_nobody() -> None:
     engines.requests.take(Rejected("a", RequestError("no")))
     (error,) = items(running)
     assert isinstance(error, RequestError)
-
-
-def tick(watch: Watch, times: int, beat: Heartbeat | None = None) -> list[str]:
-    found = []
-    for _ in range(times):
-        if beat is not None:
-            watch.heard(beat)
-        fault = watch.tick()
-        if fault:
-            found.append(fault)
-    return found
-
-
-def test_silence_is_a_fault_and_idleness_is_not() -> None:
-    watch = Watch(8)
-    assert not tick(watch, 100, Heartbeat("nothing", 0.0, 0.0))
-    assert not tick(watch, 7)
-    assert tick(watch, 1)
-    watch.heard(StepOutputs())
-    assert not tick(watch, 8)
-    watch.reset()
-    assert not tick(watch, 8)
-    assert not tick(Watch(0), 1000), "0 is no watch at all"
-
-
-def test_a_long_call_is_a_fault_once_it_is_far_longer_than_expected() -> None:
-    watch = Watch(8)
-    assert tick(watch, 1, Heartbeat("decode", 8.5, 0.01))
-    assert watch.step_age == 8.5
-    assert not tick(watch, 1, Heartbeat("decode", 8.0 + PATIENCE * 20, 20.0)), "a long prefill"
-    assert tick(watch, 1, Heartbeat("decode", 9.0 + PATIENCE * 20, 20.0))
-
-
-def test_the_pulse_tells_of_what_is_most_overdue() -> None:
-    pulse = Pulse()
-    assert pulse.beat() == Heartbeat("nothing", 0.0, 0.0)
-    pulse.begin("encoder", "encode", 100.0)
-    pulse.begin("loop", "decode", 0.5)
-    assert (pulse.beat().what, pulse.beat().expected) == ("decode", 0.5)
-    pulse.end("loop")
-    assert pulse.beat().what == "encode"
-    beats: list[Any] = []
-    pulse.start(beats.append)
-    end = time.monotonic() + 5
-    while not beats and time.monotonic() < end:
-        time.sleep(0.01)
-    assert beats[0].what == "encode"
 
 
 class Process:

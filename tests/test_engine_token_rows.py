@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFReader, GGUFWriter
+from gguf_files import copy_metadata, finish
 from kinds import driven, noise
 from live import DEMO
 from split import split
@@ -83,22 +84,14 @@ def quantize(values: np.ndarray, kind: Kind) -> np.ndarray:
 def retyped(path: Path, target: Path, kind: Kind) -> Path:
     """The same model with another type of token_embd."""
     reader, writer = GGUFReader(path), GGUFWriter(target, "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name == "general.architecture":
-            continue
-        first = field.types[0]
-        item = field.types[-1] if first == GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), first, item)
+    copy_metadata(reader, writer)
     for tensor in reader.tensors:
         data = np.asarray(tensor.data)
         if tensor.name == "token_embd.weight":
             writer.add_tensor(tensor.name, quantize(data, kind), raw_dtype=kind)
         else:
             writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target
 
 

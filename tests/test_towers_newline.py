@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from gguf_files import finish
 
 from server.errors import StartupError
 from server.towers.layout import MERGE_TYPE, TowerShape
@@ -24,10 +25,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], merge_type: str | None = N
         writer.add_string(MERGE_TYPE, merge_type)
     for name, values in {**random_weights(SHAPE, 0), **tensors}.items():
         writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -21,7 +21,7 @@ from scripts.dashboards.parts import (
 def overview() -> Dashboard:
     """The page that an operator looks at first."""
     made = board("llava-overview", "llava-server / Overview", "Is it well, and who waits?")
-    for add in (_now, _traffic, _latency, _saturation, _errors):
+    for add in (_now, _traffic, _latency, _saturation, _engine, _errors):
         made = add(made)
     return made
 
@@ -182,7 +182,13 @@ def _saturation(made: Dashboard) -> Dashboard:
                 top=1,
             )
         )
-        .with_panel(
+    )
+
+
+def _engine(made: Dashboard) -> Dashboard:
+    """More of the row of saturation: what the engine's processes go through."""
+    return (
+        made.with_panel(
             series(
                 "Steps",
                 "How long the engine's steps take in llama.cpp",
