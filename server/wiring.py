@@ -46,6 +46,7 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         llava_fix=settings.llava_fix == "auto",
         itl_target=settings.itl_target / 1000,
         prefix_cache_cells=settings.prefix_cache_cells,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
         image_cache_bytes=settings.image_cache_bytes,
         image_cache_dir=settings.image_cache_dir,
         image_cache_dir_bytes=settings.image_cache_dir_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,14 @@ from server.engine.core import EngineCore
 from server.engine.encodes import Encodes
 from server.engine.encoding import encode_pictures
 from server.engine.image_cache import ImageCache
+from server.engine.keys import keys_of
 from server.engine.kv import KVCache
 from server.engine.pace import Pace
-from server.engine.plan import Chunk, Forget, Share
+from server.engine.plan import CacheChange, Chunk, Forget, SwapIn, SwapOut
 from server.engine.pooling import MOST_ROWS
 from server.engine.positions import Positions
-from server.engine.prefix import PrefixCache, keys_of
+from server.engine.prefix import PrefixCache
+from server.engine.prompt_store import PromptStore
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
@@ -91,6 +94,10 @@ class FakeRunner:
         self.begun: list[str] = []
         self.released: list[str] = []
         self.broken_pictures: set[str] = set()
+        self.store: PromptStore | None = None
+        self.swapped: dict[int, list[Cell]] = {}
+        self.swaps = 0
+        self.copy_seconds = 0.0
 
     def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -128,16 +135,43 @@ class FakeRunner:
         self.encode_sizes.append(len(names))
         return [np.zeros((IMAGE_TOKENS, 4), np.float32) for _ in names]
 
-    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
+    def change_cache(self, changes: Sequence[CacheChange]) -> None:
         for change in changes:
             if isinstance(change, Forget):
                 self.cells.pop(change.seq_id, None)
+            elif isinstance(change, SwapOut):
+                self._swap_out(change)
+            elif isinstance(change, SwapIn):
+                self._swap_in(change)
             else:
                 assert change.target not in self.cells, "used again without being forgotten"
                 # The very same cell objects: a shared cell is one cell.
                 source = self.cells[change.source]
                 self.cells[change.target] = [c for c in source if c.position < change.end]
                 assert self.cells[change.target] == source[: change.count]
+
+    def _swap_out(self, change: SwapOut) -> None:
+        """As llama.cpp: what was lost to a sliding window is not in the copy."""
+        cells = self.cells[change.seq_id]
+        keys = [tuple(key) for key in change.prompt.keys.tolist()]
+        assert [cell.key for cell in cells] == keys, "another prompt's cells"
+        self.swapped[id(change.prompt)] = [copy(cell) for cell in cells]
+        assert self.store is not None
+        self.store.fill(change.prompt, np.zeros(change.prompt.size, np.uint8))
+        self.store.copied(change.prompt.size, self.copy_seconds)
+
+    def _swap_in(self, change: SwapIn) -> None:
+        assert change.seq_id not in self.cells, "used again without being forgotten"
+        assert change.prompt.state is not None, "it has never been copied"
+        self.cells[change.seq_id] = [copy(cell) for cell in self.swapped[id(change.prompt)]]
+        self._check_size()
+        kept = [cell for cell in self.cells[change.seq_id] if cell.position < change.end]
+        self.cells[change.seq_id] = kept
+        self.swaps += 1
+
+    def _check_size(self) -> None:
+        distinct = {id(cell) for cells in self.cells.values() for cell in cells}
+        assert len(distinct) <= self.n_cells, "more cells than there are"
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
@@ -167,8 +201,7 @@ class FakeRunner:
         # num_computed counts on after the batch: the decodes among the chunks are still that.
         assert not self.one_batch or decodes in {0, len(chunks)} or rows <= self.one_batch
         assert len(kinds) <= 1 or self.one_batch, "token ids and embeddings in one batch"
-        distinct = {id(cell) for cells in self.cells.values() for cell in cells}
-        assert len(distinct) <= self.n_cells, "more cells than there are"
+        self._check_size()
         return sampled
 
     def states(self, chunk: Chunk) -> np.ndarray:
@@ -235,12 +268,14 @@ def make_core(
     encode_at_once: int = 0,
     one_batch: int = 0,
     idle_cells: int = 2048,
+    store: PromptStore | None = None,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
     runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
-    prefixes = PrefixCache(window, most_cells=idle_cells)
+    runner.store = store or PromptStore()
+    prefixes = PrefixCache(window, most_cells=idle_cells, store=runner.store)
     kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
     scheduler = Scheduler(
         kv, n_batch, n_seq, pace, prefixes=prefixes, encodes=encodes, one_batch=one_batch

@@ -25,7 +25,8 @@ KINDS = ("circle", "square")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server of our own: its memory and its counts are looked at."""
-    flags = ("--parallel", "8", "--image-cache-bytes", "1MiB", "--ctx-size", "4096")
+    caches = ("--image-cache-bytes", "1MiB", "--cache-ram", "8")
+    flags = ("--parallel", "8", "--ctx-size", "4096", *caches)
     with LiveServer(tmp_path_factory.mktemp("crowd"), *flags) as server:
         yield server
 

@@ -140,6 +140,26 @@ def test_a_picture_is_computed_once_for_two_questions(kind: str, engine: Driven)
     assert second.cached_tokens > second.images[0].tokens
 
 
+def test_a_prompt_from_the_ram_goes_on_as_from_the_cache(
+    files: tuple[Path, Path], kind: str, reference: Reference
+) -> None:
+    asked = prompts(kind)
+    with driven(*files, files[0].parent, prefix_cache_cells=0) as engine:
+        store = engine.core.scheduler.prefixes.store
+        for name, parts in asked.items():
+            engine.add(name, parts, 2)
+            engine.run()
+        assert len(store.prompts) == len(asked) - 1
+        hits = store.hits
+        for name, parts in asked.items():
+            engine.add(f"{name} again", parts, STEPS)
+            check(engine.run()[f"{name} again"], reference, parts)
+        told = [engine.first_output(f"{name} again") for name in asked]
+        assert store.hits > hits
+        assert all(output.cached_tokens > 32 for output in told if output.images)
+        assert engine.core.scheduler.kv.pinned == 0
+
+
 def test_pictures_that_were_made_smaller_have_the_same_tokens(kind: str, engine: Driven) -> None:
     """libmtmd would shrink them itself; its answer is from the size alone."""
     handles, facts = engine.engine.handles, engine.engine.ready.vision

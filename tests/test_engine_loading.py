@@ -72,6 +72,7 @@ def test_defaults_map_the_file_and_let_llama_cpp_choose_attention(cache: Path) -
         assert (report.layers, report.layers_offloaded) == (6, 0)
         measured = {part.part: part.measured for part in report.parts}
         assert measured.pop("image_cache") is None
+        assert measured.pop("prompt_cache") is None
         assert all(measured.values()), "every part that was planned is measured too"
         assert all(part.predicted for part in report.parts), "and the other way round"
         (kv,) = (part for part in report.parts if part.part == "kv_cache")

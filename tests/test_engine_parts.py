@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from server.engine.encoding import EncodeDone, EncodeThread
 from server.engine.image_cache import ImageCache
+from server.engine.keys import common_prefix, keys_of
 from server.engine.kv import KVCache
 from server.engine.pace import SMALLEST_CHUNK, Pace
 from server.engine.positions import Positions
-from server.engine.prefix import PrefixCache, common_prefix, keys_of
+from server.engine.prefix import PrefixCache
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.messages import ImageInput
 from server.sampling import SamplingParams

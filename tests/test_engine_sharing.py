@@ -18,6 +18,7 @@ from engine_fakes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.engine.prompt_store import PromptStore
 from server.messages import AbortRequest, Rejected, TokenOutput
 
 
@@ -155,17 +156,21 @@ _events = st.lists(
 
 
 @pytest.mark.parametrize(
-    ("kind", "window", "one_batch"),
+    ("kind", "window", "one_batch", "stored"),
     [
-        ("plain", 0, 0),
-        ("whole", 0, 0),
-        ("mrope", 0, 0),
-        ("tiled", 0, 0),
-        ("plain", 12, 0),
-        ("whole", 30, 0),
-        ("plain", 0, 100),
-        ("tiled", 0, 14),
-        ("tiled", 12, 100),
+        ("plain", 0, 0, 0),
+        ("whole", 0, 0, 0),
+        ("mrope", 0, 0, 0),
+        ("tiled", 0, 0, 0),
+        ("plain", 12, 0, 0),
+        ("whole", 30, 0, 0),
+        ("plain", 0, 100, 0),
+        ("tiled", 0, 14, 0),
+        ("tiled", 12, 100, 0),
+        ("plain", 0, 0, 120),
+        ("whole", 30, 0, 500),
+        ("mrope", 0, 0, 500),
+        ("tiled", 12, 100, 120),
     ],
 )
 @settings(max_examples=120, deadline=None, derandomize=True)
@@ -174,6 +179,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
     kind: str,
     window: int,
     one_batch: int,
+    stored: int,
     events: list[tuple[list[object], int, int, bool]],
     n_seq: int,
     idle: int,
@@ -191,6 +197,8 @@ def test_nothing_is_lost_leaked_or_told_twice(
         window=window,
         encode_at_once=n_batch * (n_seq % 3),
         one_batch=one_batch,
+        idle_cells=20 if stored else 2048,
+        store=PromptStore(stored, block=3),
     )
     told: dict[str, list[object]] = {}
     aborted = set()
@@ -207,6 +215,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
                 finish_encode(core, runner)
             note(core.step().outputs)
             assert core.scheduler.kv.pinned <= n_cells
+            assert core.scheduler.prefixes.store.n_bytes <= stored
         if abort:
             core.abort(AbortRequest(name))
             aborted.add(name)

@@ -84,6 +84,8 @@ def test_gauges_follow_the_engine() -> None:
         preemptions=1,
         prefix_queries=20,
         prefix_hits=10,
+        prompt_cache_hits=6,
+        prompt_cache_bytes=4,
         image_cache_queries=7,
         image_cache_hits=3,
         image_cache_bytes=5,

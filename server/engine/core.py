@@ -161,6 +161,8 @@ class EngineCore:
             encode_seconds=self._encode_seconds,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
+            prompt_cache_hits=scheduler.prefixes.store.hits,
+            prompt_cache_bytes=scheduler.prefixes.store.n_bytes,
             image_cache_queries=images.queries,
             image_cache_hits=images.hits,
             image_cache_bytes=images.n_bytes,

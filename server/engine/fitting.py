@@ -60,6 +60,7 @@ class Planner:
             image_min_tokens=config.image_min_tokens,
             image_max_tokens=config.image_max_tokens,
             image_cache_bytes=config.image_cache_bytes,
+            prompt_cache_bytes=config.prompt_cache_bytes,
         )
         return plan_memory(self.model, self.tower, settings)
 

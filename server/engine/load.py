@@ -22,6 +22,7 @@ from server.engine.kv import KVCache
 from server.engine.pace import Pace
 from server.engine.peaks import PeakWatch
 from server.engine.prefix import PrefixCache
+from server.engine.prompt_store import PromptStore
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduler import Scheduler
@@ -29,6 +30,8 @@ from server.engine.token_rows import most_rows, open_token_rows
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit import Fit, Fitted
 from server.memory.placement import Placement
+from server.memory.prompt_cache import prompt_cache_bytes
+from server.memory.ram import read_ram
 from server.memory.report import make_report
 from server.memory.table import format_report
 from server.memory.used import measure_used
@@ -85,7 +88,10 @@ def _load(
     parts = handles.model, handles.context, handles.encoder
     n_batch, n_ubatch = config.batch_size, config.ubatch_size
     token_rows = open_token_rows(*parts, n_batch)
-    runner = LlamaRunner(*parts, n_batch=n_batch, n_ubatch=n_ubatch, token_rows=token_rows)
+    store = _make_store(config, memory, handles.context.n_ctx)
+    runner = LlamaRunner(
+        *parts, n_batch=n_batch, n_ubatch=n_ubatch, token_rows=token_rows, store=store
+    )
     ready = EngineReady(
         model=handles.model.facts(handles.context.n_ctx, runner.n_ctx_seq),
         vision=handles.vision,
@@ -96,7 +102,7 @@ def _load(
         parallel=fitted.placement.parallel,
     )
     one_batch = most_rows(memory, n_batch) if token_rows else 0
-    scheduler = _make_scheduler(fitted.placement, handles, one_batch)
+    scheduler = _make_scheduler(fitted.placement, handles, one_batch, store)
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
     core = _make_core(config, runner, scheduler, encoders)
@@ -166,14 +172,22 @@ def _no_tower(_pictures: list[Picture]) -> None:
     raise RuntimeError("a picture was admitted without a vision tower")
 
 
-def _make_scheduler(placement: Placement, handles: Handles, one_batch: int) -> Scheduler:
+def _make_store(config: EngineConfig, memory: MemoryReport, n_ctx: int) -> PromptStore:
+    cells = sum(p.measured or p.predicted or 0 for p in memory.parts if p.part == "kv_cache")
+    most = prompt_cache_bytes(config.prompt_cache_bytes, read_ram().total)
+    return PromptStore(most, max(cells // n_ctx, 1))
+
+
+def _make_scheduler(
+    placement: Placement, handles: Handles, one_batch: int, store: PromptStore
+) -> Scheduler:
     config, encoder, model = handles.config, handles.encoder, handles.model
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),
         config.batch_size,
         placement.parallel,
         Pace(config.itl_target, handles.speed),
-        prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells),
+        prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells, store),
         encodes=Encodes(encoder.batch_tokens if encoder else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from server.engine.prompt_store import StoredPrompt
 from server.engine.request import Picture, Request
 
 
@@ -37,6 +38,29 @@ class Share:
     end: int
 
 
+@dataclass(slots=True, frozen=True)
+class SwapOut:
+    """Copy the cells of a sequence to the RAM."""
+
+    seq_id: int
+    prompt: StoredPrompt
+
+
+@dataclass(slots=True, frozen=True)
+class SwapIn:
+    """Copy a prompt's cells from the RAM to an empty sequence, those before position ``end``.
+
+    For a moment it takes cells for all of the prompt.
+    """
+
+    prompt: StoredPrompt
+    seq_id: int
+    end: int
+
+
+CacheChange = Forget | Share | SwapOut | SwapIn
+
+
 @dataclass(slots=True)
 class Plan:
     """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
@@ -48,7 +72,7 @@ class Plan:
     one: every row of them has an output.
     """
 
-    cache: list[Forget | Share] = field(default_factory=list)
+    cache: list[CacheChange] = field(default_factory=list)
     encode: list[Picture] = field(default_factory=list)
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)

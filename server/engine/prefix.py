@@ -3,66 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from server.engine.request import ImageRun, Request, Run
-
-Keys = NDArray[np.int64]
-
-# A picture's positions get keys above all token ids; their number counts in the low bits.
-_PICTURE, _INDEX = 1 << 62, 0xFFFF
-_WORTH_WAITING = 16
-
-
-def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
-    """What stands in each position, int64 [n, 2]: a token's id, or a picture's hash and place.
-
-    Two prompts with the same keys have the same embeddings. Of the picture's SHA-256, which
-    covers its bytes and its preprocessing, 110 bits go in: nobody can make a picture that
-    passes for somebody else's.
-    """
-    tokens = np.zeros((len(output_tokens), 2), np.int64)
-    tokens[:, 0] = output_tokens
-    return np.concatenate([*map(_keys_of_run, runs), tokens])
-
-
-def _keys_of_run(run: Run) -> Keys:
-    keys = np.zeros((run.size, 2), np.int64)
-    if isinstance(run, ImageRun):
-        digest = int(run.picture.image.digest, 16)
-        places = np.arange(run.first_row, run.first_row + run.size)
-        keys[:, 0] = (_PICTURE | (digest & (_PICTURE - 1) & ~_INDEX)) + places
-        keys[:, 1] = digest >> 62 & (_PICTURE * 2 - 1)
-    else:
-        keys[:, 0] = run.tokens
-    return keys
-
-
-def common_prefix(one: Keys, other: Keys) -> int:
-    """How many positions two key arrays share from the start.
-
-    Called for each waiting request and each sequence, in every step: argmax stops at the first
-    difference, and a row of two needs no axis of its own.
-    """
-    size = min(len(one), len(other))
-    if not size:
-        return 0
-    different = one[:size].ravel() != other[:size].ravel()
-    first = int(different.argmax())
-    return first // 2 if different[first] else size
-
-
-def worth_waiting(keys: Keys) -> bool:
-    """Whether it is better to wait until another request has computed these positions.
-
-    A picture always: it is encoded and prefilled once. A few tokens of text are computed
-    faster in one batch with others than one after the other.
-    """
-    return len(keys) >= _WORTH_WAITING or bool((keys[:, 0] >= _PICTURE).any())
+from server.engine.keys import Keys, common_prefix
+from server.engine.prompt_store import PromptStore, StoredPrompt
+from server.engine.request import Request
 
 
 @dataclass(slots=True, eq=False)
@@ -76,11 +22,14 @@ class Entry:
 
 @dataclass(slots=True, frozen=True)
 class Match:
-    """The first ``count`` positions of a prompt are in ``seq_id``; ``entry`` if that is idle."""
+    """The first ``count`` positions of a prompt are in ``seq_id``, ``entry`` if that is idle, or
+    only in the RAM, in ``stored``.
+    """
 
     seq_id: int = -1
     count: int = 0
     entry: Entry | None = None
+    stored: StoredPrompt | None = None
 
 
 @dataclass(slots=True)
@@ -91,8 +40,8 @@ class PrefixCache:
     simpler, than walking a tree of Python objects.
 
     They are not free of cost: every step goes through all cells up to the last used one, and skips
-    those of other sequences one by one. So all of them together may have ``most_cells``, and beyond
-    that there may be as many as there are free slots: then each slot still has its last prompt.
+    those of other sequences one by one. So all of them together may have ``most_cells``; what goes
+    beyond that is left to ``store``, which has them in the RAM.
 
     Without ``shares`` nothing is kept, for this model's cells cannot be given to another sequence.
     ``window``: with a sliding one, llama.cpp writes over cells that have left it. What is surely
@@ -101,7 +50,8 @@ class PrefixCache:
 
     window: int = 0
     shares: bool = True
-    most_cells: int = 2048
+    most_cells: int = 512
+    store: PromptStore = field(default_factory=PromptStore)
     entries: list[Entry] = field(default_factory=list)
     _clock: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -118,18 +68,19 @@ class PrefixCache:
         self.entries.append(Entry(seq_id, keys, next(self._clock)))
         return covered
 
-    def crowd(self, cells: int, slots: int) -> bool:
-        """Whether idle sequences, of so many cells, are more than is kept beside free slots."""
-        return cells > self.most_cells and len(self.entries) > slots
-
     def pop_oldest(self) -> Entry:
         """Removes the entry that was of use the longest time ago."""
-        oldest = min(self.entries, key=lambda entry: entry.last_used)
+        oldest = self.oldest()
         self.entries.remove(oldest)
         return oldest
 
-    def find(self, wanted: Request, running: Iterable[Request]) -> Match:
-        """The longest prefix that is computed already, in an idle or a running sequence.
+    def oldest(self) -> Entry:
+        """The entry that was of use the longest time ago."""
+        return min(self.entries, key=lambda entry: entry.last_used)
+
+    def find(self, wanted: Request, running: Iterable[Request], room: int = 0) -> Match:
+        """The longest prefix that is computed already, in an idle or a running sequence, or in the
+        RAM, where that is a good deal longer and no longer than ``room`` cells.
 
         The last token of a prompt is never taken: it has to be computed for its logits. Of a
         picture that cannot be divided, all is taken or nothing. Who wants the prompt computed anew
@@ -149,7 +100,20 @@ class PrefixCache:
             count = wanted.shareable(min(shared, limit))
             if count > best.count and self.has(request.num_computed, count):
                 best = Match(request.seq_id, count)
-        return best
+        return self._find_stored(wanted, best, room) or best
+
+    def _find_stored(self, wanted: Request, best: Match, room: int) -> Match | None:
+        limit = len(wanted.keys) - 1
+        if limit < best.count + self.store.block:
+            return None
+
+        def gain(prompt: StoredPrompt) -> int:
+            size = len(prompt.keys)
+            count = wanted.shareable(min(common_prefix(prompt.keys, wanted.keys), limit))
+            return count - best.count if size <= room and self.has(size, count) else 0
+
+        stored = self.store.find(wanted.keys, gain)
+        return Match(count=best.count + gain(stored), stored=stored) if stored else None
 
     def soon(self, wanted: Request, running: Iterable[Request]) -> int:
         """How much of the prompt running requests have begun to compute."""

@@ -15,10 +15,12 @@ from server.engine.bindings.dry import DrySamplers
 from server.engine.bindings.model import Model
 from server.engine.chooser import Chooser
 from server.engine.grammar import GrammarCompiler, TokenTable
-from server.engine.plan import Chunk, Forget, Share
+from server.engine.plan import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
+from server.engine.prompt_store import PromptStore
 from server.engine.prompting import Encoder, prepare
 from server.engine.request import Request, Run
 from server.engine.sample import Sample
+from server.engine.swapper import Swapper
 from server.engine.texts import Vocabulary
 from server.engine.token_rows import TokenRows
 from server.errors import RequestError
@@ -45,8 +47,8 @@ class Runner(Protocol):
         """Does what takes long for a request that will begin soon; called in another thread."""
         ...
 
-    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
-        """Frees and shares cells, in order."""
+    def change_cache(self, changes: Sequence[CacheChange]) -> None:
+        """Frees, shares and copies cells, in order."""
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
@@ -91,6 +93,7 @@ class LlamaRunner:
         n_batch: int,
         n_ubatch: int,
         token_rows: TokenRows | None = None,
+        store: PromptStore | None = None,
     ) -> None:
         self.n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
         self._model = model
@@ -100,6 +103,7 @@ class LlamaRunner:
         self._tokens = Batch(n_batch)
         self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
         self._token_rows = token_rows
+        self._swapper = Swapper(context, store or PromptStore())
         self._choosers: dict[Request, Chooser] = {}
         self._dry = DrySamplers(model, self.n_ctx_seq)
         self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens))
@@ -122,13 +126,16 @@ class LlamaRunner:
         """Makes what chooses the request's tokens."""
         self._choosers[request] = Chooser(request, self._model, self._grammars, self._dry)
 
-    def change_cache(self, changes: Sequence[Forget | Share]) -> None:
-        """Frees and shares cells in llama.cpp's cache."""
+    def change_cache(self, changes: Sequence[CacheChange]) -> None:
+        """Frees, shares and copies cells of llama.cpp's cache."""
         for change in changes:
-            if isinstance(change, Share):
-                self._context.share(change.source, change.target, change.end)
-            else:
-                self._context.forget(change.seq_id)
+            match change:
+                case Share():
+                    self._context.share(change.source, change.target, change.end)
+                case Forget():
+                    self._context.forget(change.seq_id)
+                case SwapOut() | SwapIn():
+                    self._swapper.swap(change)
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""

@@ -7,11 +7,13 @@ from collections import deque
 
 from server.engine.budget import Budget, make_budget
 from server.engine.encodes import Encodes
+from server.engine.keys import keys_of, worth_waiting
 from server.engine.kv import KVCache
+from server.engine.kv_manager import KVManager
 from server.engine.pace import Pace
-from server.engine.plan import Chunk, Forget, Plan, Share
+from server.engine.plan import Chunk, Plan
 from server.engine.pooling import MOST_ROWS
-from server.engine.prefix import Match, PrefixCache, keys_of, worth_waiting
+from server.engine.prefix import Match, PrefixCache
 from server.engine.request import ImageRun, Picture, Request, RequestStatus
 from server.engine.turns import turns
 from server.messages import Pooling
@@ -48,14 +50,15 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.prefixes = prefixes or PrefixCache()
+        self._cells = KVManager(kv, self.prefixes, pace, max_running)
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._plan = Plan()
         self._planned: dict[Request, int] = {}
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running."""
-        return bool(self.waiting or self.running)
+        """Whether any request is waiting or running, or cells are to be freed or copied."""
+        return bool(self.waiting or self.running) or self._cells.has_changes
 
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
@@ -75,7 +78,7 @@ class Scheduler:
         """Takes a request out, whatever its state; what it computed stays to serve others."""
         if request.status is RequestStatus.RUNNING:
             self.running.remove(request)
-            self._keep(request)
+            self._cells.keep(request, self.running)
         elif request.status is RequestStatus.WAITING:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
@@ -87,13 +90,14 @@ class Scheduler:
         self._admit()
         self._plan_prefills()
         plan, self._plan = self._plan, Plan()
+        plan.cache = self._cells.take_changes()
         return plan
 
     def _plan_decodes(self) -> None:
         for request in [r for r in self.running if r.decoding]:
             if request.status is not RequestStatus.RUNNING:
                 continue  # preempted for an older one just now
-            while not self._make_room(1) and self._preempt_youngest() is not request:
+            while not self._cells.make_room(1) and self._preempt_youngest() is not request:
                 pass
             if request.status is RequestStatus.RUNNING:
                 self._plan.tokens.append(self._chunk(request, 1))
@@ -103,7 +107,7 @@ class Scheduler:
         self.preemptions += 1
         self._plan.tokens = [c for c in self._plan.tokens if c.request is not victim]
         self._planned.pop(victim, None)
-        self._keep(victim)
+        self._cells.keep(victim, self.running)
         victim.reset()
         self.waiting.appendleft(victim)
         return victim
@@ -112,43 +116,23 @@ class Scheduler:
         for request in list(self.waiting):
             if len(self.running) >= self.max_running:
                 return
-            match = self.prefixes.find(request, self.running)
+            promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
+            match = self._cells.find(request, self.running, promised)
             soon = self.prefixes.soon(request, self.running)
             if worth_waiting(request.keys[match.count : soon]):
                 continue  # being computed for somebody else; others may go ahead meanwhile
-            if not self._fits(request, match):
+            if self.running and not self._cells.fits(request, match, promised):
                 return
             self.waiting.remove(request)
             self._start(request, match)
 
-    def _fits(self, request: Request, match: Match) -> bool:
-        """Whether it can be computed beside what runs, with idle sequences gone if need be.
-
-        One cell more than the prompt, so that it does not push out the next decode.
-        """
-        if not self.running:
-            return True
-        promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
-        needed = request.num_tokens + 1 - match.count
-        if match.entry is not None:
-            needed += self.kv.unpinned(match.seq_id, match.count)
-        return self.kv.pinned + promised + needed <= self.kv.n_cells
-
     def _start(self, request: Request, match: Match) -> None:
-        if match.entry is not None:
-            self.prefixes.touch(match.entry)
-        while not self.kv.has_sequence:
-            self._forget(self.prefixes.pop_oldest().seq_id)
         request.status = RequestStatus.RUNNING
         request.started = request.started or time.monotonic()
-        request.seq_id = self.kv.open()
-        if match.count:
-            self.kv.share(match.seq_id, request.seq_id, match.count)
-            end = request.position_at(match.count)
-            self._plan.cache.append(Share(match.seq_id, request.seq_id, match.count, end))
-            request.num_computed = match.count
-            if not request.output_tokens:
-                request.num_cached = match.count
+        self._cells.start(request, match)
+        request.num_computed = match.count
+        if not request.output_tokens:
+            request.num_cached = match.count
         self.prefix_queries += request.num_prompt
         self.prefix_hits += match.count
         self.running.append(request)
@@ -188,7 +172,7 @@ class Scheduler:
         assert run is not None
         left = run.size - offset
         if isinstance(run, ImageRun) and (run.picture.rows is None or run.whole):
-            if run.picture.rows is None or not self._make_room(left):
+            if run.picture.rows is None or not self._cells.make_room(left):
                 return 0
         else:
             left = min(left, budget, MOST_ROWS)
@@ -203,12 +187,12 @@ class Scheduler:
         if not run.whole:
             return self._plan_chunk(chunks, request, min(left, budget))
         # All of it at once, however long the step; but what exceeds the budget goes alone.
-        if (left > budget and self._plan.pictures) or not self._make_room(left):
+        if (left > budget and self._plan.pictures) or not self._cells.make_room(left):
             return 0
         return self._plan_chunk(self._plan.pictures, request, left)
 
     def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
-        self._make_room(wanted)
+        self._cells.make_room(wanted)
         count = min(wanted, self.kv.free)
         if count > 0:
             chunks.append(self._chunk(request, count))
@@ -220,25 +204,3 @@ class Scheduler:
         self.kv.take(request.seq_id, count)
         start = request.num_computed + planned
         return Chunk(request, start, count, sample=start + count == request.num_tokens)
-
-    def _make_room(self, cells: int) -> bool:
-        """Evicts idle sequences until so many cells are free; whether they are."""
-        while self.kv.free < cells and self.prefixes.entries:
-            self._forget(self.prefixes.pop_oldest().seq_id)
-        return self.kv.free >= cells
-
-    def _keep(self, request: Request) -> None:
-        """The request leaves its sequence; what is computed of it becomes an idle one."""
-        self.kv.make_idle(request.seq_id)
-        keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
-        if not self.prefixes.shares or not len(keys):
-            self._forget(request.seq_id)
-            return
-        for covered in self.prefixes.add(request.seq_id, keys):
-            self._forget(covered.seq_id)
-        while self.prefixes.crowd(self.kv.idle, self.max_running - len(self.running)):
-            self._forget(self.prefixes.pop_oldest().seq_id)
-
-    def _forget(self, seq_id: int) -> None:
-        self.kv.close(seq_id)
-        self._plan.cache.append(Forget(seq_id))

@@ -74,7 +74,9 @@ def _with_reading(device: DeviceMemory, reading: GpuReading) -> LiveDevice:
 
 
 def _part(part: MemoryPart, stats: SchedulerStats) -> MemoryPart:
-    """The cache of embeddings fills with use; what it holds is counted in the engine."""
+    """Caches fill with use; what they hold is counted in the engine."""
     if part.part == "image_cache":
         return replace(part, measured=stats.image_cache_bytes)
+    if part.part == "prompt_cache":
+        return replace(part, measured=stats.prompt_cache_bytes)
     return part

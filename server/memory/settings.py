@@ -39,7 +39,8 @@ class PlanSettings:
     ``n_gpu_layers`` counts the output layer as one; -1 is all. ``ctx_size`` is the cells of all
     sequences together, ``n_seq_max`` the sequence ids of the context. ``n_outputs_max`` 0 is
     ``n_batch``. ``image_size`` is the resolution of a fixed tower, None its own;
-    ``image_batch_tokens`` is what pictures that are encoded together may give.
+    ``image_batch_tokens`` is what pictures that are encoded together may give. Of
+    ``prompt_cache_bytes`` None is auto.
     """
 
     devices: tuple[PlanDevice, ...]
@@ -65,6 +66,7 @@ class PlanSettings:
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
     image_cache_bytes: int = 256 * 1024 * 1024
+    prompt_cache_bytes: int | None = 0
     image_batch_tokens: int = 0
 
     @property

@@ -14,7 +14,7 @@ def format_report(report: MemoryReport) -> list[str]:
     lines = [f"{'part':<16}{'device':<10}{'planned':>12}{'measured':>12}  MiB"]
     for part in report.parts:
         mark = "  estimated" if part.estimated else ""
-        if part.part == "image_cache":
+        if part.part in {"image_cache", "prompt_cache"}:
             mark = "  at most; fills with use"
         lines.append(f"{part.part:<16}{part.device:<10}{_numbers(part)}{mark}")
     total = _total(report.parts)

@@ -151,6 +151,8 @@ class SchedulerStats:
     encode_seconds: float = 0.0
     prefix_queries: int = 0
     prefix_hits: int = 0
+    prompt_cache_hits: int = 0
+    prompt_cache_bytes: int = 0
     image_cache_queries: int = 0
     image_cache_hits: int = 0
     image_cache_bytes: int = 0

@@ -35,7 +35,8 @@ class EngineConfig:
     image_max_tokens: int | None = None
     llava_fix: bool = True
     itl_target: float = 0.07
-    prefix_cache_cells: int = 2048
+    prefix_cache_cells: int = 512
+    prompt_cache_bytes: int | None = None
     image_cache_bytes: int = 256 * 1024 * 1024
     image_cache_dir: Path | None = None
     image_cache_dir_bytes: int = 4 * 1024**3

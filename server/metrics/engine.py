@@ -23,6 +23,10 @@ _TOTALS = {
     "decodes": ("llava_engine_decodes", "Batches of tokens computed"),
     "prefix_queries": ("llava_prefix_cache_queries", "Prompt tokens looked up in the KV cache"),
     "prefix_hits": ("llava_prefix_cache_hits", "Prompt tokens found in the KV cache"),
+    "prompt_cache_hits": (
+        "llava_prompt_cache_hits",
+        "Those of them that came from the RAM, which they had been moved to",
+    ),
     "image_cache_queries": ("llava_mm_cache_queries", "Pictures looked up before an encode"),
     "image_cache_hits": ("llava_mm_cache_hits", "Pictures whose embeddings were kept"),
     "image_cache_disk_hits": ("llava_mm_cache_disk_hits", "Pictures whose embeddings were on disk"),
@@ -72,6 +76,9 @@ class EngineCollector(Collector):
         yield self._gauge("llava_kv_cache_usage_perc", "Used part of the KV cache, 0 to 1", used)
         kept = stats.image_cache_bytes
         yield self._gauge("llava_mm_cache_bytes", "Bytes of picture embeddings that are kept", kept)
+        kept = stats.prompt_cache_bytes
+        text = "Bytes of prompts in the RAM, moved there from the KV cache"
+        yield self._gauge("llava_prompt_cache_bytes", text, kept)
         up = self._source.state is EngineState.READY
         yield self._gauge("llava_engine_up", "1 while the model is loaded and serves", up)
         for field, (name, text) in _TOTALS.items():

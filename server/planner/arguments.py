@@ -94,6 +94,7 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=count(14, 1 << 14), metavar="PIXELS")
     add("--image-max-tokens", type=count(1, 1 << 20), metavar="TOKENS")
     add("--image-cache-bytes", type=size, default=256 << 20, metavar="SIZE")
+    add("-cram", "--cache-ram", type=count_or(0, 1 << 30, auto=None), metavar="MIB|auto")
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -134,5 +135,6 @@ def asked_of(options: argparse.Namespace) -> Asked:
         image_size=options.image_size,
         image_max_tokens=options.image_max_tokens,
         image_cache_bytes=options.image_cache_bytes,
+        prompt_cache_bytes=None if options.cache_ram is None else options.cache_ram << 20,
     )
     return Asked(wishes, options.ctx_size, options.parallel, base)

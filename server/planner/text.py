@@ -18,6 +18,7 @@ _PARTS = {
     "vision_encoder": "vision tower",
     "vision_compute": "vision compute",
     "image_cache": "image cache",
+    "prompt_cache": "prompt cache",
 }
 _LEAST_WIDTH, _MOST_WIDTH = 40, 100
 _SHADES = {
@@ -28,6 +29,7 @@ _SHADES = {
     "vision_encoder": "V",
     "vision_compute": "v",
     "image_cache": "i",
+    "prompt_cache": "p",
 }
 
 

@@ -34,11 +34,23 @@ class EngineSettings(BaseModel):
         70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
     )
     prefix_cache_cells: Annotated[int, Flag("Engine", (), "N")] = Field(
-        2048,
+        512,
         ge=0,
-        description="cells that finished prompts keep, beyond the last one of each free slot;"
-        " each makes every step a little slower",
+        description="cells that finished prompts keep, for each makes every step a little slower;"
+        " what goes beyond it is moved to --cache-ram",
     )
+    cache_ram: Annotated[AutoCount, Flag("Engine", ("-cram",), "MIB", "auto")] = Field(
+        None,
+        ge=0,
+        le=1 << 30,
+        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, at most an"
+        " eighth of the RAM; 0 is none",
+    )
+
+    @property
+    def prompt_cache_bytes(self) -> int | None:
+        """``cache_ram`` in bytes; None is auto."""
+        return None if self.cache_ram is None else self.cache_ram << 20
 
     @property
     def n_threads(self) -> int:

@@ -193,6 +193,29 @@ class Context:
         """Lets ``target`` have the cells of ``source`` before position ``end``, at no cost."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
+    def save(self, seq_id: int) -> NDArray[np.uint8]:
+        """A copy of a sequence's cells with their positions, uint8 [n].
+
+        Source: llama_state_seq_get_data; of a sliding window's layers only what has not left it.
+        Raises RuntimeError where llama.cpp cannot, MemoryError.
+        """
+        size = llama_cpp.llama_state_seq_get_size(self.handle, seq_id)
+        state = np.empty(size, np.uint8)
+        target = _pointer(state, ctypes.c_uint8)
+        if llama_cpp.llama_state_seq_get_data(self.handle, target, size, seq_id) != size:
+            raise RuntimeError("llama.cpp cannot copy the cells of a sequence")
+        return state
+
+    def restore(self, seq_id: int, state: NDArray[np.uint8], end: int) -> None:
+        """Gives an empty sequence the cells of a copy, those before position ``end``.
+
+        Raises RuntimeError where there are not so many free cells as the whole copy has.
+        """
+        source = _pointer(state, ctypes.c_uint8)
+        if not llama_cpp.llama_state_seq_set_data(self.handle, source, state.nbytes, seq_id):
+            raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, end, -1)
+
     def attend_causally(self, causal: bool) -> None:
         """Whether rows see only those before them (the usual), or all of their sequence.
 

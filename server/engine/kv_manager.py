@@ -1,0 +1,125 @@
+"""Who has cells of the KV cache: what runs, what is kept, and who gives way to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.engine.keys import keys_of
+from server.engine.kv import KVCache
+from server.engine.pace import Pace
+from server.engine.plan import CacheChange, Forget, Share, SwapIn, SwapOut
+from server.engine.prefix import Entry, Match, PrefixCache
+from server.engine.request import Request
+
+
+class KVManager:
+    """Counts what it decides at once; ``take_changes`` are the orders to do it, in order."""
+
+    def __init__(self, kv: KVCache, prefixes: PrefixCache, pace: Pace, max_running: int) -> None:
+        self.kv = kv
+        self.prefixes = prefixes
+        self._pace = pace
+        self._max_running = max_running
+        self._changes: list[CacheChange] = []
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something to be done."""
+        return bool(self._changes)
+
+    def take_changes(self) -> list[CacheChange]:
+        """What is to be done before the next step computes anything."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def find(self, request: Request, running: Sequence[Request], promised: int) -> Match:
+        """The longest prefix of a request that is computed already.
+
+        ``promised`` cells are for those that run.
+        """
+        return self.prefixes.find(request, running, self.kv.n_cells - self.kv.pinned - promised)
+
+    def fits(self, request: Request, match: Match, promised: int) -> bool:
+        """Whether it can be computed beside what runs, with idle sequences gone if need be.
+
+        One cell more than the prompt, so that it does not push out the next decode.
+        """
+        needed = request.num_tokens + 1
+        if match.stored is None:
+            needed -= match.count
+        if match.entry is not None:
+            needed += self.kv.unpinned(match.seq_id, match.count)
+        return self.kv.pinned + promised + needed <= self.kv.n_cells
+
+    def start(self, request: Request, match: Match) -> None:
+        """Gives a request its sequence, with the cells of what it begins like."""
+        if match.entry is not None:
+            self.prefixes.touch(match.entry)
+        if match.stored is not None:
+            self.make_room(len(match.stored.keys))
+        while not self.kv.has_sequence:
+            self._evict(self.prefixes.pop_oldest())
+        request.seq_id = self.kv.open()
+        if not match.count:
+            return
+        end = request.position_at(match.count)
+        if match.stored is not None:
+            self.prefixes.store.touch(match.stored, match.count)
+            self.kv.take(request.seq_id, match.count)
+            self._changes.append(SwapIn(match.stored, request.seq_id, end))
+        else:
+            self.kv.share(match.seq_id, request.seq_id, match.count)
+            self._changes.append(Share(match.seq_id, request.seq_id, match.count, end))
+
+    def make_room(self, cells: int) -> bool:
+        """Evicts idle sequences until so many cells are free; whether they are."""
+        while self.kv.free < cells and self.prefixes.entries:
+            self._evict(self.prefixes.pop_oldest())
+        return self.kv.free >= cells
+
+    def keep(self, request: Request, running: Sequence[Request]) -> None:
+        """The request leaves its sequence; what is computed of it becomes an idle one."""
+        self.kv.make_idle(request.seq_id)
+        keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
+        if not self.prefixes.shares or not len(keys):
+            self._forget(request.seq_id)
+            return
+        for covered in self.prefixes.add(request.seq_id, keys):
+            self._forget(covered.seq_id)
+        self._thin_out(running)
+
+    def _thin_out(self, running: Sequence[Request]) -> None:
+        """Moves idle sequences to the RAM, but the last one, until they have few cells.
+
+        Who waits for a token does not wait for a copy that takes a step's time. What is not copied
+        stays while there are no more of them than free slots: each has its last prompt then.
+        """
+        prefixes, busy = self.prefixes, any(request.decoding for request in running)
+        while self.kv.idle > prefixes.most_cells and len(prefixes.entries) > 1:
+            oldest = prefixes.oldest()
+            slow = busy and prefixes.store.seconds(len(oldest.keys)) > self._pace.target
+            copied = not slow and self._swap_out(oldest)
+            if not copied and len(prefixes.entries) <= self._max_running - len(running):
+                return
+            prefixes.entries.remove(oldest)
+            self._forget(oldest.seq_id)
+
+    def _evict(self, entry: Entry) -> None:
+        """An entry that was removed loses its cells, but for a copy of them."""
+        self._swap_out(entry)
+        self._forget(entry.seq_id)
+
+    def _swap_out(self, entry: Entry) -> bool:
+        """Whether the entry is in the RAM, or will be."""
+        store, exact = self.prefixes.store, self.prefixes.window > 0
+        if store.covers(entry.keys, exact=exact):
+            return True
+        prompt = store.add(entry.keys, replaces=not exact)
+        if prompt is None:
+            return False
+        self._changes.append(SwapOut(entry.seq_id, prompt))
+        return True
+
+    def _forget(self, seq_id: int) -> None:
+        self.kv.close(seq_id)
+        self._changes.append(Forget(seq_id))

@@ -1,0 +1,158 @@
+"""Prompts that leave the KV cache for the RAM, and come back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from engine_fakes import add, drain, make_core, picture, text_of
+
+from server.engine.keys import Keys
+from server.engine.prompt_store import PromptStore, StoredPrompt
+from server.messages import TokenOutput
+
+
+def keys(text: str) -> Keys:
+    found = np.zeros((len(text), 2), np.int64)
+    found[:, 0] = [ord(letter) for letter in text]
+    return found
+
+
+def put(store: PromptStore, text: str) -> StoredPrompt:
+    prompt = store.add(keys(text))
+    assert prompt is not None
+    store.fill(prompt, np.zeros(prompt.size, np.uint8))
+    return prompt
+
+
+def shared(text: str) -> object:
+    def usable(prompt: StoredPrompt) -> int:
+        pairs = zip(prompt.keys[:, 0], keys(text)[:, 0], strict=False)
+        return next((i for i, (one, two) in enumerate(pairs) if one != two), len(prompt.keys))
+
+    return usable
+
+
+def find(store: PromptStore, text: str) -> StoredPrompt | None:
+    return store.find(keys(text), shared(text))  # type: ignore[arg-type]
+
+
+def test_the_longest_beginning_is_found_by_whole_blocks() -> None:
+    store = PromptStore(1000, block=4)
+    short, long = put(store, "system|one"), put(store, "system|two and more")
+    assert find(store, "system|two and less") is long
+    assert find(store, "system|one!") is short
+    assert find(store, "sys") is None
+    assert find(store, "another") is None
+
+
+def test_what_is_used_least_goes_first_and_the_rest_is_still_found() -> None:
+    store = PromptStore(40, cell_bytes=2, block=4)
+    first, second = put(store, "same|first"), put(store, "same|other")
+    store.touch(first, 4)
+    put(store, "unlike it")
+    assert second not in store.prompts
+    assert store.n_bytes == 2 * (10 + 9)
+    assert find(store, "same|x") is first, "found by the block that the other had, too"
+
+
+def test_a_prompt_makes_its_beginnings_superfluous() -> None:
+    store = PromptStore(1000, block=4)
+    put(store, "the beginning")
+    long = put(store, "the beginning and the end")
+    assert store.prompts == [long]
+    assert store.covers(keys("the beginning and"))
+    assert not store.covers(keys("the beginning and"), exact=True)
+    assert not store.covers(keys("the beginning or"))
+    kept = store.add(keys("the beginning and the end and more"), replaces=False)
+    assert store.prompts == [long, kept]
+
+
+def test_what_is_short_or_too_large_or_not_copied_yet_is_no_use() -> None:
+    store = PromptStore(20, block=4)
+    assert store.add(keys("abc")) is None
+    assert store.add(keys("a" * 21)) is None
+    begun = store.add(keys("a" * 20))
+    assert begun is not None
+    assert find(store, "a" * 20) is None
+    store.discard(begun)
+    store.fill(begun, np.zeros(5, np.uint8))
+    assert (store.prompts, store.n_bytes) == ([], 0), "who left meanwhile stays away"
+    assert PromptStore().add(keys("a" * 100)) is None, "without room there is no store"
+
+
+def test_prompts_beyond_the_cells_wait_in_the_ram() -> None:
+    core, runner = make_core(
+        n_seq=2, n_cells=300, n_batch=64, idle_cells=60, store=PromptStore(10_000, block=8)
+    )
+    first = ["look: ", picture("x"), " what is it? Tell me all."]
+    core.add(add("first", *first, max_tokens=5))
+    drain(core)
+    for letter in "abcd":
+        core.add(add(letter, letter * 40, max_tokens=1))
+        drain(core)
+    assert core.scheduler.kv.idle <= 60
+    computed, encodes = runner.computed, len(runner.encodes)
+    core.add(add("again", *first, "35,34,33,32,", " And now?", max_tokens=3))
+    outputs = drain(core)["again"]
+    assert runner.swaps == 1
+    assert len(runner.encodes) == encodes, "its picture is neither encoded nor computed again"
+    said = next(output for output in outputs if isinstance(output, TokenOutput))
+    assert said.cached_tokens == 40
+    assert runner.computed - computed == 12 + 9 + 2
+    assert core.scheduler.prefixes.store.hits == 40
+    assert core.scheduler.kv.pinned == 0
+
+
+def test_the_last_prompt_stays_in_its_cells_however_long() -> None:
+    core, runner = make_core(n_cells=300, n_batch=64, idle_cells=0, store=PromptStore(10_000))
+    core.add(add("long", "l" * 100, max_tokens=1))
+    drain(core)
+    core.add(add("on", "l" * 100 + " and on", max_tokens=1))
+    drain(core)
+    assert runner.swaps == 0
+    assert runner.computed == 100 + 7
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_nobody_s_token_waits_for_a_copy_that_takes_long(seconds: float) -> None:
+    store = PromptStore(10_000, block=8)
+    core, runner = make_core(n_seq=3, n_cells=600, n_batch=64, idle_cells=0, store=store)
+    runner.copy_seconds = seconds
+    core.scheduler.pace.target = 1.0
+    for name in ("one", "two"):
+        core.add(add(name, name * 20, max_tokens=1))
+        drain(core)
+    assert len(store.prompts) == 1, "nobody waits: it is copied, and its time is taken"
+    core.add(add("stream", "s" * 100, max_tokens=50))
+    while not core.scheduler.running or not core.scheduler.running[0].decoding:
+        core.step()
+    for name in ("three", "four", "nine"):
+        core.add(add(name, name * 20, max_tokens=1))
+        while core.scheduler.find(name):
+            core.step()
+    assert len(store.prompts) == (1 if seconds else 4)
+    assert core.scheduler.kv.idle == (2 * 80 if seconds else 80), "else each free slot has one"
+    assert text_of(drain(core)["stream"])
+
+
+def test_without_any_room_each_free_slot_keeps_its_last_prompt() -> None:
+    core, runner = make_core(n_seq=2, n_cells=300, n_batch=64, idle_cells=0)
+    for letter in "abc":
+        core.add(add(letter, letter * 50, max_tokens=1))
+        drain(core)
+    assert core.scheduler.kv.idle == 2 * 50
+    assert not runner.swapped
+
+
+def test_a_prompt_of_more_cells_than_are_free_is_computed_instead() -> None:
+    """For a moment all of a copy is in the cache, whatever part of it is wanted."""
+    store = PromptStore(10_000, block=8)
+    core, runner = make_core(n_seq=2, n_cells=100, n_batch=64, idle_cells=0, store=store)
+    core.add(add("book", "b" * 80, max_tokens=1))
+    drain(core)
+    core.add(add("stream", "s" * 40, max_tokens=20))
+    core.step()
+    assert len(store.prompts) == 1, "the cells were needed"
+    core.add(add("chapter", "b" * 20, max_tokens=1))
+    assert text_of(drain(core)["chapter"]) == "20,"
+    assert runner.swaps == 0
