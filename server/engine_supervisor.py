@@ -143,6 +143,9 @@ class EngineSupervisor:
             self._load_watch.heard(message)
         if isinstance(message, StepOutputs):
             self._deliver(message)
+        elif isinstance(message, list):
+            for step in message:
+                self._deliver(step)
         elif isinstance(message, EngineProgress):
             self.progress = self._sizes.add_to(message)
         elif isinstance(message, EngineReady):

@@ -45,6 +45,7 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
         image_max_tokens=settings.image_max_tokens,
         llava_fix=settings.llava_fix == "auto",
         itl_target=settings.itl_target / 1000,
+        stream_interval=settings.stream_interval / 1000,
         prefix_cache_cells=settings.prefix_cache_cells,
         prompt_cache_bytes=settings.prompt_cache_bytes,
         image_cache_bytes=settings.image_cache_bytes,

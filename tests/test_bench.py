@@ -110,6 +110,16 @@ def test_a_figure_that_was_measured_badly_is_not_judged() -> None:
     assert " ok " not in report.table()
 
 
+@pytest.mark.parametrize(("bursts", "verdict"), [(30, "ok"), (5, "UNSURE")])
+def test_a_rate_may_be_told_of_bursts_if_they_are_many(bursts: int, verdict: str) -> None:
+    times = [10.5 + 0.02 * burst + 0.00001 * piece for burst in range(bursts) for piece in range(9)]
+    report = Report([OURS, REFERENCE], {})
+    for server in (OURS, REFERENCE):
+        report.add(server, "one_stream", {"one_stream.rate": 1.0}, [reply(times=times)])
+    (line,) = (line for line in report.table().splitlines() if ">=" in line)
+    assert verdict in line
+
+
 def test_the_engines_own_time_comes_from_the_metrics_page() -> None:
     page = (
         '# HELP x\nllava_engine_busy_seconds_total{model_name="a b"} 4.0\n'

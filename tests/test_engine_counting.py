@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ class Core:
 
     has_work = False
     busy_seconds = 0.0
+
+    scheduler = SimpleNamespace(steady=False)
 
     def __init__(self) -> None:
         self.runner = FakeRunner()

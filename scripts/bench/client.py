@@ -58,6 +58,11 @@ class Reply:
         """How many pieces came together with the one before."""
         return sum(gap < BUNCHED_SECONDS for gap in self.gaps)
 
+    @property
+    def bursts(self) -> int:
+        """In how many bursts the pieces came."""
+        return len(self.times) - self.bunched
+
     def take(self, event: dict[str, Any], now: float) -> None:
         """Note what one event of the stream tells."""
         if "error" in event:

@@ -17,6 +17,8 @@ from scripts.bench.own_time import (
 )
 
 BUNCHED_SHARE = 0.05
+# A reply of fewer has begun and ended somewhere within its first and last one.
+LEAST_BURSTS = 20
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Lengths:
     early: int = 0
     gaps: int = 0
     bunched: int = 0
+    in_lumps: int = 0
 
     def add(self, replies: Sequence[Reply]) -> None:
         """Count replies; those that did not use all their tokens are early."""
@@ -36,6 +39,7 @@ class Lengths:
         self.early += sum(reply.finish != "length" for reply in replies)
         self.gaps += sum(len(reply.gaps) for reply in replies)
         self.bunched += sum(reply.bunched for reply in replies)
+        self.in_lumps += sum(reply.bursts < LEAST_BURSTS < len(reply.times) for reply in replies)
 
     @property
     def bunched_share(self) -> float:
@@ -119,7 +123,8 @@ class Report:
         """Whether a figure was measured too badly to be judged."""
         seen = self.lengths.get(figure.scenario, {}).values()
         bunched = figure.paced and any(n.bunched_share > BUNCHED_SHARE for n in seen)
-        return bunched or bool(self.machine.get("warning"))
+        in_lumps = figure.clocked and any(n.in_lumps for n in seen)
+        return bunched or in_lumps or bool(self.machine.get("warning"))
 
     def _word(self, fulfilled: bool) -> str:
         if self.machine.get("warning"):

@@ -50,7 +50,8 @@ def main(descriptor: int) -> int:
         engine.encoders.beat(engine.core.pulse)
     engine.core.pulse.start(outbox.send)
     try:
-        Worker(engine.core, inbox, outbox, slices).serve()
+        interval = config.stream_interval
+        Worker(engine.core, inbox, outbox, slices, stream_interval=interval).serve()
     except Exception as error:
         logger.exception("the engine failed")
         outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))

@@ -60,6 +60,12 @@ class Scheduler:
         """Whether any request is waiting or running, or cells are to be freed or copied."""
         return bool(self.waiting or self.running) or self._cells.has_changes
 
+    @property
+    def steady(self) -> bool:
+        """Whether nothing is under way but decodes, so that the next step is like the last."""
+        calm = not self.waiting and not self.encodes.under_way
+        return calm and bool(self.running) and all(r.decoding for r in self.running)
+
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
         request.keys = keys_of(request.runs)

@@ -16,6 +16,7 @@ from server.engine.cores import unbind
 from server.engine.counting import count
 from server.engine.encoding import EncodeDone
 from server.engine.foresight import Foresight
+from server.engine.outgoing import Outgoing
 from server.engine.request import Picture
 from server.engine.slices import SlicedEncodes
 from server.engine.texts import TextThread
@@ -100,8 +101,11 @@ class Worker:
         inbox: Inbox,
         line: Outbox,
         slices: SlicedEncodes | None = None,
+        *,
+        stream_interval: float = 0.0,
     ) -> None:
         self._core = core
+        self._outgoing = Outgoing(line.send, stream_interval)
         self._inbox = inbox
         self._line = line
         self._slices = slices
@@ -122,6 +126,7 @@ class Worker:
                 self._core.scheduler.pace.hurried = True
                 for done in results:
                     self._core.take_encoded(done)
+        self._outgoing.flush()
         self._texts.close()
 
     def _step_between(self) -> float | None:
@@ -156,7 +161,8 @@ class Worker:
         if outputs:
             self._line.send(StepOutputs(outputs))
         if not self._stopped:
-            self._line.send(self._core.step())
+            step = self._core.step()
+            self._outgoing.put(step, steady=self._core.scheduler.steady)
         spent = time.perf_counter() - start
         self._core.busy_seconds += spent
         self._pulse.end("loop")

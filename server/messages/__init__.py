@@ -2,7 +2,8 @@
 
 Web to engine: EngineConfig (once, first), AddRequest, AbortRequest, CountRequest, EmbedRequest,
 TokenizeRequest, DetokenizeRequest, Shutdown.
-Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs and Heartbeats.
+Engine to web: EngineProgress, then EngineReady or EngineDead, then StepOutputs, lists of them, and
+Heartbeats.
 The two ends are children of one installation, so the messages travel by pickle.
 """
 

@@ -35,6 +35,7 @@ class EngineConfig:
     image_max_tokens: int | None = None
     llava_fix: bool = True
     itl_target: float = 0.07
+    stream_interval: float = 0.025
     prefix_cache_cells: int = 512
     prompt_cache_bytes: int | None = None
     image_cache_bytes: int = 256 * 1024 * 1024

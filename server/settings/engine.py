@@ -33,6 +33,12 @@ class EngineSettings(BaseModel):
     itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
         70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
     )
+    stream_interval: Annotated[float, Flag("Engine", (), "MS")] = Field(
+        25.0,
+        ge=0,
+        le=1000,
+        description="tokens that come faster than this are sent together; 0 sends each at once",
+    )
     prefix_cache_cells: Annotated[int, Flag("Engine", (), "N")] = Field(
         512,
         ge=0,
