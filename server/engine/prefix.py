@@ -115,17 +115,17 @@ class PrefixCache:
         stored = self.store.find(wanted.keys, gain)
         return Match(count=best.count + gain(stored), stored=stored) if stored else None
 
-    def soon(self, wanted: Request, running: Iterable[Request]) -> int:
-        """How much of the prompt running requests have begun to compute."""
+    def soon(self, wanted: Request, running: Iterable[Request]) -> tuple[int, Request | None]:
+        """How much of the prompt running requests have begun to compute, and which has most."""
+        best, leader = 0, None
         if not self.shares or wanted.pool is not None or not wanted.sampling.cache_prompt:
-            return 0
-        prefilling = (
-            request
-            for request in running
-            if request.num_computed < request.num_prompt and self.has(request.num_prompt, 0)
-        )
-        shared = (common_prefix(request.keys, wanted.keys) for request in prefilling)
-        return min(max(shared, default=0), wanted.num_prompt - 1)
+            return best, leader
+        for request in running:
+            if request.num_computed < request.num_prompt and self.has(request.num_prompt, 0):
+                shared = common_prefix(request.keys, wanted.keys)
+                if shared > best:
+                    best, leader = shared, request
+        return min(best, wanted.num_prompt - 1), leader
 
     def has(self, length: int, count: int) -> bool:
         """Whether a sequence of ``length`` still has all that goes on after its first ``count``."""

@@ -7,6 +7,7 @@ from collections import deque
 
 from server.engine.budget import Budget, make_budget
 from server.engine.encodes import Encodes
+from server.engine.forks import Forks
 from server.engine.keys import keys_of, worth_waiting
 from server.engine.kv import KVCache
 from server.engine.kv_manager import KVManager
@@ -54,6 +55,8 @@ class Scheduler:
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._plan = Plan()
         self._planned: dict[Request, int] = {}
+        self._forks = Forks()
+        self._pauses: dict[Request, int] = {}
 
     @property
     def has_work(self) -> bool:
@@ -92,6 +95,7 @@ class Scheduler:
     def schedule(self) -> Plan:
         """The next step's work; the caller runs all of it."""
         self._planned = {}
+        self._forks = Forks()
         self._plan_decodes()
         self._admit()
         self._plan_prefills()
@@ -124,8 +128,9 @@ class Scheduler:
                 return
             promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
             match = self._cells.find(request, self.running, promised)
-            soon = self.prefixes.soon(request, self.running)
-            if worth_waiting(request.keys[match.count : soon]):
+            soon, leader = self.prefixes.soon(request, self.running)
+            if leader and worth_waiting(request.keys[match.count : soon]):
+                self._forks.add(leader, soon, request)
                 continue  # being computed for somebody else; others may go ahead meanwhile
             if self.running and not self._cells.fits(request, match, promised):
                 return
@@ -146,6 +151,8 @@ class Scheduler:
     def _plan_prefills(self) -> None:
         n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
+        slots = 0 if n_decodes else self.max_running - len(self.running)
+        self._pauses = self._forks.pauses(slots, self.pace.chunk)
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
         for request, share in turns(self.running):
             if request.pool is not None:
@@ -198,6 +205,9 @@ class Scheduler:
         return self._plan_chunk(self._plan.pictures, request, left)
 
     def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
+        if request in self._pauses:
+            done = request.num_computed + self._planned.get(request, 0)
+            wanted = min(wanted, self._pauses[request] - done)
         self._cells.make_room(wanted)
         count = min(wanted, self.kv.free)
         if count > 0:
