@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +16,8 @@ from server.memory.image_tokens import image_tokens, projector
 from server.memory.open_header import read_model_header, read_tower_header
 from server.memory.placement import MAX_SEQUENCES, Placement
 from server.memory.plan import MemoryPlan, plan_memory
-from server.memory.pools import pools_of
+from server.memory.pools import Pool, pools_of
+from server.memory.prompt_cache import with_prompt_cache
 from server.memory.settings import PlanDevice, PlanSettings
 from server.memory.wants import Wants
 from server.messages import DeviceMemory, EngineConfig
@@ -63,6 +65,11 @@ class Planner:
             prompt_cache_bytes=config.prompt_cache_bytes,
         )
         return plan_memory(self.model, self.tower, settings)
+
+    def whole_plan(self, placement: Placement, pools: Sequence[Pool]) -> MemoryPlan:
+        """The plan, with what takes of the rest."""
+        asked = self.config.prompt_cache_bytes
+        return with_prompt_cache(self.plan(placement), asked, pools, self.ram)
 
     @property
     def picture_tokens(self) -> int:

@@ -30,8 +30,6 @@ from server.engine.token_rows import most_rows, open_token_rows
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit import Fit, Fitted
 from server.memory.placement import Placement
-from server.memory.prompt_cache import prompt_cache_bytes
-from server.memory.ram import read_ram
 from server.memory.report import make_report
 from server.memory.table import format_report
 from server.memory.used import measure_used
@@ -88,7 +86,7 @@ def _load(
     parts = handles.model, handles.context, handles.encoder
     n_batch, n_ubatch = config.batch_size, config.ubatch_size
     token_rows = open_token_rows(*parts, n_batch)
-    store = _make_store(config, memory, handles.context.n_ctx)
+    store = _make_store(memory, handles.context.n_ctx)
     runner = LlamaRunner(
         *parts, n_batch=n_batch, n_ubatch=n_ubatch, token_rows=token_rows, store=store
     )
@@ -116,7 +114,7 @@ def _report(
     report = make_report(
         handles.lines,
         measure_used(before, list_devices()),
-        planner.plan(fitted.placement).parts,
+        planner.whole_plan(fitted.placement, fit.pools).parts,
         handles.model.n_layer + 1,
         model_size=handles.model.facts(0, 0).size,
         decisions=fitted.decisions,
@@ -172,9 +170,9 @@ def _no_tower(_pictures: list[Picture]) -> None:
     raise RuntimeError("a picture was admitted without a vision tower")
 
 
-def _make_store(config: EngineConfig, memory: MemoryReport, n_ctx: int) -> PromptStore:
-    cells = sum(p.measured or p.predicted or 0 for p in memory.parts if p.part == "kv_cache")
-    most = prompt_cache_bytes(config.prompt_cache_bytes, read_ram().total)
+def _make_store(memory: MemoryReport, n_ctx: int) -> PromptStore:
+    cells = sum(part.measured or 0 for part in memory.parts if part.part == "kv_cache")
+    most = sum(part.predicted or 0 for part in memory.parts if part.part == "prompt_cache")
     return PromptStore(most, max(cells // n_ctx, 1))
 
 

@@ -9,7 +9,6 @@ from server.memory.cells import is_estimated, layer_bytes
 from server.memory.compute import compute_parts
 from server.memory.header import ModelHeader, TowerHeader
 from server.memory.parts import PlannedPart
-from server.memory.prompt_cache import prompt_cache_bytes
 from server.memory.settings import PlanDevice, PlanSettings
 from server.memory.tower import tower_parts
 from server.memory.weights import CPU, layer_devices, weights_by_device
@@ -69,7 +68,8 @@ def plan_memory(
     devices = layer_devices(model, settings)
     parts = [*_weights(model, settings, devices), *_cells(model, settings, devices)]
     parts += [*compute_parts(model, settings, devices), *tower_parts(tower, settings)]
-    parts += _prompts(settings)
+    if settings.prompt_cache_bytes:
+        parts.append(PlannedPart("prompt_cache", CPU, settings.prompt_cache_bytes))
     offloaded = sum(name != CPU for name in devices)
     return MemoryPlan(tuple(parts), len(devices), offloaded, devices)
 
@@ -79,12 +79,6 @@ def _weights(
 ) -> list[PlannedPart]:
     found = weights_by_device(model, settings, devices)
     return [PlannedPart("weights", device, size) for device, size in found.items()]
-
-
-def _prompts(settings: PlanSettings) -> list[PlannedPart]:
-    ram = sum(device.total for device in settings.devices if device.name == CPU)
-    size = prompt_cache_bytes(settings.prompt_cache_bytes, ram)
-    return [PlannedPart("prompt_cache", CPU, size)] if size else []
 
 
 def _cells(

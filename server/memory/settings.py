@@ -40,7 +40,7 @@ class PlanSettings:
     sequences together, ``n_seq_max`` the sequence ids of the context. ``n_outputs_max`` 0 is
     ``n_batch``. ``image_size`` is the resolution of a fixed tower, None its own;
     ``image_batch_tokens`` is what pictures that are encoded together may give. Of
-    ``prompt_cache_bytes`` None is auto.
+    ``prompt_cache_bytes`` None is auto: it takes of what all else leaves (prompt_cache.py).
     """
 
     devices: tuple[PlanDevice, ...]

@@ -12,6 +12,7 @@ from server.memory.image_tokens import image_tokens
 from server.memory.placement import Placement
 from server.memory.plan import MemoryPlan, plan_memory
 from server.memory.pools import Pool, pools_of
+from server.memory.prompt_cache import with_prompt_cache
 from server.memory.settings import PlanDevice, PlanSettings
 from server.memory.wants import Wants
 from server.messages import DeviceMemory, MemoryWishes
@@ -79,8 +80,9 @@ def choose(subject: Subject, asked: Asked, devices: tuple[DeviceMemory, ...]) ->
         fitted = fit.best()
     except OutOfMemory as error:
         fitted, refusal = fit.unfitted(), error.message
-    settings = settings_of(fitted.placement)
-    return Chosen(fitted, settings, predict(fitted.placement), pools, refusal)
+    settings, plan = settings_of(fitted.placement), predict(fitted.placement)
+    plan = with_prompt_cache(plan, base.prompt_cache_bytes, pools, ram)
+    return Chosen(fitted, settings, plan, pools, refusal)
 
 
 def _wants(subject: Subject, asked: Asked, gpus: tuple[DeviceMemory, ...]) -> Wants:

@@ -49,8 +49,8 @@ class EngineSettings(BaseModel):
         None,
         ge=0,
         le=1 << 30,
-        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, at most an"
-        " eighth of the RAM; 0 is none",
+        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, less where"
+        " the RAM is small; 0 is none",
     )
 
     @property
