@@ -21,7 +21,7 @@ from server.engine.plan import CacheChange, Chunk, Forget, SwapIn, SwapOut
 from server.engine.pooling import MOST_ROWS
 from server.engine.positions import Positions
 from server.engine.prefix import PrefixCache
-from server.engine.prompt_store import PromptStore
+from server.engine.prompt_store import PromptStore, StoredPrompt
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.engine.sample import Sample
 from server.engine.scheduler import Scheduler
@@ -95,9 +95,10 @@ class FakeRunner:
         self.released: list[str] = []
         self.broken_pictures: set[str] = set()
         self.store: PromptStore | None = None
-        self.swapped: dict[int, list[Cell]] = {}
+        self.swapped: dict[StoredPrompt, list[Cell]] = {}
         self.swaps = 0
         self.copy_seconds = 0.0
+        self.more_bytes = 3  # than was estimated
 
     def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -152,18 +153,21 @@ class FakeRunner:
 
     def _swap_out(self, change: SwapOut) -> None:
         """As llama.cpp: what was lost to a sliding window is not in the copy."""
-        cells = self.cells[change.seq_id]
-        keys = [tuple(key) for key in change.prompt.keys.tolist()]
+        cells, prompt = self.cells[change.seq_id], change.prompt
+        keys = [tuple(key) for key in prompt.keys.tolist()]
         assert [cell.key for cell in cells] == keys, "another prompt's cells"
-        self.swapped[id(change.prompt)] = [copy(cell) for cell in cells]
         assert self.store is not None
-        self.store.fill(change.prompt, np.zeros(change.prompt.size, np.uint8))
-        self.store.copied(change.prompt.size, self.copy_seconds)
+        if prompt not in self.store.prompts:
+            return
+        self.swapped[prompt] = [copy(cell) for cell in cells]
+        self.store.fill(
+            prompt, np.zeros(prompt.size + self.more_bytes, np.uint8), self.copy_seconds
+        )
 
     def _swap_in(self, change: SwapIn) -> None:
         assert change.seq_id not in self.cells, "used again without being forgotten"
         assert change.prompt.state is not None, "it has never been copied"
-        self.cells[change.seq_id] = [copy(cell) for cell in self.swapped[id(change.prompt)]]
+        self.cells[change.seq_id] = [copy(cell) for cell in self.swapped[change.prompt]]
         self._check_size()
         kept = [cell for cell in self.cells[change.seq_id] if cell.position < change.end]
         self.cells[change.seq_id] = kept

@@ -46,6 +46,26 @@ def test_nobody_waits_for_a_few_tokens() -> None:
     assert first < min(others)
 
 
+def test_nobody_pauses_where_all_together_are_more_than_a_batch() -> None:
+    core, runner = make_core(8, 2000, 100, one_batch=100)
+    start = "you are a helpful assistant; "
+    core.add(add("0", start + "0" * 60, max_tokens=1))
+    for name in "123":
+        core.add(add(name, start + name * 300, max_tokens=1))
+    core.step()
+    assert runner.prefilled["0"] == len(start) + 60, "it would come after the first of theirs"
+
+
+def test_a_place_that_is_reached_keeps_nobody_from_pausing_later() -> None:
+    core, runner = make_core(8, 600, 300, kind="whole", one_batch=300)
+    core.add(add("0", "look at ", picture("x"), "0" + OWN, max_tokens=1))
+    core.step()
+    core.add(add("text", "look at ", picture("y"), OWN, max_tokens=1))
+    core.add(add("1", "look at ", picture("x"), "1" + OWN, max_tokens=1))
+    core.step()
+    assert runner.prefilled["0"] == len("look at ") + IMAGE_TOKENS
+
+
 def test_nobody_pauses_for_those_that_have_no_slot() -> None:
     core, runner = make_core(1, 600, 300, one_batch=300)
     ask(core, 2)

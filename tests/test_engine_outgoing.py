@@ -9,6 +9,7 @@ from engine_fakes import add, finish_encode, make_core, picture
 
 from server.engine import outgoing
 from server.engine.outgoing import Outgoing
+from server.engine.worker import Worker
 from server.messages import (
     Admitted,
     FinishReason,
@@ -101,3 +102,38 @@ def test_only_decodes_are_steady() -> None:
     core.step()
     core.step()
     assert core.scheduler.steady
+
+
+class Inbox(list[Any]):
+    """What is put in is taken with the next turn."""
+
+    def take(self, *, wait: bool) -> list[Any]:
+        taken = list(self)
+        self.clear()
+        return taken
+
+
+class Line(list[Any]):
+    def send(self, message: Any) -> None:
+        self.append(message)
+
+
+def test_what_is_held_is_told_before_a_prompt_is_computed() -> None:
+    core, runner = make_core(n_seq=2, n_cells=600, n_batch=300)
+    inbox, line = Inbox(), Line()
+    worker: Any = Worker(core, inbox, line, stream_interval=10.0)  # type: ignore[arg-type]
+    inbox.append(add("stream", "s" * 100, max_tokens=80))
+    for _ in range(6):
+        worker._turn(wait=False)
+    told = len(line)
+    inbox.append(add("late", "l" * 200, max_tokens=1))
+    decode, seen = runner.decode, []
+
+    def watched(chunks: Any) -> Any:
+        seen.append(len(line))
+        return decode(chunks)
+
+    runner.decode = watched  # type: ignore[method-assign]
+    worker._turn(wait=False)
+    assert isinstance(line[told], list), "all five steps that were held"
+    assert seen[0] > told, "before the step"

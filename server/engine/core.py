@@ -178,6 +178,8 @@ class EngineCore:
         return outputs
 
     def _run(self, plan: Plan) -> None:
+        if plan.copying:
+            self.pulse.begin("loop", "copy", plan.copying)
         self.runner.change_cache(plan.cache)
         if plan.tokens:
             self._decodes += 1

@@ -21,11 +21,24 @@ class KVManager:
         self._pace = pace
         self._max_running = max_running
         self._changes: list[CacheChange] = []
+        self._left = False
+        self._seconds = float("inf")
+        self.copying = 0.0
 
     @property
-    def has_changes(self) -> bool:
-        """Whether there is something to be done."""
-        return bool(self._changes)
+    def crowded(self) -> bool:
+        """Whether somebody has left, and idle sequences have more cells now than they should."""
+        too_many = self.kv.idle > self.prefixes.most_cells and len(self.prefixes.entries) > 1
+        return self._left and too_many
+
+    def begin_step(self, running: Sequence[Request]) -> None:
+        """Who waits for a token does not wait for copies out of the cache that take a step's time.
+
+        ``copying`` are the seconds that all copies of this step are likely to take.
+        """
+        busy = any(request.decoding for request in running)
+        self._seconds = self._pace.target if busy else float("inf")
+        self.copying = 0.0
 
     def take_changes(self) -> list[CacheChange]:
         """What is to be done before the next step computes anything."""
@@ -37,7 +50,8 @@ class KVManager:
 
         ``promised`` cells are for those that run.
         """
-        return self.prefixes.find(request, running, self.kv.n_cells - self.kv.pinned - promised)
+        room = self.kv.n_cells - self.kv.pinned - promised
+        return self.prefixes.find(request, running, room, self._pace.speed)
 
     def fits(self, request: Request, match: Match, promised: int) -> bool:
         """Whether it can be computed beside what runs, with idle sequences gone if need be.
@@ -56,6 +70,7 @@ class KVManager:
         if match.entry is not None:
             self.prefixes.touch(match.entry)
         if match.stored is not None:
+            self.prefixes.store.touch(match.stored, match.count)
             self.make_room(len(match.stored.keys))
         while not self.kv.has_sequence:
             self._evict(self.prefixes.pop_oldest())
@@ -64,8 +79,8 @@ class KVManager:
             return
         end = request.position_at(match.count)
         if match.stored is not None:
-            self.prefixes.store.touch(match.stored, match.count)
             self.kv.take(request.seq_id, match.count)
+            self.copying += self.prefixes.store.seconds_in(match.stored)
             self._changes.append(SwapIn(match.stored, request.seq_id, end))
         else:
             self.kv.share(match.seq_id, request.seq_id, match.count)
@@ -77,7 +92,7 @@ class KVManager:
             self._evict(self.prefixes.pop_oldest())
         return self.kv.free >= cells
 
-    def keep(self, request: Request, running: Sequence[Request]) -> None:
+    def keep(self, request: Request) -> None:
         """The request leaves its sequence; what is computed of it becomes an idle one."""
         self.kv.make_idle(request.seq_id)
         keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
@@ -86,28 +101,35 @@ class KVManager:
             return
         for covered in self.prefixes.add(request.seq_id, keys):
             self._forget(covered.seq_id)
-        self._thin_out(running)
+        self._left = True
 
-    def _thin_out(self, running: Sequence[Request]) -> None:
+    def thin_out(self, running: Sequence[Request]) -> None:
         """Moves idle sequences to the RAM, but the last one, until they have few cells.
 
-        Who waits for a token does not wait for a copy that takes a step's time. What is not copied
-        stays while there are no more of them than free slots: each has its last prompt then.
+        After others were admitted, for those may go on from just these. What takes too long to copy
+        now stays until its cells are needed or nobody waits; what the RAM does not take stays while
+        there are no more of them than free slots: each has its last prompt then.
         """
-        prefixes, busy = self.prefixes, any(request.decoding for request in running)
-        while self.kv.idle > prefixes.most_cells and len(prefixes.entries) > 1:
+        prefixes, slots = self.prefixes, self._max_running - len(running)
+        while self.crowded:
             oldest = prefixes.oldest()
-            slow = busy and prefixes.store.seconds(len(oldest.keys)) > self._pace.target
-            copied = not slow and self._swap_out(oldest)
-            if not copied and len(prefixes.entries) <= self._max_running - len(running):
-                return
+            short = len(oldest.keys) < prefixes.store.block
+            if not short and self._is_slow(oldest):
+                break
+            if not self._swap_out(oldest) and not short and len(prefixes.entries) <= slots:
+                break
             prefixes.entries.remove(oldest)
             self._forget(oldest.seq_id)
+        self._left = False
 
     def _evict(self, entry: Entry) -> None:
-        """An entry that was removed loses its cells, but for a copy of them."""
-        self._swap_out(entry)
+        """An entry that was removed loses its cells; they are copied if there is the time."""
+        if not self._is_slow(entry):
+            self._swap_out(entry)
         self._forget(entry.seq_id)
+
+    def _is_slow(self, entry: Entry) -> bool:
+        return self.prefixes.store.seconds_out(len(entry.keys)) > self._seconds
 
     def _swap_out(self, entry: Entry) -> bool:
         """Whether the entry is in the RAM, or will be."""
@@ -117,6 +139,9 @@ class KVManager:
         prompt = store.add(entry.keys, replaces=not exact)
         if prompt is None:
             return False
+        seconds = store.seconds_out(len(entry.keys))
+        self._seconds -= seconds
+        self.copying += seconds
         self._changes.append(SwapOut(entry.seq_id, prompt))
         return True
 

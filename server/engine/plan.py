@@ -69,10 +69,11 @@ class Plan:
     of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
     can be given as embeddings (server.engine.token_rows), ``tokens`` holds chunks of both kinds, of
     each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
-    one: every row of them has an output.
+    one: every row of them has an output. ``copying``: what the cache changes may take, in seconds.
     """
 
     cache: list[CacheChange] = field(default_factory=list)
+    copying: float = 0.0
     encode: list[Picture] = field(default_factory=list)
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)

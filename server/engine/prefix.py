@@ -78,9 +78,12 @@ class PrefixCache:
         """The entry that was of use the longest time ago."""
         return min(self.entries, key=lambda entry: entry.last_used)
 
-    def find(self, wanted: Request, running: Iterable[Request], room: int = 0) -> Match:
+    def find(
+        self, wanted: Request, running: Iterable[Request], room: int = 0, speed: float = 1.0
+    ) -> Match:
         """The longest prefix that is computed already, in an idle or a running sequence, or in the
-        RAM, where that is a good deal longer and no longer than ``room`` cells.
+        RAM, where that is a good deal longer, there is ``room`` for all of it without sharing, and
+        to compute what is won at ``speed``, in positions a second, would take longer.
 
         The last token of a prompt is never taken: it has to be computed for its logits. Of a
         picture that cannot be divided, all is taken or nothing. Who wants the prompt computed anew
@@ -100,19 +103,22 @@ class PrefixCache:
             count = wanted.shareable(min(shared, limit))
             if count > best.count and self.has(request.num_computed, count):
                 best = Match(request.seq_id, count)
-        return self._find_stored(wanted, best, room) or best
+        return self._find_stored(wanted, best, room, speed) or best
 
-    def _find_stored(self, wanted: Request, best: Match, room: int) -> Match | None:
+    def _find_stored(self, wanted: Request, best: Match, room: int, speed: float) -> Match | None:
         limit = len(wanted.keys) - 1
-        if limit < best.count + self.store.block:
+        if limit < best.count + self.store.block or wanted.num_tokens >= room:
             return None
 
         def gain(prompt: StoredPrompt) -> int:
             size = len(prompt.keys)
             count = wanted.shareable(min(common_prefix(prompt.keys, wanted.keys), limit))
-            return count - best.count if size <= room and self.has(size, count) else 0
+            if size > room or not self.has(size, count):
+                return 0
+            won = count - best.count
+            return won if self.store.seconds_in(prompt) * speed < won else 0
 
-        stored = self.store.find(wanted.keys, gain)
+        stored = self.store.find(wanted.blocks, gain)
         return Match(count=best.count + gain(stored), stored=stored) if stored else None
 
     def soon(self, wanted: Request, running: Iterable[Request]) -> tuple[int, Request | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ class PromptStore:
 
     Prompts are looked up by blocks of ``block`` positions, as vLLM's prefix cache has them. It is
     also the least that is worth a copy, which is a hundred times as fast as computing but has a
-    fixed cost. ``byte_seconds`` is what copying a byte takes, as seen so far.
+    fixed cost. What copying a byte takes, as seen so far, is told apart by direction.
     """
 
     most_bytes: int = 0
@@ -43,14 +43,23 @@ class PromptStore:
     block: int = 32
     n_bytes: int = 0
     hits: int = 0
-    byte_seconds: float = _FIRST_GUESS
     prompts: list[StoredPrompt] = field(default_factory=list)
-    _index: dict[int, StoredPrompt] = field(default_factory=dict)
+    _out_seconds: float = _FIRST_GUESS
+    _in_seconds: float = _FIRST_GUESS
+    _index: dict[int, list[StoredPrompt]] = field(default_factory=dict)
     _clock: itertools.count[int] = field(default_factory=itertools.count)
 
-    def seconds(self, cells: int) -> float:
-        """How long so many cells are likely to take from one memory to the other."""
-        return cells * self.cell_bytes * self.byte_seconds
+    def seconds_out(self, cells: int) -> float:
+        """How long it is likely to take to copy so many cells to the RAM."""
+        return cells * self.cell_bytes * self._out_seconds
+
+    def seconds_in(self, prompt: StoredPrompt) -> float:
+        """How long it is likely to take to copy a prompt back."""
+        return prompt.size * self._in_seconds
+
+    def blocks(self, keys: Keys) -> tuple[int, ...]:
+        """What prompts are looked up by: nothing where none are kept."""
+        return tuple(_blocks(keys, self.block)) if self.most_bytes else ()
 
     def add(self, keys: Keys, *, replaces: bool = True) -> StoredPrompt | None:
         """A place for a prompt, which its cells are to be copied to; None where it is not worth it.
@@ -60,38 +69,43 @@ class PromptStore:
         size = len(keys) * self.cell_bytes
         if len(keys) < self.block or size > self.most_bytes:
             return None
-        new = StoredPrompt(keys, tuple(_blocks(keys, self.block)), size, next(self._clock))
+        new = StoredPrompt(keys, self.blocks(keys), size, next(self._clock))
         if replaces:
             for old in [each for each in self.prompts if _begins(each, new)]:
                 self._drop(old)
-        self._put(new)
-        while self.n_bytes > self.most_bytes:
-            self._drop(min(self.prompts, key=lambda prompt: prompt.last_used))
+        self.prompts.append(new)
+        self.n_bytes += size
+        for block in new.blocks:
+            self._index.setdefault(block, []).append(new)
+        self._shrink()
         return new
 
-    def fill(self, prompt: StoredPrompt, state: NDArray[np.uint8]) -> None:
-        """The cells are there; a prompt that was dropped meanwhile stays so."""
-        if prompt in self.prompts:
-            self.n_bytes += state.nbytes - prompt.size
-            prompt.size, prompt.state = state.nbytes, state
+    def fill(self, prompt: StoredPrompt, state: NDArray[np.uint8], seconds: float) -> None:
+        """Its cells were copied, which took so long."""
+        self._out_seconds += _WEIGHT * (seconds / state.nbytes - self._out_seconds)
+        self.n_bytes += state.nbytes - prompt.size
+        prompt.size, prompt.state = state.nbytes, state
+        self._shrink()
 
-    def copied(self, n_bytes: int, seconds: float) -> None:
-        """So many bytes took so long, in whichever direction."""
-        self.byte_seconds += _WEIGHT * (seconds / n_bytes - self.byte_seconds)
+    def copied_back(self, prompt: StoredPrompt, seconds: float) -> None:
+        """Its cells were copied back, which took so long; the copy stays for others."""
+        self._in_seconds += _WEIGHT * (seconds / prompt.size - self._in_seconds)
 
-    def find(self, keys: Keys, usable: Callable[[StoredPrompt], int]) -> StoredPrompt | None:
-        """A prompt that shares the longest beginning with ``keys``, in whole blocks.
+    def find(
+        self, blocks: Sequence[int], gain: Callable[[StoredPrompt], int]
+    ) -> StoredPrompt | None:
+        """A prompt that shares most of the whole blocks of another one.
 
-        ``usable``: how many positions of it are of use; those without any are passed over.
+        ``gain``: how many positions would be won with it. Those with too few are passed over.
         """
-        found = None
-        for block in _blocks(keys, self.block) if self.prompts else ():
-            prompt = self._index.get(block)
-            if prompt is None:
-                break
-            if prompt.state is not None and usable(prompt) >= self.block:
-                found = prompt
-        return found
+        seen: set[int] = set()
+        for block in reversed(blocks):
+            new = [each for each in self._index.get(block, ()) if id(each) not in seen]
+            seen.update(map(id, new))
+            ready = [each for each in new if each.state is not None and gain(each) >= self.block]
+            if ready:
+                return max(ready, key=gain)
+        return None
 
     def touch(self, prompt: StoredPrompt, count: int) -> None:
         """So many positions of it are about to be used."""
@@ -100,32 +114,28 @@ class PromptStore:
 
     def covers(self, keys: Keys, *, exact: bool = False) -> bool:
         """Whether a prompt begins with all of ``keys``, and ends with them if ``exact``."""
-        blocks = tuple(_blocks(keys, self.block))
-        prompt = self._index.get(blocks[-1]) if blocks else None
-        if prompt is None or (exact and len(prompt.keys) != len(keys)):
-            return False
-        return common_prefix(prompt.keys, keys) == len(keys)
+        return any(
+            common_prefix(prompt.keys, keys) == len(keys)
+            and (not exact or len(prompt.keys) == len(keys))
+            for prompt in self._index.get(next(iter(self.blocks(keys)[-1:]), 0), ())
+        )
 
     def discard(self, prompt: StoredPrompt) -> None:
         """It could not be copied."""
         if prompt in self.prompts:
             self._drop(prompt)
 
-    def _put(self, prompt: StoredPrompt) -> None:
-        self.prompts.append(prompt)
-        self.n_bytes += prompt.size
-        for block in prompt.blocks:
-            self._index[block] = prompt
+    def _shrink(self) -> None:
+        while self.n_bytes > self.most_bytes:
+            self._drop(min(self.prompts, key=lambda prompt: prompt.last_used))
 
     def _drop(self, prompt: StoredPrompt) -> None:
         self.prompts.remove(prompt)
         self.n_bytes -= prompt.size
-        lost = {block for block in prompt.blocks if self._index.get(block) is prompt}
-        for block in lost:
-            del self._index[block]
-        for other in self.prompts:  # those that share its beginning are found by it again
-            for block in lost.intersection(other.blocks):
-                self._index[block] = other
+        for block in prompt.blocks:
+            self._index[block].remove(prompt)
+            if not self._index[block]:
+                del self._index[block]
 
 
 def _blocks(keys: Keys, size: int) -> Iterator[int]:

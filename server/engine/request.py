@@ -100,8 +100,9 @@ class Request:
     decode and the recomputation after a preemption are all the same thing: the tokens
     from there up to ``num_tokens`` are still to be computed. ``num_cached`` tokens were
     taken from another sequence when the request was first admitted; ``keys`` say what the
-    prompt's ``num_prompt`` tokens are, pictures included (server.engine.prefix). After M-RoPE's
-    pictures, ``num_skipped`` positions are missing: they have fewer than they have tokens.
+    prompt's ``num_prompt`` tokens are, pictures included (server.engine.keys), and by ``blocks``
+    it is looked up in the RAM (server.engine.prompt_store). After M-RoPE's pictures,
+    ``num_skipped`` positions are missing: they have fewer than they have tokens.
     """
 
     request_id: str
@@ -116,6 +117,7 @@ class Request:
     output_tokens: list[int] = field(default_factory=list)
     num_cached: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    blocks: tuple[int, ...] = ()
     num_prompt: int = field(init=False)
     pictures: tuple[Picture, ...] = field(init=False)
     num_skipped: int = field(init=False)

@@ -60,8 +60,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running, or cells are to be freed or copied."""
-        return bool(self.waiting or self.running) or self._cells.has_changes
+        """Whether any request is waiting or running, or idle ones are to be moved to the RAM."""
+        return bool(self.waiting or self.running) or self._cells.crowded
 
     @property
     def steady(self) -> bool:
@@ -72,6 +72,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
         request.keys = keys_of(request.runs)
+        request.blocks = self.prefixes.store.blocks(request.keys)
         self.waiting.append(request)
 
     def find(self, request_id: str) -> Request | None:
@@ -87,7 +88,7 @@ class Scheduler:
         """Takes a request out, whatever its state; what it computed stays to serve others."""
         if request.status is RequestStatus.RUNNING:
             self.running.remove(request)
-            self._cells.keep(request, self.running)
+            self._cells.keep(request)
         elif request.status is RequestStatus.WAITING:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
@@ -96,11 +97,13 @@ class Scheduler:
         """The next step's work; the caller runs all of it."""
         self._planned = {}
         self._forks = Forks()
+        self._cells.begin_step(self.running)
         self._plan_decodes()
         self._admit()
+        self._cells.thin_out(self.running)
         self._plan_prefills()
         plan, self._plan = self._plan, Plan()
-        plan.cache = self._cells.take_changes()
+        plan.cache, plan.copying = self._cells.take_changes(), self._cells.copying
         return plan
 
     def _plan_decodes(self) -> None:
@@ -117,7 +120,7 @@ class Scheduler:
         self.preemptions += 1
         self._plan.tokens = [c for c in self._plan.tokens if c.request is not victim]
         self._planned.pop(victim, None)
-        self._cells.keep(victim, self.running)
+        self._cells.keep(victim)
         victim.reset()
         self.waiting.appendleft(victim)
         return victim
@@ -152,7 +155,7 @@ class Scheduler:
         n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
         slots = 0 if n_decodes else self.max_running - len(self.running)
-        self._pauses = self._forks.pauses(slots, self.pace.chunk)
+        self._pauses = self._forks.pauses(slots, self.pace.chunk, self.n_batch)
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
         for request, share in turns(self.running):
             if request.pool is not None:

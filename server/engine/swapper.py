@@ -25,13 +25,14 @@ class Swapper:
         if isinstance(change, SwapIn):
             assert change.prompt.state is not None, "only what was copied is found"
             self._context.restore(change.seq_id, change.prompt.state, change.end)
-            self._store.copied(change.prompt.size, time.perf_counter() - start)
+            self._store.copied_back(change.prompt, time.perf_counter() - start)
             return
+        if change.prompt not in self._store.prompts:
+            return  # others have taken its place within the same step
         try:
             state = self._context.save(change.seq_id)
         except MemoryError:
             logger.warning("no memory to keep a prompt of %d tokens", len(change.prompt.keys))
             self._store.discard(change.prompt)
             return
-        self._store.fill(change.prompt, state)
-        self._store.copied(state.nbytes, time.perf_counter() - start)
+        self._store.fill(change.prompt, state, time.perf_counter() - start)

@@ -152,6 +152,8 @@ class Worker:
     def _turn(self, *, wait: bool) -> float:
         self._pulse.end("loop")
         messages = self._inbox.take(wait=wait)
+        if messages:
+            self._outgoing.flush()  # what they ask for may make this step a long one
         start = time.perf_counter()
         self._pulse.begin("loop", "messages", SECONDS_A_MESSAGE * len(messages))
         for message in messages:
