@@ -73,13 +73,15 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or nobody reads them."""
         try:
-            await while_connected(receive, self._send_all(send, scope["state"].get("write_piece")))
+            await while_connected(receive, self._send_all(send, scope["state"]))
         except ClientGone:
             pass
         finally:
             await self._close()
 
-    async def _send_all(self, send: Send, write: WritePiece | None) -> None:
+    async def _send_all(self, send: Send, state: dict[str, Any]) -> None:
+        write: WritePiece | None = state.get("write_piece")
+        flush: Callable[[], object] = state.get("flush_pieces", bool)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self._last = time.monotonic()
         # One task a stream instead of a timeout around every event, of which there are many.
@@ -88,8 +90,10 @@ class EventStream(Response):
             async for event in self._events:
                 self._last = time.monotonic()
                 if write is None or not write(event):
+                    flush()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         finally:
+            flush()
             if pings is not None:
                 pings.cancel()
                 await asyncio.gather(pings, return_exceptions=True)

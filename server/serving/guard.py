@@ -48,7 +48,10 @@ class GuardedProtocol(HttpProtocol):
         self, *args: Any, limits: ClientLimits, others: Connections, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.app_state = {**self.app_state, "write_piece": self.write_piece}
+        pieces = {"write_piece": self.write_piece, "flush_pieces": self.flush_pieces}
+        self.app_state = {**self.app_state, **pieces}
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._limits = limits
         self._others = others
         self._phase = Phase.IDLE
@@ -121,6 +124,8 @@ class GuardedProtocol(HttpProtocol):
         Between its head and its end all that h11 and the middlewares do to an answer is to put the
         length before each piece, and they take longer for it than llama.cpp has between tokens.
         A piece without data is not written: a length of 0 would be the end of the answer.
+        Those that come at once go out together, before the loop waits again: each by itself would
+        wake the client. Whoever sends anything else calls ``flush_pieces`` first.
         """
         if not data:
             return True
@@ -130,8 +135,19 @@ class GuardedProtocol(HttpProtocol):
         if self.flow.write_paused or cycle.scope["http_version"] != "1.1":
             return False
         if not cycle.disconnected:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if not self._pieces:
+                self.loop.call_soon(self.flush_pieces)
+            self._pieces.append(b"%x\r\n%b\r\n" % (len(data), data))
+            self._pieces_bytes += len(data)
+            if self._pieces_bytes > UNSENT_BYTES:
+                self.flush_pieces()
         return True
+
+    def flush_pieces(self) -> None:
+        """Writes the pieces that are kept."""
+        pieces, self._pieces, self._pieces_bytes = self._pieces, [], 0
+        if pieces and not self.transport.is_closing():
+            self.transport.write(b"".join(pieces))
 
     def spare(self) -> None:
         """Closes the connection, which is idle: its place is needed."""
