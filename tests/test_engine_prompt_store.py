@@ -247,3 +247,25 @@ def test_a_prompt_of_more_cells_than_are_free_is_computed_instead() -> None:
     core.add(add("chapter", "b" * 20, max_tokens=1))
     assert text_of(drain(core)["chapter"]) == "20,"
     assert runner.swaps == 0
+
+
+def test_one_is_copied_a_step_and_none_while_a_lone_prompt_is_computed() -> None:
+    core, runner = make_core(8, 3000, 200, idle_cells=0, store=PromptStore(10_000, block=8))
+    for letter in "abcd":
+        core.add(add(letter, letter * 40, max_tokens=2))
+    copied = []
+    while core.has_work:
+        core.step()
+        copied.append(len(runner.swapped))
+    assert copied[-4:] == [0, 1, 2, 3], "they ended together; the last one stays"
+    for letter in "xy":
+        core.add(add(letter, letter * 40, max_tokens=2))
+    while core.scheduler.running or core.scheduler.waiting:
+        core.step()
+    core.add(add("alone", "!" * 40, max_tokens=3))
+    before = len(runner.swapped)
+    outputs = core.step().outputs
+    assert any(isinstance(output, TokenOutput) for output in outputs)
+    assert len(runner.swapped) == before, "its first token came first"
+    drain(core)
+    assert len(runner.swapped) == before + 3

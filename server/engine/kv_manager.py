@@ -21,7 +21,7 @@ class KVManager:
         self._pace = pace
         self._max_running = max_running
         self._changes: list[CacheChange] = []
-        self._left = False
+        self._left = self._busy = False
         self._seconds = float("inf")
         self.copying = 0.0
 
@@ -36,8 +36,8 @@ class KVManager:
 
         ``copying`` are the seconds that all copies of this step are likely to take.
         """
-        busy = any(request.decoding for request in running)
-        self._seconds = self._pace.target if busy else float("inf")
+        self._busy = any(request.decoding for request in running)
+        self._seconds = self._pace.target if self._busy else float("inf")
         self.copying = 0.0
 
     def take_changes(self) -> list[CacheChange]:
@@ -104,22 +104,24 @@ class KVManager:
         self._left = True
 
     def thin_out(self, running: Sequence[Request]) -> None:
-        """Moves idle sequences to the RAM, but the last one, until they have few cells.
+        """Moves an idle sequence to the RAM, but not the last one, if they have too many cells.
 
-        After others were admitted, for those may go on from just these. What takes too long to copy
-        now stays until its cells are needed or nobody waits; what the RAM does not take stays while
-        there are no more of them than free slots: each has its last prompt then.
+        One a step, after others were admitted, for those may go on from just these; and not while a
+        prompt is computed and nobody decodes: its first token comes first. What takes too long to
+        copy now stays until its cells are needed or nobody waits; what the RAM does not take stays
+        while there are no more of them than free slots: each has its last prompt then.
         """
+        if running and not self._busy:
+            return
         prefixes, slots = self.prefixes, self._max_running - len(running)
-        while self.crowded:
+        if self.crowded:
             oldest = prefixes.oldest()
             short = len(oldest.keys) < prefixes.store.block
-            if not short and self._is_slow(oldest):
-                break
-            if not self._swap_out(oldest) and not short and len(prefixes.entries) <= slots:
-                break
-            prefixes.entries.remove(oldest)
-            self._forget(oldest.seq_id)
+            slow = not short and self._is_slow(oldest)
+            if not slow and (self._swap_out(oldest) or short or len(prefixes.entries) > slots):
+                prefixes.entries.remove(oldest)
+                self._forget(oldest.seq_id)
+                return
         self._left = False
 
     def _evict(self, entry: Entry) -> None:
