@@ -33,7 +33,7 @@ def shared(text: str) -> object:
 
 
 def find(store: PromptStore, text: str) -> StoredPrompt | None:
-    return store.find(store.blocks(keys(text)), shared(text))  # type: ignore[arg-type]
+    return store.find(store.blocks(keys(text)), shared(text))[0]  # type: ignore[arg-type]
 
 
 def test_the_longest_beginning_is_found_by_whole_blocks() -> None:
@@ -222,7 +222,9 @@ def test_of_prompts_with_one_beginning_that_is_found_which_is_of_use() -> None:
     def gain(prompt: StoredPrompt) -> int:
         return len(prompt.keys) if prompt is first else 0
 
-    assert store.find(store.blocks(keys("turn one of it all!! and more")), gain) is first
+    found, won = store.find(store.blocks(keys("turn one of it all!! and more")), gain)
+    assert found is first
+    assert won == len(first.keys)
     assert store.covers(keys("turn one of it all!!"), exact=True)
 
 

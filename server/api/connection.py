@@ -46,6 +46,10 @@ async def _goodbye(receive: Receive) -> None:
 PING = b": ping\n\n"
 
 
+def _nothing() -> None:
+    """In place of what only our own connections have."""
+
+
 class EventStream(Response):
     """Server-sent events. ``close`` is always awaited: at the end, or when the client left.
 
@@ -81,7 +85,7 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send, state: dict[str, Any]) -> None:
         write: WritePiece | None = state.get("write_piece")
-        flush: Callable[[], object] = state.get("flush_pieces", bool)
+        flush: Callable[[], None] = state.get("flush_pieces", _nothing)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         self._last = time.monotonic()
         # One task a stream instead of a timeout around every event, of which there are many.

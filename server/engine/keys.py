@@ -54,6 +54,11 @@ def common_prefix(one: Keys, other: Keys) -> int:
     return first // 2 if different[first] else size
 
 
+def begins_with(keys: Keys, start: Keys) -> bool:
+    """Whether ``start`` is all that ``keys`` begin with."""
+    return common_prefix(keys, start) == len(start)
+
+
 def worth_waiting(keys: Keys) -> bool:
     """Whether it is better to wait until another request has computed these positions.
 

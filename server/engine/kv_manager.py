@@ -28,8 +28,9 @@ class KVManager:
     @property
     def crowded(self) -> bool:
         """Whether somebody has left, and idle sequences have more cells now than they should."""
-        too_many = self.kv.idle > self.prefixes.most_cells and len(self.prefixes.entries) > 1
-        return self._left and too_many
+        # In this order: to count the idle cells is to look at all of them, in each step.
+        several = self._left and len(self.prefixes.entries) > 1
+        return several and self.kv.idle > self.prefixes.most_cells
 
     def begin_step(self, running: Sequence[Request]) -> None:
         """Who waits for a token does not wait for copies out of the cache that take a step's time.

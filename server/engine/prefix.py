@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from server.engine.keys import Keys, common_prefix
+from server.engine.keys import Keys, begins_with, common_prefix
 from server.engine.prompt_store import PromptStore, StoredPrompt
 from server.engine.request import Request
 
@@ -60,8 +60,7 @@ class PrefixCache:
         covered = [
             entry
             for entry in self.entries
-            if common_prefix(entry.keys, keys) == len(entry.keys)
-            and self.has(len(keys), len(entry.keys))
+            if begins_with(keys, entry.keys) and self.has(len(keys), len(entry.keys))
         ]
         for entry in covered:
             self.entries.remove(entry)
@@ -118,8 +117,8 @@ class PrefixCache:
             won = count - best.count
             return won if self.store.seconds_in(prompt) * speed < won else 0
 
-        stored = self.store.find(wanted.blocks, gain)
-        return Match(count=best.count + gain(stored), stored=stored) if stored else None
+        stored, won = self.store.find(wanted.blocks, gain)
+        return Match(count=best.count + won, stored=stored) if stored else None
 
     def soon(self, wanted: Request, running: Iterable[Request]) -> tuple[int, Request | None]:
         """How much of the prompt running requests have begun to compute, and which has most."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.keys import Keys, common_prefix
+from server.engine.keys import Keys, begins_with
 
 _FIRST_GUESS = 0.5e-9
 _WEIGHT = 0.2
@@ -71,8 +71,8 @@ class PromptStore:
             return None
         new = StoredPrompt(keys, self.blocks(keys), size, next(self._clock))
         if replaces:
-            for old in [each for each in self.prompts if _begins(each, new)]:
-                self._drop(old)
+            for old in [each for each in self.prompts if begins_with(keys, each.keys)]:
+                self.drop(old)
         self.prompts.append(new)
         self.n_bytes += size
         for block in new.blocks:
@@ -93,19 +93,20 @@ class PromptStore:
 
     def find(
         self, blocks: Sequence[int], gain: Callable[[StoredPrompt], int]
-    ) -> StoredPrompt | None:
-        """A prompt that shares most of the whole blocks of another one.
+    ) -> tuple[StoredPrompt | None, int]:
+        """A prompt that shares most of the whole blocks of another one, and its gain.
 
         ``gain``: how many positions would be won with it. Those with too few are passed over.
         """
-        seen: set[int] = set()
+        seen: set[StoredPrompt] = set()
         for block in reversed(blocks):
-            new = [each for each in self._index.get(block, ()) if id(each) not in seen]
-            seen.update(map(id, new))
-            ready = [each for each in new if each.state is not None and gain(each) >= self.block]
-            if ready:
-                return max(ready, key=gain)
-        return None
+            new = [prompt for prompt in self._index.get(block, ()) if prompt not in seen]
+            seen.update(new)
+            gains = [(gain(prompt), prompt) for prompt in new if prompt.state is not None]
+            won, best = max(gains, key=lambda each: each[0], default=(0, None))
+            if won >= self.block:
+                return best, won
+        return None, 0
 
     def touch(self, prompt: StoredPrompt, count: int) -> None:
         """So many positions of it are about to be used."""
@@ -114,22 +115,18 @@ class PromptStore:
 
     def covers(self, keys: Keys, *, exact: bool = False) -> bool:
         """Whether a prompt begins with all of ``keys``, and ends with them if ``exact``."""
-        return any(
-            common_prefix(prompt.keys, keys) == len(keys)
-            and (not exact or len(prompt.keys) == len(keys))
-            for prompt in self._index.get(next(iter(self.blocks(keys)[-1:]), 0), ())
+        blocks = self.blocks(keys)
+        return bool(blocks) and any(
+            begins_with(prompt.keys, keys) and (not exact or len(prompt.keys) == len(keys))
+            for prompt in self._index.get(blocks[-1], ())
         )
-
-    def discard(self, prompt: StoredPrompt) -> None:
-        """It could not be copied."""
-        if prompt in self.prompts:
-            self._drop(prompt)
 
     def _shrink(self) -> None:
         while self.n_bytes > self.most_bytes:
-            self._drop(min(self.prompts, key=lambda prompt: prompt.last_used))
+            self.drop(min(self.prompts, key=lambda prompt: prompt.last_used))
 
-    def _drop(self, prompt: StoredPrompt) -> None:
+    def drop(self, prompt: StoredPrompt) -> None:
+        """Removes a prompt; of no use any more, or it could not be copied."""
         self.prompts.remove(prompt)
         self.n_bytes -= prompt.size
         for block in prompt.blocks:
@@ -144,10 +141,3 @@ def _blocks(keys: Keys, size: int) -> Iterator[int]:
     for start in range(0, len(keys) - size + 1, size):
         before = hash((before, keys[start : start + size].tobytes()))
         yield before
-
-
-def _begins(old: StoredPrompt, new: StoredPrompt) -> bool:
-    n_blocks = len(old.blocks)
-    return old.blocks == new.blocks[:n_blocks] and common_prefix(old.keys, new.keys) == len(
-        old.keys
-    )

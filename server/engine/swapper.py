@@ -33,6 +33,6 @@ class Swapper:
             state = self._context.save(change.seq_id)
         except MemoryError:
             logger.warning("no memory to keep a prompt of %d tokens", len(change.prompt.keys))
-            self._store.discard(change.prompt)
+            self._store.drop(change.prompt)
             return
         self._store.fill(change.prompt, state, time.perf_counter() - start)
