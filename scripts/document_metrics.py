@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine_state import EngineState
+from server.engine_client.interface import EngineState
 from server.messages import (
     BuildFacts,
     DeviceMemory,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.config import Settings
-from server.flags import default_text, flag_info, flag_of, variable_of
+from server.settings.command_line import default_text, flag_info, flag_of, variable_of
+from server.settings.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 HEAD = """\

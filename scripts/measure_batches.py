@@ -21,9 +21,9 @@ from scripts.synthetic.languages import Language
 from scripts.synthetic.shapes import LlmShape
 from scripts.synthetic.tiny import TinyKind, write_pair_of
 from scripts.synthetic.vision_towers import VisionTower
-from server.engine.bindings.log import LlamaLog
-from server.engine.bindings.model import Model
-from server.engine.bindings.vision import Vision
+from server.engine.llama.log import LlamaLog
+from server.engine.llama.model import Model
+from server.engine.llama.mtmd import Vision
 from server.messages import ImageInput
 
 Clock = Callable[[], float]

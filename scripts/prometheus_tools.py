@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.settings.general import default_cache_dir
+from server.settings.server import default_cache_dir
 
 _NAMES = ("prometheus", "promtool")
 _APT = ["apt-get", "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=20"]

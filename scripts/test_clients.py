@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from asking import RED, shape  # noqa: E402 - the tests' own, found by the line above
 from live import LiveServer  # noqa: E402
 
-from server.settings.general import default_cache_dir  # noqa: E402
+from server.settings.server import default_cache_dir  # noqa: E402
 
 PYTHON_GROUPS = ("recent", "openai2")
 # So that no client tells anyone of its use, or asks the network for anything.

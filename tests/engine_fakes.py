@@ -11,23 +11,21 @@ from dataclasses import replace
 import numpy as np
 
 from server.engine.core import EngineCore
-from server.engine.encodes import Encodes
-from server.engine.encoding import encode_pictures
-from server.engine.image_cache import ImageCache
-from server.engine.keys import keys_of
-from server.engine.kv import KVCache
-from server.engine.pace import Pace
-from server.engine.plan import CacheChange, Chunk, Forget, SwapIn, SwapOut
-from server.engine.pooling import MOST_ROWS
-from server.engine.positions import Positions
-from server.engine.prefix import PrefixCache
-from server.engine.prompt_store import PromptStore, StoredPrompt
-from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
-from server.engine.sample import Sample
-from server.engine.scheduler import Scheduler
+from server.engine.llama.positions import Positions
+from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, Run, Sample, TokenRun
+from server.engine.scheduling.kv_cells import KVCache
+from server.engine.scheduling.pace import Pace
+from server.engine.scheduling.picture_queue import Encodes
+from server.engine.scheduling.prefix_cache import PrefixCache
+from server.engine.scheduling.prompt_keys import keys_of
+from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.step import CacheChange, Chunk, Forget, SwapIn, SwapOut
+from server.engine.vision.cache import ImageCache
+from server.engine.vision.encode import encode_pictures
 from server.errors import RequestError
 from server.messages import AddRequest, ImageInput, TokenLogprob, TokenOutput
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 END = 0
 IMAGE_TOKENS = 9

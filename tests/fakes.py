@@ -21,8 +21,7 @@ from PIL import Image
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.engine_state import EngineState
-from server.http_protocol import HttpProtocol
+from server.engine_client.interface import EngineState
 from server.messages import (
     Admitted,
     BuildFacts,
@@ -46,7 +45,8 @@ from server.messages import (
     TokenOutput,
     VisionFacts,
 )
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
+from server.serve.http_protocol import HttpProtocol
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from server.engine.grammar import GrammarCompiler, GrammarMatcher, TokenTable
 from server.errors import RequestError
-from server.sampling import Grammar
+from server.messages.sampling import Grammar
 
 END = 256
 # All bytes, the end, and some longer tokens, as a real vocabulary has them.

@@ -9,8 +9,7 @@ from pathlib import Path
 from scripts.synthetic.files import write_llm, write_mmproj
 from scripts.synthetic.shapes import PRESETS, LlmShape
 from scripts.synthetic.weights import QUANTS
-from server.memory.header import ModelHeader, TowerHeader
-from server.memory.open_header import read_model_header, read_tower_header
+from server.gguf.model_header import ModelHeader, TowerHeader, read_model_header, read_tower_header
 
 
 @cache

@@ -11,9 +11,9 @@ import llama_cpp
 import numpy as np
 from llama_cpp import mtmd_cpp
 
-from server.engine.load import LoadedEngine, load
+from server.engine.loading.load import LoadedEngine, load
 from server.messages import AddRequest, EngineConfig, ImageInput, Rejected, TokenOutput
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 Parts = Sequence[str | ImageInput]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.memory.fit import Fit
-from server.memory.placement import Placement
-from server.memory.pools import pools_of
-from server.memory.wants import Wants
+from server.memory.fit.fit import Fit
+from server.memory.fit.pools import pools_of
+from server.memory.fit.wants import Placement, Wants
 from server.messages import DeviceMemory, MemoryWishes
 
 MIB = 1024 * 1024

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from scripts.synthetic.files import write_llm
 from scripts.synthetic.shapes import PRESETS
-from server.engine.bindings.log import LlamaLog
-from server.engine.bindings.model import Model
-from server.engine.bindings.vision import Vision
+from server.engine.llama.log import LlamaLog
+from server.engine.llama.model import Model
+from server.engine.llama.mtmd import Vision
 from server.messages import ImageInput
 
 N_OUT = PRESETS["tiny"].llm.width

@@ -12,9 +12,9 @@ from fakes import FakeEngine, call, data_url, engine_ready
 from pydantic import TypeAdapter
 from tool_templates import HERMES
 
-from server.api.answers.anthropic import AnthropicEvent, AnthropicMessage
 from server.api.app import create_app
 from server.api.options import ApiOptions
+from server.api.shapes.anthropic import AnthropicEvent, AnthropicMessage
 from server.errors import EngineUnavailable
 from server.messages import FinishReason
 
@@ -268,7 +268,7 @@ def test_an_error_in_a_stream_is_an_event() -> None:
 
 def test_no_parameter_of_the_sdk_is_ignored() -> None:
     """All of anthropic 2.12's ``MessageCreateParams``, its beta ones, and those it has dropped."""
-    from server.api.anthropic.schema import _REFUSED, MessagesRequest
+    from server.api.anthropic.request import _REFUSED, MessagesRequest
 
     known = {
         *("max_tokens", "messages", "model", "cache_control", "container", "diagnostics"),

@@ -15,11 +15,10 @@ import pytest
 from fakes import FakeEngine, call, chat, serving, wait_for
 from fastapi import FastAPI
 
-from server.api.app import create_app
+from server.api.app import Controls, create_app
 from server.api.options import ApiOptions, CallerLimits
-from server.api.surround import Controls
 from server.errors import ConfigError
-from server.key_file import Key, entry_of, make_key, read_keys
+from server.settings.key_file import Key, entry_of, make_key, read_keys
 
 CHAT = "/v1/chat/completions"
 

@@ -13,7 +13,7 @@ from image_files import data_url, encode
 from PIL import Image
 
 from server.api.app import create_app
-from server.api.body import _quick
+from server.api.http.body import _quick
 from server.api.options import ApiOptions
 
 RAW = {

@@ -13,7 +13,7 @@ from server.errors import ContextLengthExceeded
 from server.images.decode import DecodedImage
 from server.images.prepare import ImageOptions
 from server.messages import FinishReason, ImageInput
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 USER = "<|im_start|>user\n"
@@ -127,7 +127,7 @@ def test_pictures_keep_their_order_over_several_turns() -> None:
 
 
 def test_picture_twice_in_a_request_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.api import pictures
+    from server.api.generate import pictures
 
     prepared: list[str] = []
     real = pictures.decode_for

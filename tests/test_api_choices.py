@@ -13,7 +13,7 @@ from fakes import FakeEngine, chat, image_part, post_chat, serving, text_part, w
 
 from server.errors import EngineError
 from server.messages import Admitted, PromptPart, TokenOutput
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 
 def events(text: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from fakes import FakeEngine, call, data_url, image_part, serving, text_part
 
 from server.api.app import create_app
-from server.api.embeddings.router import normalized
+from server.api.openai.embeddings import normalized
 from server.api.options import ApiOptions
 from server.errors import ContextLengthExceeded
 from server.messages import ImageInput, LiteralText, Pooling, TokenIds

@@ -12,7 +12,7 @@ from fakes import FakeEngine, call, data_url, image_part, serving, text_part
 from image_files import corners, encode
 
 from server.api.app import create_app
-from server.api.file_store import FileStore
+from server.api.generate.upload_store import FileStore
 from server.api.options import ApiOptions
 from server.errors import NotFoundError, PayloadTooLarge
 from server.images.limits import ImageLimits

@@ -13,9 +13,9 @@ import pytest
 from fakes import FakeEngine, call, chat, image_part, serving, wait_for
 from fastapi import FastAPI
 
-import server.api.gate as gate_module
+import server.api.middleware.admission as gate_module
 from server.api.app import create_app
-from server.api.gate import Gate, Visitor
+from server.api.middleware.admission import Gate, Visitor
 from server.api.options import ApiOptions
 from server.deadline import deadline
 from server.errors import Overloaded

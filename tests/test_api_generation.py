@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from fakes import FakeEngine
 
-from server.api.answer import Answer
-from server.api.chat import _whole
-from server.api.chat_reply import ChatReply
-from server.api.choices import Choices
-from server.api.generation import Generation
+from server.api.generate.answer import Answer
+from server.api.generate.choices import Choices
+from server.api.generate.generation import Generation
+from server.api.openai.chat import _whole
+from server.api.openai.chat_reply import ChatReply
 from server.errors import EngineError
 from server.messages import Admitted, FinishReason, TokenOutput
 from server.metrics import Metrics

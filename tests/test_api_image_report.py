@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from server.api.image_report import ImageReport, pictures_of
+from server.api.http.record import ImageReport, pictures_of
 from server.messages import EncodedImage, ImageInput, TileLayout
 
 SQUARE = ImageInput("0", 336, 336, b"pixels", 3000, 4000, resized_width=252, resized_height=336)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api import long_strings
-from server.api.body import _parse_object
+from server.api.http import body as long_strings
+from server.api.http.body import _parse_object
 from server.errors import RequestError
 
 URL = "data:image/png;base64," + "QUJD" * 12_000

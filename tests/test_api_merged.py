@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.api.merged import MOST_UNREAD, Merged
+from server.api.generate.choices import MOST_UNREAD, Merged
 
 
 def test_all_of_every_stream_comes_in_its_order() -> None:

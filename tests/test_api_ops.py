@@ -11,7 +11,7 @@ from fakes import FakeEngine, call, chat, engine_ready, image_part, serving
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.engine_state import EngineState
+from server.engine_client.interface import EngineState
 from server.messages import EngineProgress, SchedulerStats
 
 CHAT = "/v1/chat/completions"
@@ -155,7 +155,7 @@ def test_request_id_comes_back_and_odd_ones_are_replaced() -> None:
 
 
 def test_one_log_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "server.api.request_log")
+    caplog.set_level(logging.INFO, "server.api.middleware.request_log")
     app = create_app(FakeEngine(), ApiOptions())
     call(app, "POST", CHAT, json=chat(), headers={"x-request-id": "one"})
     call(app, "GET", "/a%0Ab", headers={"x-request-id": "two"})

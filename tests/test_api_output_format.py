@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes import FakeEngine, chat, post_chat
 
-from server.sampling import Grammar, GrammarKind
+from server.messages.sampling import Grammar, GrammarKind
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}}
 # What is left open is closed: a model held to the letter would invent properties.

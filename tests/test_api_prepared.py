@@ -16,8 +16,8 @@ from fakes import FakeEngine, chat, data_url, image_part, post_chat, serving, te
 from image_files import corners, encode
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.api import pictures
-from server.api.shared_work import SharedWork
+from server.api.generate import pictures
+from server.api.generate.pictures import SharedWork
 from server.images.decode import DecodedImage
 from server.messages import ImageInput
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.app import create_app
-from server.api.log_line import text
+from server.api.http.record import current_record
+from server.api.middleware.request_log import text
+from server.api.middleware.tracing import TraceContext, read_trace
 from server.api.options import ApiOptions
-from server.api.record import current_record
-from server.api.trace_context import TraceContext, read_trace
 from server.errors import ContextLengthExceeded, EngineError
 from server.logs import JsonLines
 from server.messages import FinishReason
@@ -33,7 +33,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _all_lines(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "server.api.request_log")
+    caplog.set_level(logging.INFO, "server.api.middleware.request_log")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -18,8 +18,8 @@ from openai.types.chat import (
     completion_create_params,
 )
 
-from server.api.chat_schema import ChatRequest, StreamOptions
-from server.api.sampling_schema import SamplingFields
+from server.api.fields.sampling import SamplingFields, StreamOptions
+from server.api.openai.chat_request import ChatRequest
 
 FIELDS = set(get_type_hints(completion_create_params.CompletionCreateParamsBase)) | {"stream"}
 DOCS = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from fakes import FakeEngine, chat, image_part, serving, text_part, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.chat_reply import ChatReply
+from server.api.openai.chat_reply import ChatReply
 from server.errors import ContextLengthExceeded, EngineUnavailable
 from server.images.decode import DecodedImage
 from server.messages import FinishReason
@@ -205,7 +205,7 @@ def test_client_that_leaves_in_the_middle_of_its_body_harms_nobody() -> None:
 
 def test_template_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    monkeypatch.setattr("server.api.dialog._TEMPLATE_SECONDS", 0.05)
+    monkeypatch.setattr("server.api.generate.dialog._TEMPLATE_SECONDS", 0.05)
     monkeypatch.setattr("server.prompt.ChatTemplate.parts", lambda *_, **__: released.wait(10))
     with serving(FakeEngine()) as url:
         response = httpx.post(url + PATH, json=chat())
@@ -215,7 +215,7 @@ def test_template_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_others_are_served_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.api import pictures
+    from server.api.generate import pictures
 
     decoding, go_on = threading.Event(), threading.Event()
     real = pictures.decode_for

@@ -10,7 +10,7 @@ from fakes import FakeEngine, call, chat, engine_ready, image_part, text_part
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.engine_state import EngineState
+from server.engine_client.interface import EngineState
 from server.prompt import MARKER
 
 

@@ -10,12 +10,12 @@ from fakes import FakeEngine, call, chat, engine_ready, image_part, post_chat
 from pydantic import TypeAdapter
 from tool_templates import BY_STYLE
 
-from server.api.answers.chat import ChatChunk, ChatCompletion
 from server.api.app import create_app
 from server.api.options import ApiOptions
+from server.api.shapes.openai import ChatChunk, ChatCompletion
 from server.errors import RequestError
 from server.messages import FinishReason
-from server.sampling import GrammarKind
+from server.messages.sampling import GrammarKind
 
 CHUNK: TypeAdapter[Any] = TypeAdapter(ChatChunk)
 SCHEMA = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}

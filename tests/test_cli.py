@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from server import __version__, catalogue, cli
+from server import __version__
+from server.cli import main as cli
 from server.errors import StartupError
-from server.key_file import digest_of, read_keys
+from server.hub import catalogue
+from server.settings.key_file import digest_of, read_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,7 +89,7 @@ def test_a_wrong_word_is_one_line(
 ) -> None:
     """Told before anything is loaded, so these need no process of their own."""
     # It would write to what stands for standard error here, and to nothing after this test.
-    monkeypatch.setattr("server.serve.configure_logging", lambda *_: None)
+    monkeypatch.setattr("server.serve.main.configure_logging", lambda *_: None)
     for name in [name for name in os.environ if name.startswith("LLAVA_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():

@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from scripts import document_settings
-from server.config import Settings
 from server.errors import ConfigError
-from server.flags import Parser, add_settings, flag_info, flag_of, load_settings, variable_of
+from server.settings.command_line import (
+    Parser,
+    add_settings,
+    flag_info,
+    flag_of,
+    load_settings,
+    variable_of,
+)
+from server.settings.settings import Settings
 
 
 @pytest.fixture(autouse=True)

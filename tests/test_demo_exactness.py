@@ -15,10 +15,10 @@ from live import DEMO
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.engine.bindings.context import Batch, Context
-from server.engine.bindings.model import Model
-from server.engine.load_tower import load_vision
-from server.engine.vision import VisionEncoder
+from server.engine.llama.context import Batch, Context
+from server.engine.llama.model import Model
+from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.load import load_vision
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
 

@@ -20,8 +20,8 @@ from live import ROOT, LiveServer
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.config import Settings
-from server.flags import variable_of
+from server.settings.command_line import variable_of
+from server.settings.settings import Settings
 
 DOCKERFILES = sorted((DEPLOY / "docker").glob("Dockerfile*"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

@@ -14,13 +14,13 @@ from mtmd import open_mtmd
 from PIL import Image
 
 from scripts.synthetic.shapes import PRESETS
-from server.engine.bindings.chunks import ImageSpan
-from server.engine.bindings.model import Model
-from server.engine.load_tower import load_vision
+from server.engine.llama.model import Model
+from server.engine.llama.mtmd import ImageSpan
+from server.engine.vision.load import load_vision
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig
-from server.towers.layout import PROJECTOR_TYPE, TowerShape
-from server.towers.tiny import random_weights, write_metadata
+from server.mmproj.layout import PROJECTOR_TYPE, TowerShape
+from server.mmproj.reference import random_weights, write_metadata
 
 WIDTH = PRESETS["tiny"].llm.width
 SHAPE = TowerShape(224, 14, 32, 2, 64, 2, 32, WIDTH, class_token=False)

@@ -18,16 +18,15 @@ from PIL import Image
 from tower_files import cosines
 
 from scripts.synthetic.shapes import PRESETS
-from server.engine.bindings.chunks import ImageSpan
-from server.engine.bindings.model import Model
-from server.engine.load_tower import load_vision
-from server.engine.vision import VisionEncoder
+from server.engine.llama.model import Model
+from server.engine.llama.mtmd import ImageSpan
+from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.load import load_vision
 from server.errors import StartupError
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
-from server.towers.layout import NEWLINES, TowerShape
-from server.towers.reference import project
-from server.towers.tiny import random_weights, write_tower
+from server.mmproj.layout import NEWLINES, TowerShape
+from server.mmproj.reference import project, random_weights, write_tower
 
 PINPOINTS = ((56, 112), (112, 56), (112, 112), (168, 56), (56, 168))
 WIDTH = PRESETS["tiny"].llm.width

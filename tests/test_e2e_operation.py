@@ -18,7 +18,7 @@ from asking import user
 from live import LiveServer
 from test_e2e_life import one_line, run_serve
 
-from server.key_file import entry_of
+from server.settings.key_file import entry_of
 
 CHAT = "/v1/chat/completions"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from server.engine.assemble import assemble, count, pool
-from server.images.tiling import tile
+from server.engine.vision.encoder import assemble, count, pool
+from server.images.geometry import tile
 from server.messages import ImageInput, TileLayout
 
 PINPOINTS = ((56, 112), (112, 56), (112, 112), (168, 56), (56, 168))

@@ -10,18 +10,18 @@ import pytest
 from engine_fakes import drain, text_of
 from live import DEMO
 
-from server.engine.bindings.context import Context
-from server.engine.bindings.model import Model
 from server.engine.core import EngineCore
-from server.engine.image_cache import ImageCache
-from server.engine.kv import KVCache
-from server.engine.pace import Pace
+from server.engine.llama.context import Context
+from server.engine.llama.model import Model
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.kv_cells import KVCache
+from server.engine.scheduling.pace import Pace
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.vision.cache import ImageCache
 from server.grammar import gbnf_grammar, schema_grammar
 from server.messages import AbortRequest, AddRequest, Rejected, TokenOutput
-from server.sampling import Grammar, GrammarKind, SamplingParams
+from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
 N_BATCH = 64
 # Two letters: among many choices one's last bits, which change with the batch, would decide.

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from server.engine_process import openmp
+from server.engine_client.process import openmp
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from engine_fakes import IMAGE_TOKENS, FakeRunner, picture
 
-from server.engine import worker
-from server.engine.counting import count
-from server.engine.pulse import Pulse
-from server.engine_client import EngineClient
-from server.engine_state import EngineState
+from server.engine import loop as worker
+from server.engine.heartbeat import Pulse
+from server.engine.intake import count
+from server.engine_client.client import EngineClient
+from server.engine_client.interface import EngineState
 from server.errors import EngineUnavailable, RequestError
 from server.messages import Counted, CountRequest, EngineConfig, Rejected, Shutdown, StepOutputs
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.detokenizer import Detokenizer
+from server.engine.output_text import Detokenizer
 
 
 def feed(

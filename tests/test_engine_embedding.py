@@ -8,16 +8,9 @@ from engine_fakes import IMAGE_TOKENS, add, drain, make_core, picture, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.pooling import Pool
+from server.engine.request import Pool
 from server.errors import ContextLengthExceeded
-from server.messages import (
-    AbortRequest,
-    Embedded,
-    EmbedRequest,
-    ImageInput,
-    Pooling,
-    Rejected,
-)
+from server.messages import AbortRequest, Embedded, EmbedRequest, ImageInput, Pooling, Rejected
 
 
 def embed(request_id: str, *parts: str | ImageInput, pooling: Pooling = Pooling.HIDDEN) -> object:

@@ -14,14 +14,14 @@ from kinds import Reference, driven, noise
 from tower_files import cosines
 
 from scripts.synthetic.tiny import write_tiny
-from server.engine.bindings.log import LlamaLog
-from server.engine.bindings.model import Model
-from server.engine.encodes import Encodes
-from server.engine.load_tower import load_vision
+from server.engine.llama.log import LlamaLog
+from server.engine.llama.model import Model
 from server.engine.request import ImageRun, Picture, Request
-from server.engine.vision import VisionEncoder
+from server.engine.scheduling.picture_queue import Encodes
+from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.load import load_vision
 from server.messages import AbortRequest, EngineConfig
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 
 def waiting(name: str, *pictures: Picture) -> Request:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 
-from server.engine.foresight import Foresight
+from server.engine.grammar_thread import Foresight
 from server.messages import AbortRequest, AddRequest
-from server.sampling import Grammar, GrammarKind, SamplingParams
+from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
 SLOW = SamplingParams(grammar=Grammar(GrammarKind.LARK, 'start: "a"', "grammar"))
 

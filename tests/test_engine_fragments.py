@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import DEMO
 
-from server.engine.bindings.model import Model, Strips
-from server.engine.fragments import fragments
-from server.engine.prompting import prepare
+from server.engine.llama.model import Model, Strips
+from server.engine.prompt_tokens import fragments, prepare
 from server.engine.request import TokenRun
 from server.errors import RequestError
 from server.messages import LiteralText, PromptPart, TokenIds

@@ -11,8 +11,8 @@ import pytest
 from kinds import Driven, Parts, Reference, driven, noise
 
 from scripts.synthetic.tiny import TINY, write_pair_of, write_tiny
-from server.engine.bindings.log import LlamaLog
-from server.engine.counting import count
+from server.engine.intake import count
+from server.engine.llama.log import LlamaLog
 from server.errors import StartupError
 from server.images.geometry import fewer
 from server.messages import AbortRequest, Counted, CountRequest, ImageInput, TokenOutput

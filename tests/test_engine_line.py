@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine import step_stats
-from server.engine.step_stats import StatsClock
-from server.engine.worker import Outbox
-from server.engine_line import Frames, LineReader
+from server.engine import stats as step_stats
+from server.engine.loop import Outbox
+from server.engine.stats import StatsClock
+from server.engine_client.process import Frames, LineReader
 from server.messages import StepOutputs, TokenOutput
 
 MESSAGES = st.lists(st.one_of(st.text(), st.binary(max_size=300), st.none(), st.integers()))

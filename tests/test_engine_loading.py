@@ -13,14 +13,14 @@ import llama_sums
 import pytest
 from live import DEMO, ROOT
 
-from server.engine import load as loading
-from server.engine.bindings import model as bindings
-from server.engine.bindings.model import Model
-from server.engine.exhaustion import Exhausted, exhausted
-from server.engine.load import LoadedEngine, load
+from server.engine.llama import model as bindings
+from server.engine.llama.model import Model
+from server.engine.loading import load as loading
+from server.engine.loading.load import LoadedEngine, load
+from server.engine.loading.loader import Exhausted, exhausted
 from server.errors import ConfigError, OutOfMemory, StartupError
-from server.memory.process import read_process
-from server.memory.report import measured_parts
+from server.memory.measured.report import measured_parts
+from server.memory.measured.system import read_process
 from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWishes
 
 

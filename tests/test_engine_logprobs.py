@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from server.engine.logprobs import LOWEST, bounded, top_logprobs
-from server.engine.sample import Sample
-from server.engine.writer import Writer
+from server.engine.output_text import Writer
+from server.engine.request import Sample
+from server.engine.token_chooser import LOWEST, bounded, top_logprobs
 from server.messages import TokenLogprob, TokenOutput
-from server.sampling import Grammar, GrammarKind, SamplingParams
+from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
 
 @settings(max_examples=100, deadline=None)

@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.bindings.cuts import Cuts
-from server.engine.encoding import EncodeThread
-from server.engine.longest import LEAST, MOST, Longest
-from server.engine.pulse import Pulse
+from server.engine.heartbeat import LEAST, MOST, Longest, Pulse
+from server.engine.llama.cuts import Cuts
 from server.engine.request import Picture
-from server.engine.slices import SlicedEncodes
+from server.engine.vision.encode import EncodeThread, SlicedEncodes
 from tests.engine_fakes import picture
 
 UNKNOWN = 30.0

@@ -16,9 +16,9 @@ from engine_fakes import (
     text_of,
 )
 
-from server.engine.budget import make_budget
 from server.engine.core import EngineCore
-from server.engine.pace import SMALLEST_CHUNK
+from server.engine.scheduling.pace import SMALLEST_CHUNK
+from server.engine.scheduling.prefill import make_budget
 from server.messages import TokenOutput
 
 

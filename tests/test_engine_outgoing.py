@@ -7,16 +7,9 @@ from typing import Any
 import pytest
 from engine_fakes import add, finish_encode, make_core, picture
 
-from server.engine import outgoing
-from server.engine.outgoing import Outgoing
-from server.engine.worker import Worker
-from server.messages import (
-    Admitted,
-    FinishReason,
-    RequestTimings,
-    StepOutputs,
-    TokenOutput,
-)
+from server.engine import loop as outgoing
+from server.engine.loop import Outgoing, Worker
+from server.messages import Admitted, FinishReason, RequestTimings, StepOutputs, TokenOutput
 
 INTERVAL = 0.025
 

@@ -13,16 +13,16 @@ from engine_fakes import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.encoding import EncodeDone, EncodeThread
-from server.engine.image_cache import ImageCache
-from server.engine.keys import common_prefix, keys_of
-from server.engine.kv import KVCache
-from server.engine.pace import SMALLEST_CHUNK, Pace
-from server.engine.positions import Positions
-from server.engine.prefix import PrefixCache
+from server.engine.llama.positions import Positions
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
+from server.engine.scheduling.kv_cells import KVCache
+from server.engine.scheduling.pace import SMALLEST_CHUNK, Pace
+from server.engine.scheduling.prefix_cache import PrefixCache
+from server.engine.scheduling.prompt_keys import common_prefix, keys_of
+from server.engine.vision.cache import ImageCache
+from server.engine.vision.encode import EncodeDone, EncodeThread
 from server.messages import ImageInput
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 
 def text(words: str) -> TokenRun:

@@ -13,9 +13,9 @@ from fakes import FakeEngine, chat, post_chat
 from live import ROOT
 from memory_fakes import GIB, gpu, ram
 
-from server.engine import peaks
-from server.engine.peaks import PeakWatch
-from server.memory.process import ProcessMemory
+from server.engine import stats as peaks
+from server.engine.stats import PeakWatch
+from server.memory.measured.system import ProcessMemory
 from server.messages import MemoryPeak, RequestTimings, TokenOutput
 
 

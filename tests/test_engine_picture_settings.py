@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.picture_settings import check_picture_settings
+from server.engine.vision.load import check_picture_settings
 from server.errors import ConfigError
 from server.messages import EngineConfig
-from server.towers.facts import TowerFacts
+from server.mmproj.facts import TowerFacts
 
 
 def config(**settings: int) -> EngineConfig:

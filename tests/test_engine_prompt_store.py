@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from engine_fakes import add, drain, make_core, picture, text_of
 
-from server.engine.keys import Keys
-from server.engine.prompt_store import PromptStore, StoredPrompt
+from server.engine.scheduling.prompt_keys import Keys
+from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
 from server.messages import TokenOutput
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from server.deadline import deadline
-from server.engine_client import EngineClient, EngineLimits
-from server.engine_requests import (
+from server.engine_client.client import EngineClient, EngineLimits
+from server.engine_client.interface import EngineState
+from server.engine_client.requests import (
     FEW_UNREAD,
     HELD_UP_SECONDS,
     MOST_UNREAD,
@@ -20,7 +21,6 @@ from server.engine_requests import (
     Requests,
     Running,
 )
-from server.engine_state import EngineState
 from server.errors import DeadlineExceeded, EngineUnavailable, RequestError
 from server.messages import (
     AbortRequest,
@@ -33,7 +33,7 @@ from server.messages import (
     RequestTimings,
     TokenOutput,
 )
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 
 def request(name: str) -> AddRequest:

@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live import DEMO
 
-from server.engine.bindings.context import Batch, Context
-from server.engine.bindings.dry import DrySamplers
-from server.engine.bindings.model import Model
-from server.engine.bindings.sampler import Sampler
+from server.engine.llama.context import Batch, Context
+from server.engine.llama.model import Model
+from server.engine.llama.sampler import DrySamplers, Sampler
 from server.errors import RequestError
-from server.sampling import SAMPLERS, SamplingParams
+from server.messages.sampling import SAMPLERS, SamplingParams
 
 N_CTX = 256
 GREEDY = SamplingParams(temperature=0.0)

@@ -18,7 +18,7 @@ from engine_fakes import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.prompt_store import PromptStore
+from server.engine.scheduling.ram_store import PromptStore
 from server.messages import AbortRequest, Rejected, TokenOutput
 
 

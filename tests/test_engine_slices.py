@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.engine.bindings.cuts import Cuts
+from server.engine.llama.cuts import Cuts
 from server.engine.request import Picture
-from server.engine.slices import SlicedEncodes
+from server.engine.vision.encode import SlicedEncodes
 from server.messages import AddRequest
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 from tests.engine_fakes import make_core, picture
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from fakes import engine_ready
 
-import server.engine_supervisor as supervisor_module
-from server.engine_state import EngineState
-from server.engine_supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
-from server.engine_watch import LOAD_PATIENCE, LOAD_SECONDS, LoadWatch
+import server.engine_client.supervisor as supervisor_module
+from server.engine_client.interface import EngineState
+from server.engine_client.supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
+from server.engine_client.watch import LOAD_PATIENCE, LOAD_SECONDS, LoadWatch
 from server.errors import StartupError
 from server.messages import EngineConfig, EngineProgress
 

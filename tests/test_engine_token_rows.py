@@ -21,13 +21,12 @@ from split import split
 from scripts.synthetic.languages import Language
 from scripts.synthetic.shapes import LlmShape
 from scripts.synthetic.tiny import TINY, write_pair_of, write_tiny
-from server.engine import load as loading
-from server.engine import token_rows
-from server.engine.bindings.context import Batch, Context
-from server.engine.bindings.dequantize import Dequantizer
-from server.engine.bindings.devices import library
-from server.engine.bindings.model import Model
-from server.engine.token_rows import TokenRows, open_token_rows, read_token_rows
+from server.engine import token_embeddings as token_rows
+from server.engine.llama.context import Batch, Context
+from server.engine.llama.ggml import Dequantizer, library
+from server.engine.llama.model import Model
+from server.engine.loading import load as loading
+from server.engine.token_embeddings import TokenRows, open_token_rows, read_token_rows
 
 MODEL, MMPROJ = DEMO / "llava-demo-q8_0.gguf", DEMO / "llava-demo-mmproj-f16.gguf"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from server.engine.pulse import Pulse
-from server.engine_watch import PATIENCE, Watch
+from server.engine.heartbeat import Pulse
+from server.engine_client.watch import PATIENCE, Watch
 from server.messages import Heartbeat, StepOutputs
 
 

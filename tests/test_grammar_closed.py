@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.grammar.closed import closed
+from server.grammar.schema import closed
 
 A: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}
 SHUT = {**A, "additionalProperties": False}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from server.errors import RequestError
 from server.grammar import lark_grammar, schema_grammar
-from server.sampling import Grammar
+from server.messages.sampling import Grammar
 
 FIELD = "response_format.json_schema.schema"
 

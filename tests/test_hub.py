@@ -12,11 +12,12 @@ import pytest
 import tomli
 from huggingface_hub import constants
 
-from server import catalogue, hub
-from server.catalogue import CatalogueEntry
-from server.config import Settings
 from server.errors import ConfigError, StartupError
-from server.hub_files import choose
+from server.hub import catalogue
+from server.hub import resolve as hub
+from server.hub.catalogue import CatalogueEntry
+from server.hub.files import choose
+from server.settings.settings import Settings
 from tests.stand_in_hub import StandInHub, serving
 
 LLM = b"GGUF" + bytes(range(256)) * 4096

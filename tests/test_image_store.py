@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.encoding import EncodeDone
-from server.engine.image_store import ImageStore
-from server.engine.kept_encodes import EncodeQueued, KeptEncodes
 from server.engine.request import Picture
+from server.engine.vision.disk_cache import EncodeQueued, ImageStore, KeptEncodes
+from server.engine.vision.encode import EncodeDone
 from server.errors import StartupError
 from tests.asking import RED, ask, shape
 from tests.engine_fakes import picture

@@ -23,7 +23,7 @@ from server.images.geometry import (
     vit_parameters,
     within,
 )
-from server.towers.layout import TowerShape, tensor_shapes
+from server.mmproj.layout import TowerShape, tensor_shapes
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from fakes import VISION
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.images.kept import KeptPictures, PictureKey
 from server.images.prepare import ImageOptions
+from server.images.prepared_cache import KeptPictures, PictureKey
 from server.messages import ImageInput
 
 PICTURE = ImageInput("d", 10, 10, bytes(300), 10, 10, decode_seconds=0.5)

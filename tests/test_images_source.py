@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import ImageError
+from server.images.data_url import _plain_base64, _unquote, read_source
 from server.images.limits import ImageLimits, check_count
-from server.images.source import _plain_base64, _unquote, read_source
 
 LIMITS = ImageLimits()
 PARAM = "messages[0].content[1].image_url.url"

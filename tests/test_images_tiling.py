@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from image_files import corners, encode, pixels, smooth, tower
 from PIL import Image
 
+from server.images.geometry import best_pinpoint, inner_size, tile
 from server.images.prepare import ImageOptions, prepare
-from server.images.tiling import best_pinpoint, inner_size, tile
 from server.messages import ImageInput, TileLayout
 
 PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts.memory_check.architectures import SETTINGS, compare
-from server.memory.attention import attends, recurrent, slides
-from server.memory.cells import layer_bytes
-from server.memory.header import ModelHeader
-from server.memory.settings import PlanDevice, PlanSettings
+from server.gguf.model_header import ModelHeader
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.kv_cache import attends, layer_bytes, recurrent, slides
 
 RAM = PlanDevice("CPU", "cpu", 1 << 40, 1 << 40)
 HERE = PlanSettings((RAM,), ctx_size=4096, n_seq_max=2, swa_full=False)

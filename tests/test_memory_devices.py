@@ -9,13 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_fakes import GIB, MIB, gpu, ram
 
-from server.engine.bindings.devices import build_facts, device_handle, list_devices
-from server.memory.gpus import offload_devices, ram_of
-from server.memory.pools import pools_of
-from server.memory.process import read_process
-from server.memory.ram import read_ram
-from server.memory.splits import balanced, filled
-from server.memory.used import measure_used
+from server.engine.llama.ggml import build_facts, device_handle, list_devices
+from server.memory.fit.fit import balanced, filled
+from server.memory.fit.pools import offload_devices, pools_of, ram_of
+from server.memory.measured.live import measure_used
+from server.memory.measured.system import read_process, read_ram
 from server.messages import DeviceMemory
 
 CPU = ram()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from memory_fakes import GIB, MIB, FakeModel, gpu, make_fit, ram
 
 from server.errors import OutOfMemory
-from server.memory.fit import Fit, Fitted
-from server.memory.placement import Placement
+from server.memory.fit.fit import Fit, Fitted
+from server.memory.fit.wants import Placement
 
 # 33 layers of 120 MiB, 4 KiB a cell and layer, 700 MiB of tower, 200 MiB of buffers:
 # 16384 cells take 33 * 64 MiB = 2112 MiB, the whole model 3960 + 2112 + 900 MiB.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.memory.arena import Arena, Tape
+from server.memory.estimate.arena import Arena, Tape
 
 
 def test_results_take_the_holes_that_others_left() -> None:

@@ -13,9 +13,9 @@ from stand_in_nvml import FakeNvml
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.memory import live
-from server.memory.live import live_memory
-from server.memory.nvml import GpuReading, Nvml
+from server.memory.measured import live
+from server.memory.measured.live import live_memory
+from server.memory.measured.nvml import GpuReading, Nvml
 from server.messages import EngineReady, FitDecision, MemoryPart, SchedulerStats
 
 

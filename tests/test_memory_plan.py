@@ -6,22 +6,22 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.catalogue import models_dir
 from server.errors import StartupError
-from server.gguf.cursor import MalformedError
+from server.gguf.cursor import ArraySource, MalformedError
 from server.gguf.header import parse_header
-from server.gguf.source import ArraySource
-from server.memory.header import ModelHeader, TensorInfo
-from server.memory.image_tokens import image_tokens
-from server.memory.open_header import (
+from server.gguf.model_header import (
     LONGEST,
+    ModelHeader,
+    TensorInfo,
     model_header,
     read_model_header,
     read_tower_header,
     tower_header,
 )
-from server.memory.plan import plan_memory
-from server.memory.settings import PlanDevice, PlanSettings
+from server.hub.catalogue import models_dir
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.plan import plan_memory
+from server.memory.estimate.vision import image_tokens
 
 GIB = 1 << 30
 FILES = tuple(sorted((models_dir() / "demo").glob("*q8_0.gguf")))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 from memory_fakes import GIB, MIB, gpu, ram
 
-from server.catalogue import models_dir
-from server.memory.open_header import read_model_header
-from server.memory.parts import PlannedPart
-from server.memory.plan import MemoryPlan, plan_memory
-from server.memory.pools import pools_of
-from server.memory.prompt_cache import with_prompt_cache
-from server.memory.settings import PlanDevice, PlanSettings
+from server.gguf.model_header import read_model_header
+from server.hub.catalogue import models_dir
+from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
+from server.memory.estimate.plan import MemoryPlan, plan_memory
+from server.memory.fit.planner import with_prompt_cache
+from server.memory.fit.pools import pools_of
 from server.messages import DeviceMemory
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from memory_fakes import GIB, MIB, gpu, ram
 
-from server.memory.parts import PlannedPart
-from server.memory.report import make_report, measured_parts, tower_backend
-from server.memory.table import format_report
+from server.memory.estimate.inputs import PlannedPart
+from server.memory.measured.report import format_report, make_report, measured_parts, tower_backend
 from server.messages import FitDecision, MemoryPart
 
 LINES = """\

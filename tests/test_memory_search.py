@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.memory.image_tokens import image_tokens
-from server.memory.plan import plan_memory
-from server.memory.search import fits, largest_context, largest_offload
-from server.memory.settings import PlanDevice, PlanSettings
-from server.memory.weights import layer_devices
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.plan import plan_memory
+from server.memory.estimate.search import fits, largest_context, largest_offload
+from server.memory.estimate.vision import image_tokens
+from server.memory.estimate.weights import layer_devices
 from tests.headers import model_of, tower_of
 
 GIB = 1 << 30

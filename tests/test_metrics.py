@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.engine_state import EngineState
+from server.engine_client.interface import EngineState
 from server.errors import EngineError
 from server.messages import (
     EncodedImage,
@@ -23,7 +23,7 @@ from server.messages import (
     StepOutputs,
 )
 from server.metrics import Metrics
-from server.metrics.quick import QuickHistogram, QuickHistograms
+from server.metrics.families import QuickHistogram, QuickHistograms
 
 IMAGE = ImageInput("d", 112, 112, b"", 640, 480, detail="high")
 ENCODED = EncodedImage(64, 8, 8, 112, 112, 640, 480, 0.25)

@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
 from server.api.app import create_app
-from server.api.openapi import document, operation
+from server.api.http.openapi import document, operation
 from server.api.options import ApiOptions
 
 ROOT = Path(__file__).resolve().parents[1]

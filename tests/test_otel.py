@@ -23,9 +23,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from server.api.app import create_app
+from server.api.middleware.opentelemetry import OpenTelemetry
 from server.api.options import ApiOptions
 from server.errors import EngineError
-from server.otel import OpenTelemetry
 
 CHAT = "/v1/chat/completions"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -167,11 +167,11 @@ def test_nothing_of_it_is_loaded_when_it_is_off() -> None:
 def test_without_the_packages_the_flag_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from server.config import Settings
     from server.errors import ConfigError
-    from server.wiring import tracing
+    from server.serve.wiring import tracing
+    from server.settings.settings import Settings
 
-    monkeypatch.setitem(sys.modules, "server.otel", None)
+    monkeypatch.setitem(sys.modules, "server.api.middleware.opentelemetry", None)
     with pytest.raises(ConfigError, match=r"llava-server\[otel\]"):
         tracing(Settings(otlp_endpoint="http://localhost:4318"))
     assert tracing(Settings()) is None

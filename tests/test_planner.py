@@ -15,10 +15,10 @@ from huggingface_hub import constants
 from scripts.synthetic.files import write_pair
 from scripts.synthetic.shapes import PRESETS, LlmShape
 from scripts.synthetic.weights import QUANTS
-from server.cli import main
-from server.memory.plan import plan_memory
-from server.memory.search import largest_context
-from server.memory.settings import PlanDevice, PlanSettings
+from server.cli.main import main
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.plan import plan_memory
+from server.memory.estimate.search import largest_context
 from tests.headers import header_of, model_of, tower_of
 from tests.stand_in_hub import StandInHub, serving
 
@@ -232,7 +232,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(
 
 
 def test_the_two_files_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> None:
-    from server.catalogue import models_dir
+    from server.hub.catalogue import models_dir
 
     folder = models_dir() / "demo"
     tower, model = folder / "llava-demo-mmproj-f16.gguf", folder / "llava-demo-q8_0.gguf"

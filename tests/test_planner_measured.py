@@ -8,8 +8,8 @@ import pytest
 from fakes import FakeEngine, serving
 from live import LiveServer
 
-from server.cli import main
-from server.engine_state import EngineState
+from server.cli.main import main
+from server.engine_client.interface import EngineState
 
 
 def told(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:

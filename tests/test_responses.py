@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 from tool_templates import HERMES
 
-from server.api.answers.responses import ResponseEvent, ResponseObject
 from server.api.app import create_app
 from server.api.options import ApiOptions
+from server.api.shapes.responses import ResponseEvent, ResponseObject
 from server.errors import EngineUnavailable
 from server.messages import FinishReason
 
@@ -280,8 +280,8 @@ def test_what_is_refused_is_named(fields: dict[str, Any], param: str) -> None:
 def test_no_parameter_of_the_sdk_is_ignored() -> None:
     from openai.types.responses import response_create_params as params
 
-    from server.api.responses.schema import REFUSED as TABLE
-    from server.api.responses.schema import ResponsesRequest
+    from server.api.responses.request import REFUSED as TABLE
+    from server.api.responses.request import ResponsesRequest
 
     known = {*ResponsesRequest.model_fields, *TABLE, "reasoning", "stream_options"}
     asked = set()

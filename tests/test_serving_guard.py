@@ -20,10 +20,10 @@ from fakes import FakeEngine, chat, wait_for
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.serving.connections import ClientLimits, Connections
-from server.serving.guard import GuardedProtocol
-from server.serving.listener import Listener
-from server.serving.web import WebOptions, WebServer
+from server.serve.connections import ClientLimits, Connections
+from server.serve.http_protocol import GuardedProtocol
+from server.serve.listener import Listener
+from server.serve.web_server import WebOptions, WebServer
 
 CHAT = "/v1/chat/completions"
 HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"

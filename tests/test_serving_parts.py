@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from server.config import Settings
-from server.engine_progress import LoadSizes, size_of
+from server.engine_client.watch import LoadSizes, size_of
 from server.errors import ConfigError
 from server.messages import EngineConfig, EngineProgress
-from server.serve import refuse_exposure
-from server.serving.life import Life
-from server.serving.listener import Listener, bind, inherited, permit_files
-from server.serving.notify import notify
-from server.serving.progress import show
+from server.serve.lifecycle import Life
+from server.serve.listener import Listener, bind, inherited, notify, permit_files
+from server.serve.main import refuse_exposure
+from server.serve.startup_messages import show
+from server.settings.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from scripts.make_synthetic_model import main
 from scripts.synthetic.files import write_mmproj, write_pair
 from scripts.synthetic.shapes import PRESETS, LlmShape, ModelShape, clip_b
 from scripts.synthetic.weights import QUANTS, WeightPool
-from server.engine.bindings.log import LlamaLog
-from server.engine.bindings.model import Model
-from server.towers.facts import read_facts
+from server.engine.llama.log import LlamaLog
+from server.engine.llama.model import Model
+from server.mmproj.facts import read_facts
 
 
 @pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_k", "q6_k"])

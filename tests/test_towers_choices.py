@@ -10,11 +10,11 @@ import pytest
 from tower_files import make_tower, read_keys
 
 from server.errors import ConfigError
-from server.towers.facts import FULL_DEPTH, read_facts
-from server.towers.faults import Faults, TowerFaults
-from server.towers.layout import TowerShape
-from server.towers.prepare import prepare
-from server.towers.tiny import random_weights, write_tower
+from server.mmproj.facts import FULL_DEPTH, read_facts
+from server.mmproj.faults import Faults, TowerFaults
+from server.mmproj.layout import TowerShape
+from server.mmproj.prepare import prepare
+from server.mmproj.reference import random_weights, write_tower
 
 ALL = ("class_position", "dropped_patch", "skipped_layer")
 CLIP = TowerShape(56, 14, 32, 2, 64, 3, 32, 64)

@@ -16,9 +16,9 @@ from tower_files import make_tower, read_keys, read_weights
 from scripts.synthetic.files import write_llm
 from scripts.synthetic.shapes import PRESETS
 from server.errors import StartupError
-from server.towers.facts import read_facts
-from server.towers.gguf_file import open_gguf
-from server.towers.layout import TowerShape
+from server.gguf.file import open_gguf
+from server.mmproj.facts import read_facts
+from server.mmproj.layout import TowerShape
 
 SHAPE = TowerShape(28, 14, 8, 2, 8, 1, 8, 8, pinpoints=((28, 56),))
 

@@ -10,9 +10,9 @@ from gguf import GGUFWriter
 from gguf_files import finish
 
 from server.errors import StartupError
-from server.towers.layout import MERGE_TYPE, TowerShape
-from server.towers.newline import read_newline
-from server.towers.tiny import random_weights, write_metadata
+from server.mmproj.facts import read_newline
+from server.mmproj.layout import MERGE_TYPE, TowerShape
+from server.mmproj.reference import random_weights, write_metadata
 
 SHAPE = TowerShape(28, 14, 8, 2, 8, 1, 8, 8, pinpoints=((28, 56),))
 VALUES = np.arange(8, dtype=np.float32) / 4

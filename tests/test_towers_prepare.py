@@ -16,13 +16,12 @@ from tower_files import cosines, make_tower, picture, read_keys, read_weights
 from scripts.synthetic.files import write_mmproj
 from scripts.synthetic.shapes import PRESETS
 from server.errors import ConfigError
-from server.towers.faults import Faults, TowerFaults
-from server.towers.layout import TowerShape
-from server.towers.prepare import PreparedTower, prepare
-from server.towers.reference import project
-from server.towers.repair import repair_rows
-from server.towers.resample import resample_positions
-from server.towers.selftest import find_faults
+from server.mmproj.faults import Faults, TowerFaults, repair_rows
+from server.mmproj.layout import TowerShape
+from server.mmproj.prepare import PreparedTower, prepare
+from server.mmproj.reference import project
+from server.mmproj.rewrite import resample_positions
+from server.mmproj.self_test import find_faults
 
 ALL = ("class_position", "dropped_patch", "skipped_layer")
 CLIP = TowerShape(56, 14, 32, 2, 64, 3, 32, N_OUT)

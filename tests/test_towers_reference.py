@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.towers.faults import TowerFaults
-from server.towers.layout import CLASS_TOKEN, POSITIONS, TowerShape
-from server.towers.reference import project
+from server.mmproj.faults import TowerFaults
+from server.mmproj.layout import CLASS_TOKEN, POSITIONS, TowerShape
+from server.mmproj.reference import project
 
 FIXTURE = Path(__file__).parent / "fixtures" / "towers" / "torch.npz"  # made by make.py beside it
 

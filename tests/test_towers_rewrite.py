@@ -16,13 +16,11 @@ from tower_files import make_tower, read_keys, read_weights
 from scripts.synthetic.files import write_mmproj
 from scripts.synthetic.shapes import PRESETS
 from server.errors import StartupError
-from server.towers import cache as cache_module
-from server.towers.faults import Faults, TowerFaults
-from server.towers.layout import POSITIONS, TowerShape
-from server.towers.prepare import PreparedTower, prepare
-from server.towers.repair import repair_rows
-from server.towers.resample import resample_positions
-from server.towers.rewrite import RewritePlan, rewrite
+from server.mmproj import cache as cache_module
+from server.mmproj.faults import Faults, TowerFaults, repair_rows
+from server.mmproj.layout import POSITIONS, TowerShape
+from server.mmproj.prepare import PreparedTower, prepare
+from server.mmproj.rewrite import RewritePlan, resample_positions, rewrite
 
 SHAPE = TowerShape(56, 14, 8, 2, 8, 2, 8, 8)
 FAULTS = Faults(TowerFaults(True, True, True), TowerFaults(skipped_layer=True))

@@ -14,10 +14,9 @@ from mtmd import N_OUT, Mtmd, open_mtmd
 from numpy.typing import NDArray
 from tower_files import FakeMtmd, picture
 
-from server.towers.faults import Faults, TowerFaults
-from server.towers.reference import project
-from server.towers.selftest import distance, find_faults, tiny_shape
-from server.towers.tiny import random_weights
+from server.mmproj.faults import Faults, TowerFaults
+from server.mmproj.reference import project, random_weights
+from server.mmproj.self_test import distance, find_faults, tiny_shape
 
 ALL = [TowerFaults(*switches) for switches in itertools.product((False, True), repeat=3)]
 LAYERS = [TowerFaults(), TowerFaults(skipped_layer=True)]

@@ -10,10 +10,9 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from server.towers.faults import TowerFaults
-from server.towers.layout import TowerShape, tensor_shapes
-from server.towers.reference import project
-from server.towers.tiny import random_weights, write_tower
+from server.mmproj.faults import TowerFaults
+from server.mmproj.layout import TowerShape, tensor_shapes
+from server.mmproj.reference import project, random_weights, write_tower
 
 Array = NDArray[np.float32]
 

@@ -25,11 +25,11 @@ from scripts.memory_check.cases import FULL, REDUCED, Case
 from scripts.synthetic.files import write_pair
 from scripts.synthetic.shapes import PRESETS
 from scripts.synthetic.weights import QUANTS
-from server.memory.open_header import read_model_header, read_tower_header
-from server.memory.plan import plan_memory
-from server.memory.tower import vision_shape
-from server.towers.faults import Faults
-from server.towers.prepare import prepare
+from server.gguf.model_header import read_model_header, read_tower_header
+from server.memory.estimate.plan import plan_memory
+from server.memory.estimate.vision import vision_shape
+from server.mmproj.faults import Faults
+from server.mmproj.prepare import prepare
 
 _MIB: Final = 1 << 20
 _ALLOWED: Final = 0.02

@@ -18,9 +18,9 @@ from typing import Any, Final
 from gguf import GGUFWriter
 
 from scripts.memory_check.metadata import ARCHITECTURES, metadata
-from server.memory.cells import layer_bytes
-from server.memory.open_header import read_model_header
-from server.memory.settings import PlanDevice, PlanSettings
+from server.gguf.model_header import read_model_header
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.kv_cache import layer_bytes
 
 _MIB: Final = 1 << 20
 _RAM: Final = PlanDevice("CPU", "cpu", 1 << 40, 1 << 40)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.memory.placement import IDLE_SEQUENCES
-from server.memory.settings import PlanDevice, PlanSettings
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.fit.wants import IDLE_SEQUENCES
 
 
 @dataclass(slots=True, frozen=True)

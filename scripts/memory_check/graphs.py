@@ -23,9 +23,9 @@ from scripts.memory_check.architectures import write
 from scripts.memory_check.from_metadata import Params, base_library, llama_library
 from scripts.memory_check.measure import take_lines
 from scripts.memory_check.metadata import ARCHITECTURES
-from server.memory.open_header import read_model_header
-from server.memory.plan import plan_memory
-from server.memory.settings import PlanDevice, PlanSettings
+from server.gguf.model_header import read_model_header
+from server.memory.estimate.inputs import PlanDevice, PlanSettings
+from server.memory.estimate.plan import plan_memory
 
 _RAM: Final = PlanDevice("CPU", "cpu", 1 << 40, 1 << 40)
 # Context, outputs (0: as many as the batch has tokens), flash attention.

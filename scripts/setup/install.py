@@ -23,7 +23,7 @@ LAUNCHER = """#!/bin/sh
 ' '''
 import sys
 
-from server.cli import main
+from server.cli.main import main
 
 sys.exit(main())
 """
@@ -64,6 +64,7 @@ class Setup:
             "backend": self.backend,
             "cmake": self.environ.get("CMAKE_ARGS", ""),
             "cpu": digest(cpu_flags()),
+            "launcher": digest(LAUNCHER),
             "root": str(self.root),
             "runtime": digest(self._lock("requirements.lock")),
         }

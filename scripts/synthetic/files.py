@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scripts.synthetic.shapes import LlmShape, ModelShape
 from scripts.synthetic.vocabulary import add_vocabulary
 from scripts.synthetic.weights import WeightPool
-from server.towers.layout import CLASS_TOKEN, NEWLINES, PATCHES, POSITIONS, tensor_shapes
-from server.towers.tiny import write_metadata
+from server.mmproj.layout import CLASS_TOKEN, NEWLINES, PATCHES, POSITIONS, tensor_shapes
+from server.mmproj.reference import write_metadata
 
 Shapes = Mapping[str, tuple[int, ...]]
 _PEG = "mm.model.peg.0.weight"

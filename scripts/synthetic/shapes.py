@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from server.towers.layout import TowerShape
+from server.mmproj.layout import TowerShape
 
 
 @dataclass(slots=True, frozen=True)

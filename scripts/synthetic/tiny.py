@@ -18,8 +18,8 @@ from scripts.synthetic.languages import Language
 from scripts.synthetic.shapes import LlmShape
 from scripts.synthetic.vision_towers import VisionTower
 from scripts.synthetic.vocabulary import END, add_vocabulary
-from server.towers.layout import NEWLINES, TowerShape, tensor_shapes
-from server.towers.tiny import write_metadata
+from server.mmproj.layout import NEWLINES, TowerShape, tensor_shapes
+from server.mmproj.reference import write_metadata
 
 _LLM = LlmShape(64, 2, 4, 2, 128, 512, 4096)
 _LLAMA = Language("llama", _LLM)

@@ -2,35 +2,90 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
-from server.api import errors
 from server.api.anthropic import AnthropicErrors, anthropic_router
-from server.api.chat import chat_router
-from server.api.completions.router import completions_router
-from server.api.docs_page import docs_router
-from server.api.embeddings.router import embeddings_router
-from server.api.engine import Engine
-from server.api.file_store import FileStore
-from server.api.files import files_router
-from server.api.gate import Gate
-from server.api.images import images_router
-from server.api.input_tokens import input_tokens_router
-from server.api.memory import memory_router
-from server.api.models import models_router
-from server.api.ops import ops_router
+from server.api.generate.picture_sources import SourceReader
+from server.api.generate.pictures import PictureReader
+from server.api.generate.services import Services, TemplateCache
+from server.api.generate.upload_store import FileStore
+from server.api.http import errors
+from server.api.http.openapi import docs_router
+from server.api.llama_server.props import props_router
+from server.api.llama_server.tokenize import texts_router
+from server.api.middleware.admission import Gate, GateKeeper
+from server.api.middleware.auth import Access, KeyRing
+from server.api.middleware.rate_limits import Rates
+from server.api.middleware.request_log import RequestLog
+from server.api.middleware.security_headers import SecurityHeaders
+from server.api.middleware.tracing import Tracing
+from server.api.openai.chat import chat_router, input_tokens_router
+from server.api.openai.completions import completions_router
+from server.api.openai.embeddings import embeddings_router
+from server.api.openai.files import files_router
+from server.api.openai.models import models_router
+from server.api.operator.health import add_health, add_metrics, ops_router
+from server.api.operator.inspect import images_router
+from server.api.operator.memory import memory_router
 from server.api.options import ApiOptions
-from server.api.pictures import PictureReader
-from server.api.props import props_router
-from server.api.request_log import RequestLog
 from server.api.responses import responses_router
-from server.api.services import Services, TemplateCache
-from server.api.sources import SourceReader
-from server.api.surround import surround
-from server.api.texts import texts_router
-from server.api.tracing import Tracing
+from server.engine_client.interface import Engine
 from server.metrics import Metrics
+from server.settings.key_file import read_keys
+
+
+def create_ops_app(services: Services) -> FastAPI:
+    """/health, /health/ready and /metrics, without a key."""
+    app = FastAPI(title="llava-server", version=__version__, openapi_url=None)
+    router = APIRouter()
+    add_health(router, services)
+    add_metrics(router, services.metrics)
+    app.include_router(router)
+    errors.install(app, services.metrics)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+@dataclass(slots=True, frozen=True)
+class Controls:
+    """The app's handles: who may enter, how many are in, and what the endpoints share."""
+
+    keys: KeyRing
+    gate: Gate
+    services: Services
+
+
+def surround(app: FastAPI, services: Services) -> Controls:
+    """Adds what stands around the endpoints; the last one added is the outermost.
+
+    Raises:
+        ConfigError: the file of keys is wrong.
+    """
+    options, metrics, gate = services.options, services.metrics, services.gate
+    path = options.api_key_file
+    keys = KeyRing(options.api_keys, partial(read_keys, path) if path else None)
+    app.add_middleware(GateKeeper, gate=gate, metrics=metrics, seconds=options.request_timeout)
+    if options.caller.rate or options.caller.concurrency or path:
+        app.add_middleware(Rates, limits=options.caller, metrics=metrics)
+    if keys.needed:
+        app.add_middleware(Access, keys=keys, metrics=metrics)
+    if options.cors_origins:
+        # Outside of the keys: browsers ask whether they may ask without one.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+        )
+    app.add_middleware(SecurityHeaders)
+    return Controls(keys, gate, services)
+
 
 _DESCRIPTION = (
     "Chat with pictures, in OpenAI's API and with llama.cpp's extras. Errors have OpenAI's shape"

@@ -12,9 +12,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from server.engine import cores  # noqa: F401 (first: it notes the cores before libgomp loads)
-from server.engine.foresight import Foresight
-from server.engine.worker import Inbox, Outbox, Worker
+from server.engine.grammar_thread import Foresight
+from server.engine.loop import Inbox, Outbox, Worker
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineDead
@@ -33,7 +32,7 @@ def main(descriptor: int) -> int:
     configure_logging(config.log_level, config.log_format)
     inbox, outbox = Inbox(line), Outbox(line)
     # Imported late: the import alone loads libllama and every backend's driver.
-    from server.engine.load import load  # noqa: PLC0415
+    from server.engine.loading.load import load  # noqa: PLC0415
 
     try:
         engine = load(config, outbox.send, inbox.put)

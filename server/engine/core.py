@@ -7,20 +7,16 @@ import time
 from collections.abc import Callable
 
 from server.engine.embedding import Embedder
-from server.engine.encoding import EncodeDone
-from server.engine.image_cache import ImageCache
+from server.engine.heartbeat import Pulse
 from server.engine.intake import make_request
-from server.engine.outputs import token_output
-from server.engine.peaks import PeakWatch
-from server.engine.plan import Chunk, Plan
-from server.engine.pooling import Pool
-from server.engine.pulse import Pulse
-from server.engine.request import Picture, Request, RequestStatus
+from server.engine.output_text import Writer, token_output
+from server.engine.request import Picture, Pool, Request, RequestStatus, Sample
 from server.engine.runner import Runner
-from server.engine.sample import Sample
-from server.engine.scheduler import Scheduler
-from server.engine.step_stats import StatsClock
-from server.engine.writer import Writer
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.step import Chunk, Plan
+from server.engine.stats import PeakWatch, StatsClock
+from server.engine.vision.cache import ImageCache
+from server.engine.vision.encode import EncodeDone
 from server.errors import EngineError, LlavaError, RequestError
 from server.messages import (
     AbortRequest,
@@ -34,7 +30,7 @@ from server.messages import (
     StepOutputs,
     TokenOutput,
 )
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
 

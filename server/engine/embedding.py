@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from server.engine.plan import Chunk
-from server.engine.pooling import Pool
-from server.engine.request import Request, RequestStatus
+from server.engine.request import Pool, Request, RequestStatus
 from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.step import Chunk
 from server.messages import Embedded, Pooling
 
 

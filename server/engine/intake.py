@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from server.engine.peaks import PeakWatch
 from server.engine.request import ImageRun, Request
 from server.engine.runner import Runner
+from server.engine.stats import PeakWatch
 from server.errors import ContextLengthExceeded, RequestError
-from server.messages import AddRequest
+from server.messages import AddRequest, Counted, CountRequest, Rejected
 
 
 def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Request:
@@ -36,3 +36,13 @@ def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Reque
         peaks=peaks.begin(),
         output_tokens=list(message.resumed),
     )
+
+
+def count(runner: Runner, message: CountRequest) -> Counted | Rejected:
+    """Tokenizes and counts. Nothing is encoded or queued, and it may exceed the context."""
+    try:
+        runs = runner.prepare(message.parts)
+    except RequestError as error:
+        return Rejected(message.request_id, error)
+    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
+    return Counted(message.request_id, sum(run.size for run in runs), pictures)

@@ -10,10 +10,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.pooling import Pool
-from server.engine.positions import Positions
-from server.messages import ImageInput, MemoryPeak
-from server.sampling import SamplingParams
+from server.engine.llama.positions import Positions
+from server.errors import LlavaError
+from server.messages import ImageInput, MemoryPeak, Pooling, TokenLogprob
+from server.messages.sampling import SamplingParams
+
+
+@dataclass(slots=True)
+class Sample:
+    """A token; ``ended``: the request's grammar allows nothing after it.
+
+    With an ``error`` there is none, and the request is over.
+    """
+
+    token: int
+    logprob: TokenLogprob | None = None
+    ended: bool = False
+    error: LlavaError | None = None
+
+
+# Every row of these batches brings its logits along, whether wanted or not (llama_set_embeddings):
+# 64 rows keep them within the buffer that there is for 64 idle sequences and more.
+MOST_ROWS = 64
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """Sums rows [n, width] in double precision; ``vector`` is their mean, float32 [width]."""
+
+    kind: Pooling
+    count: int = 0
+    _total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Takes rows in."""
+        total = rows.sum(axis=0, dtype=np.float64)
+        self._total = self._total + total if self.count else total
+        self.count += len(rows)
+
+    def clear(self) -> None:
+        """Forgets all rows: they will be computed again."""
+        self.count = 0
+
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """The mean."""
+        return (self._total / max(self.count, 1)).astype(np.float32)
 
 
 class RequestStatus(Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,22 +11,48 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.bindings.context import Batch, Context
-from server.engine.bindings.dry import DrySamplers
-from server.engine.bindings.model import Model
-from server.engine.chooser import Chooser
 from server.engine.grammar import GrammarCompiler, TokenTable
-from server.engine.plan import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
-from server.engine.prompt_store import PromptStore
-from server.engine.prompting import Encoder, prepare
-from server.engine.request import Request, Run
-from server.engine.sample import Sample
-from server.engine.swapper import Swapper
-from server.engine.texts import Vocabulary
-from server.engine.token_rows import TokenRows
+from server.engine.llama.context import Batch, Context
+from server.engine.llama.model import Model
+from server.engine.llama.sampler import DrySamplers
+from server.engine.prompt_tokens import Encoder, prepare
+from server.engine.request import Request, Run, Sample
+from server.engine.scheduling.ram_store import PromptStore
+from server.engine.scheduling.step import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
+from server.engine.token_chooser import Chooser
+from server.engine.token_embeddings import TokenRows
+from server.engine.tokenize_thread import Vocabulary
 from server.errors import RequestError
 from server.messages import PromptPart
-from server.sampling import SamplingParams
+from server.messages.sampling import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+
+class Swapper:
+    """Carries out what the scheduler decided, and tells the store how long it took."""
+
+    def __init__(self, context: Context, store: PromptStore) -> None:
+        self._context = context
+        self._store = store
+
+    def swap(self, change: SwapOut | SwapIn) -> None:
+        """Copies one prompt. Raises RuntimeError where llama.cpp has not the cells for it."""
+        start = time.perf_counter()
+        if isinstance(change, SwapIn):
+            assert change.prompt.state is not None, "only what was copied is found"
+            self._context.restore(change.seq_id, change.prompt.state, change.end)
+            self._store.copied_back(change.prompt, time.perf_counter() - start)
+            return
+        if change.prompt not in self._store.prompts:
+            return  # others have taken its place within the same step
+        try:
+            state = self._context.save(change.seq_id)
+        except MemoryError:
+            logger.warning("no memory to keep a prompt of %d tokens", len(change.prompt.keys))
+            self._store.drop(change.prompt)
+            return
+        self._store.fill(change.prompt, state, time.perf_counter() - start)
 
 
 class Runner(Protocol):

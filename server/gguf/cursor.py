@@ -5,11 +5,39 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
 
-from server.gguf.source import Source
+
+class Source(Protocol):
+    """A file's bytes. ``read`` is asked for no byte beyond ``size``."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on."""
+
+
+class ArraySource:
+    """A memory-mapped file."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self._data)
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on."""
+        return self._data[start : start + count].tobytes()
+
 
 _SCALARS: Final = {
     GGUFValueType.UINT8: "<B",

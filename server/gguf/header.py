@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.gguf.cursor import Cursor, MalformedError, Tensor
-from server.gguf.source import Source
+from server.gguf.cursor import Cursor, MalformedError, Source, Tensor
 
 
 @dataclass(slots=True, frozen=True)

@@ -3,6 +3,8 @@
 Pure Python over the client's data: call it in a worker thread.
 """
 
+from __future__ import annotations
+
 from server.grammar.gbnf import gbnf_grammar
 from server.grammar.schema import lark_grammar, schema_grammar
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from server.errors import RequestError
 from server.grammar.schema import check_text
-from server.sampling import Grammar, GrammarKind
+from server.messages.sampling import Grammar, GrammarKind
 
 MAX_DEPTH = 20  # the compiler refuses what is nested deeper
 MAX_RULES = 1000  # which its recursion follows

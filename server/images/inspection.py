@@ -11,9 +11,8 @@ from typing import Final
 from PIL import ExifTags, Image
 
 from server.images.formats import FORMATS
-from server.images.geometry import nearest_sizes, patch_grid, within
+from server.images.geometry import nearest_sizes, patch_grid, tile, within
 from server.images.prepare import ImageOptions, prepare
-from server.images.tiling import tile
 from server.messages import ImageInput, VisionFacts
 
 _SCALES: Final = tuple(Fraction(a, b) for a, b in ((1, 2), (2, 3), (1, 1), (4, 3), (2, 1)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from server.errors import ImageError
 from server.images.decode import DecodedImage, decode
-from server.images.geometry import within
+from server.images.geometry import Size, tile, within
 from server.images.limits import ImageLimits
 from server.images.resize import (
     at_least,
@@ -22,7 +22,6 @@ from server.images.resize import (
     to_canvas,
     to_square,
 )
-from server.images.tiling import Size, tile
 from server.messages import ImageInput, TileLayout, VisionFacts
 
 # Part of every digest: raise it whenever the same file would give other pixels.

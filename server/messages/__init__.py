@@ -9,12 +9,7 @@ The two ends are children of one installation, so the messages travel by pickle.
 
 from __future__ import annotations
 
-from server.messages.embeddings import Embedded, EmbedRequest, Pooling
-from server.messages.facts import (
-    BuildFacts,
-    ModelFacts,
-    VisionFacts,
-)
+from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
 from server.messages.memory import (
     DeviceMemory,
     FitDecision,
@@ -32,26 +27,29 @@ from server.messages.outputs import (
     FinishReason,
     Heartbeat,
     Rejected,
+    RequestTimings,
     SchedulerStats,
     StepOutputs,
     TokenLogprob,
     TokenOutput,
 )
-from server.messages.pictures import (
-    EncodedImage,
-    ImageInput,
-    TileLayout,
-)
-from server.messages.prompts import LiteralText, PromptPart, TokenIds
+from server.messages.pictures import EncodedImage, ImageInput, TileLayout
 from server.messages.requests import (
     AbortRequest,
     AddRequest,
     CountRequest,
+    DetokenizeRequest,
+    Embedded,
+    EmbedRequest,
     EngineConfig,
+    LiteralText,
+    Pooling,
+    PromptPart,
     Shutdown,
+    TokenIds,
+    Tokenized,
+    TokenizeRequest,
 )
-from server.messages.texts import DetokenizeRequest, Tokenized, TokenizeRequest
-from server.messages.timings import RequestTimings
 
 __all__ = [
     "AbortRequest",

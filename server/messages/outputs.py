@@ -7,12 +7,42 @@ from enum import Enum
 from typing import NamedTuple
 
 from server.errors import LlavaError
-from server.messages.embeddings import Embedded
 from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
-from server.messages.memory import MemoryReport
+from server.messages.memory import MemoryPeak, MemoryReport
 from server.messages.pictures import EncodedImage
-from server.messages.texts import Tokenized
-from server.messages.timings import RequestTimings
+from server.messages.requests import Embedded, Tokenized
+
+
+@dataclass(slots=True, frozen=True)
+class RequestTimings:
+    """Seconds of ``time.monotonic()``, a clock that both processes share.
+
+    ``queued``: the engine had it and its prompt was counted; ``started``: it was first given a
+    sequence, which a preemption does not change; ``first_token`` and ``finished``: its first and
+    its last token were sampled, the latter 0 while it runs. ``peaks`` are the devices of which
+    the engine has never held as much as while this request ran, known with its end.
+    """
+
+    queued: float
+    started: float
+    first_token: float
+    finished: float = 0.0
+    peaks: tuple[MemoryPeak, ...] = ()
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long it waited for a sequence."""
+        return self.started - self.queued
+
+    @property
+    def prefill_seconds(self) -> float:
+        """From its start to its first token: the prompt's computation, encodes included."""
+        return self.first_token - self.started
+
+    @property
+    def decode_seconds(self) -> float:
+        """From its first token to its last; 0 while it runs."""
+        return self.finished - self.first_token if self.finished else 0.0
 
 
 @dataclass(slots=True, frozen=True)

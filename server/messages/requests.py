@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from server.messages.memory import MemoryWishes
-from server.messages.prompts import PromptPart
-from server.sampling import SamplingParams
+from server.messages.pictures import ImageInput
+from server.messages.sampling import SamplingParams
+
+
+@dataclass(slots=True, frozen=True)
+class TokenizeRequest:
+    """A text to be tokenized, as llama-server's /tokenize has it."""
+
+    request_id: str
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+@dataclass(slots=True, frozen=True)
+class DetokenizeRequest:
+    """Tokens whose text is wanted."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Tokenized:
+    """The answer to both: tokens, and the bytes that each stands for."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class LiteralText:
+    """Characters that mean nothing but themselves, though they look like a special token."""
+
+    text: str
+
+
+@dataclass(slots=True, frozen=True)
+class TokenIds:
+    """Text that the client has tokenized itself."""
+
+    ids: tuple[int, ...]
+
+
+# A plain string is text in which the model's special tokens count as such.
+PromptPart = str | LiteralText | TokenIds | ImageInput
 
 
 @dataclass(slots=True, frozen=True)
@@ -80,3 +126,35 @@ class CountRequest:
 @dataclass(slots=True, frozen=True)
 class Shutdown:
     """Free everything and exit."""
+
+
+class Pooling(str, Enum):
+    """What the mean is taken of.
+
+    HIDDEN: the language model's last hidden states, after its final norm, of every token of the
+    prompt, pictures included. PROJECTOR: the rows that the language model is given for the
+    prompt's pictures; it does not run.
+    """
+
+    HIDDEN = "hidden"
+    PROJECTOR = "projector"
+
+
+@dataclass(slots=True, frozen=True)
+class EmbedRequest:
+    """A prompt whose vector is wanted; ``arrival`` as in AddRequest."""
+
+    request_id: str
+    parts: tuple[PromptPart, ...]
+    pooling: Pooling
+    arrival: float
+
+
+@dataclass(slots=True, frozen=True)
+class Embedded:
+    """The answer to an EmbedRequest: float32 bytes; ``image_tokens`` are among the others."""
+
+    request_id: str
+    vector: bytes
+    prompt_tokens: int
+    image_tokens: int

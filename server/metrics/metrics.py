@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -11,11 +12,29 @@ from prometheus_client import (
 
 from server.metrics.engine import EngineCollector, MetricsSource
 from server.metrics.families import Families
-from server.metrics.http import HttpMetrics
 from server.metrics.llama_server import LlamaServerMetrics
 from server.metrics.pictures import PictureMetrics
-from server.metrics.requests import RequestMetrics
-from server.metrics.steps import StepMetrics
+from server.metrics.requests import RequestMetrics, StepMetrics
+
+
+class HttpMetrics:
+    """Counts answers. Labels are bound once for each pair of route and status."""
+
+    def __init__(self, families: Families) -> None:
+        self._model = families.model
+        self._family = families.many(
+            "llava_http_requests", "HTTP requests answered, by route and status", "route", "status"
+        )
+        self._children: dict[tuple[str, int], Counter] = {}
+
+    def answered(self, route: str, status: int) -> None:
+        """One request; ``route`` is a path as it was declared, so there are few of them."""
+        child = self._children.get((route, status))
+        if child is None:
+            child = self._family.labels(self._model, route, str(status))
+            self._children[route, status] = child
+        child.inc()
+
 
 # A second series beside each counter and histogram, which the text format has no use for.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from server.messages import EncodedImage, ImageInput
-from server.metrics.buckets import IMAGE_TOKENS, PIXELS, SHORT, TILES
-from server.metrics.families import Families
+from server.metrics.families import IMAGE_TOKENS, PIXELS, SHORT, TILES, Families
 
 OK, CACHED, FAILED = "ok", "cached", "failed"
 _STAGES = {

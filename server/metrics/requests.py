@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from server.messages import RequestTimings
-from server.metrics.buckets import GAPS, LONG, PICTURES, TOKENS
-from server.metrics.families import Families
+from server.messages import Rejected, RequestTimings, StepOutputs
+from server.metrics.families import GAPS, LONG, PICTURES, STEPS, TOKENS, Families, QuickHistograms
 from server.metrics.llama_server import LlamaServerMetrics
-from server.metrics.quick import QuickHistograms
+from server.metrics.pictures import FAILED, PictureMetrics
 
 ABORTED = "abort"
 _REASONS = ("stop", "length", ABORTED)
@@ -130,3 +129,23 @@ class RequestMetrics:
         self._failed.labels(self._model, str(status), code or "").inc()
         if status in _REFUSALS:
             self._refused.inc(code or str(status))
+
+
+class StepMetrics:
+    """Divides the time of each step between llama.cpp and ourselves."""
+
+    def __init__(self, families: Families, pictures: PictureMetrics) -> None:
+        name, text = "llava_engine_step_seconds", "A step's time in llama.cpp, and in our own code"
+        self._llama = families.quick(name, text, STEPS, part="llama")
+        self._own = families.quick(name, text, STEPS, part="own")
+        families.registry.register(QuickHistograms(self._llama, self._own))
+        self._pictures = pictures
+
+    def take(self, outputs: StepOutputs) -> None:
+        """Counts a step that computed something, and pictures that could not be encoded."""
+        for output in outputs.outputs:
+            if isinstance(output, Rejected) and output.encode_seconds is not None:
+                self._pictures.took("encode", FAILED, output.encode_seconds)
+        if outputs.llama_seconds > 0:
+            self._llama.observe(outputs.llama_seconds)
+            self._own.observe(max(outputs.step_seconds - outputs.llama_seconds, 0.0))

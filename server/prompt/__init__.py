@@ -1,6 +1,8 @@
 """Chat messages to prompt parts: the model's own template, or a built-in one by its family."""
 
-from server.prompt.choice import check_template, choose_template
+from __future__ import annotations
+
+from server.prompt.choose import check_template, choose_template
 from server.prompt.template import ChatTemplate, Specials
 from server.prompt.turn import MARKER, Part, Picture, Turn
 

@@ -20,7 +20,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from server.prompt.budget import (
+from server.prompt.limits import (
     MAX_CHARS,
     Budget,
     TemplateLimitError,

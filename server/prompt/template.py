@@ -20,8 +20,7 @@ from server.prompt.sandbox import (
     compile_template,
     render,
 )
-from server.prompt.tool_turns import in_words
-from server.prompt.turn import MessageForm, Part, Picture, Turn, write
+from server.prompt.turn import MessageForm, Part, Picture, Turn, in_words, write
 from server.tools import Tool
 from server.tools.style import HERMES, ToolStyle
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ByteSize, Field
 
-from server.settings.flag import Flag
-from server.settings.types import AutoOff, Text, UserPath
+from server.settings.types import (
+    AutoCount,
+    AutoOff,
+    CacheType,
+    Fit,
+    Flag,
+    FlashAttention,
+    GpuLayers,
+    Place,
+    Positive,
+    Shares,
+    SplitMode,
+    Text,
+    UserPath,
+)
 
 
 class ModelSettings(BaseModel):
@@ -31,3 +45,106 @@ class ModelSettings(BaseModel):
     llava_fix: Annotated[AutoOff, Flag("Model")] = Field(
         "auto", description="compute LLaVA's vision features as they were trained"
     )
+
+
+class EngineSettings(BaseModel):
+    """How the model runs."""
+
+    ctx_size: Annotated[AutoCount, Flag("Engine", ("-c",), "TOKENS", "auto")] = Field(
+        None, ge=0, description="context in tokens, shared by all slots; 0 is the model's own"
+    )
+    parallel: Annotated[AutoCount, Flag("Engine", ("-np",), "N", "auto")] = Field(
+        None, ge=1, le=256, description="requests that run at the same time"
+    )
+    threads: Annotated[int, Flag("Engine", ("-t",), "N", "one per usable core")] = Field(
+        0, ge=-1, le=1024, description="processor threads; 0 or -1 choose"
+    )
+    batch_size: Annotated[Positive, Flag("Engine", ("-b",), "TOKENS")] = Field(
+        512, description="most tokens in one batch"
+    )
+    ubatch_size: Annotated[Positive, Flag("Engine", ("-ub",), "TOKENS")] = Field(
+        512, description="most tokens computed at once, at most the batch"
+    )
+    itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
+        70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
+    )
+    stream_interval: Annotated[float, Flag("Engine", (), "MS")] = Field(
+        25.0,
+        ge=0,
+        le=1000,
+        description="tokens that come faster than this are sent together; 0 sends each at once",
+    )
+    prefix_cache_cells: Annotated[int, Flag("Engine", (), "N")] = Field(
+        512,
+        ge=0,
+        description="cells that finished prompts keep, for each makes every step a little slower;"
+        " what goes beyond it is moved to --cache-ram",
+    )
+    cache_ram: Annotated[AutoCount, Flag("Engine", ("-cram",), "MIB", "auto")] = Field(
+        None,
+        ge=0,
+        le=1 << 30,
+        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, less where"
+        " the RAM is small; 0 is none",
+    )
+
+    @property
+    def prompt_cache_bytes(self) -> int | None:
+        """``cache_ram`` in bytes; None is auto."""
+        return None if self.cache_ram is None else self.cache_ram << 20
+
+    @property
+    def n_threads(self) -> int:
+        """The thread count to use: ``threads``, or one per core this process may run on."""
+        if self.threads > 0:
+            return self.threads
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class MemorySettings(BaseModel):
+    """Where the model lies, and how much room it gets."""
+
+    fit: Annotated[Fit, Flag("Memory", ("-fit",), "on|off")] = Field(
+        "on", description="lower what is left on auto until it fits, refuse what cannot"
+    )
+    memory_margin: Annotated[
+        ByteSize | None, Flag("Memory", (), "SIZE", "512MiB, at most an eighth")
+    ] = Field(None, ge=0, description="bytes of each device that the fit leaves free")
+    n_gpu_layers: Annotated[GpuLayers, Flag("Memory", ("-ngl",), "N|auto|all")] = Field(
+        "auto", description="layers of the language model on the GPU"
+    )
+    mmproj_offload: Annotated[
+        Place, Flag("Memory", (), "auto|gpu|cpu", "auto", bare="gpu", negative="cpu")
+    ] = Field(None, description="where the vision tower runs")
+    cache_type_k: Annotated[CacheType, Flag("Memory", ("-ctk",), "TYPE", "auto")] = Field(
+        None, description="type of the KV cache's keys; auto is f16, or q8_0 where that fits better"
+    )
+    cache_type_v: Annotated[CacheType, Flag("Memory", ("-ctv",), "TYPE", "auto")] = Field(
+        None, description="type of the KV cache's values; quantized ones need flash attention"
+    )
+    flash_attn: Annotated[FlashAttention, Flag("Memory", ("-fa",), "on|off|auto", "auto")] = Field(
+        None, description="flash attention, in the language model and the vision tower"
+    )
+    mmap: Annotated[bool, Flag("Memory")] = Field(
+        True, description="map the model's file instead of reading it into memory"
+    )
+    mlock: Annotated[bool, Flag("Memory")] = Field(
+        False, description="keep the model in RAM, out of the swap"
+    )
+    split_mode: Annotated[SplitMode, Flag("Memory", ("-sm",), "layer|none")] = Field(
+        "layer", description="spread the layers over all GPUs, or use the main one only"
+    )
+    tensor_split: Annotated[Shares, Flag("Memory", ("-ts",), "N0,N1,...", "by free memory")] = (
+        Field((), description="each GPU's share of the layers")
+    )
+    main_gpu: Annotated[AutoCount, Flag("Memory", ("-mg",), "INDEX", "0")] = Field(
+        None, ge=0, description="GPU of the vision tower, and of all with --split-mode none"
+    )
+
+    @property
+    def gpu_layers(self) -> int | None:
+        """``n_gpu_layers`` in llama.cpp's own terms, where -1 is all of them; None is auto."""
+        if isinstance(self.n_gpu_layers, int):
+            return self.n_gpu_layers
+        return -1 if self.n_gpu_layers == "all" else None

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ByteSize, Field
 
-from server.settings.flag import Flag
-from server.settings.types import Colour, Detail, Hosts, Positive, UserPath
+from server.settings.types import Colour, Detail, Flag, Hosts, Positive, UserPath
 
 
 class PicturesSettings(BaseModel):
@@ -72,4 +71,26 @@ class PicturesSettings(BaseModel):
     )
     image_root: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none, no files")] = Field(
         None, description="folder below which file: URLs may name pictures"
+    )
+
+
+class ResponsesSettings(BaseModel):
+    """What the Responses API keeps, in memory, for ``previous_response_id``."""
+
+    responses_max_count: Annotated[int, Flag("Responses", (), "N")] = Field(
+        1000, ge=0, description="most stored responses; the one used longest ago makes room"
+    )
+    responses_max_bytes: Annotated[ByteSize, Flag("Responses", (), "SIZE", "64MiB")] = Field(
+        ByteSize(64 * 1024**2), ge=0, description="most bytes of all stored responses"
+    )
+
+
+class UploadsSettings(BaseModel):
+    """What POST /v1/files keeps."""
+
+    files_max_bytes: Annotated[ByteSize, Flag("Uploads", (), "SIZE", "256MiB")] = Field(
+        ByteSize(256 * 1024**2), ge=0, description="most bytes of all uploads, held in memory"
+    )
+    files_expire: Annotated[int, Flag("Uploads", (), "SECONDS", "86400, a day")] = Field(
+        86_400, ge=0, description="how long uploads stay; 0 is until they are deleted"
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,3 +112,72 @@ LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
 
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a setting looks on the command line: its group, short spellings and placeholder.
+
+    ``default`` replaces the default's own text in the help where that says more. With ``bare``
+    and ``negative`` it is a switch as well: those are the values of ``--flag`` and ``--no-flag``.
+    With ``repeat`` it may be given several times, and each time with several values.
+    """
+
+    group: str
+    short: tuple[str, ...] = ()
+    metavar: str | None = None
+    default: str | None = None
+    bare: str | None = None
+    negative: str | None = None
+    repeat: bool = False
+
+
+_TRUE = {"true", "1", "on", "yes", "enabled"}
+_FALSE = {"false", "0", "off", "no", "disabled"}
+
+
+def _auto(value: object) -> object:
+    """Read the word auto as None; -1 is llama-server's number for it."""
+    return None if str(value).strip().lower() in {"auto", "-1"} else value
+
+
+def _lower_or_auto(value: object) -> object:
+    text = str(value).strip().lower()
+    return None if value is None or text == "auto" else text
+
+
+def _on_off(value: object) -> object:
+    """Read what llama-server takes for on and off."""
+    text = _lower_or_auto(value)
+    return "on" if text in _TRUE else "off" if text in _FALSE else text
+
+
+def _place(value: object) -> object:
+    """Read gpu, cpu or auto; a switch's true and false are llama-server's spelling."""
+    text = _lower_or_auto(value)
+    return "gpu" if text in _TRUE else "cpu" if text in _FALSE else text
+
+
+def _shares(value: object) -> object:
+    """Read N0,N1,...: how much of the model goes to each GPU."""
+    if not isinstance(value, str):
+        return value
+    try:
+        shares = tuple(float(part) for part in value.replace("/", ",").split(","))
+    except ValueError:
+        raise ValueError("must be numbers such as 3,1") from None
+    if not all(math.isfinite(share) and share >= 0 for share in shares) or not sum(shares):
+        raise ValueError("must be numbers from 0 on, and one of them more than 0")
+    return shares
+
+
+AutoCount = Annotated[int | None, BeforeValidator(_auto)]
+CacheType = Annotated[
+    Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None,
+    BeforeValidator(_lower_or_auto),
+]
+FlashAttention = Annotated[Literal["on", "off"] | None, BeforeValidator(_on_off)]
+Fit = Annotated[Literal["on", "off"], BeforeValidator(_on_off)]
+Place = Annotated[Literal["gpu", "cpu"] | None, BeforeValidator(_place)]
+SplitMode = Annotated[Literal["layer", "none"], BeforeValidator(_lower_or_auto)]
+Shares = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_shares)]

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 from server.errors import RequestError
 from server.grammar import lark_grammar
-from server.grammar.closed import closed
-from server.grammar.schema import check_schema
-from server.sampling import Grammar, GrammarKind
-from server.tools.call import Tool, Toolbox
+from server.grammar.schema import check_schema, closed
+from server.messages.sampling import Grammar, GrammarKind
 from server.tools.style import LLAMA3, MISTRAL, MISTRAL_ARGS, ToolStyle
+from server.tools.tool import Tool, Toolbox
 
 # A model that found no end would otherwise call until its tokens run out.
 MAX_CALLS: Final = 16

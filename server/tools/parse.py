@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.tools.call import new_call_id
 from server.tools.style import ToolStyle
+from server.tools.tool import new_call_id
 
 
 @dataclass(slots=True, frozen=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from server.api.anthropic.blocks import (
+from server.api.anthropic.request import (
+    AnthropicInput,
+    CountRequest,
+    CustomTool,
     ImageBlock,
+    NamedChoice,
     TextBlock,
     ToolResultBlock,
     ToolUseBlock,
     as_blocks,
 )
-from server.api.anthropic.schema import AnthropicInput, CountRequest, CustomTool, NamedChoice
-from server.api.dialog import Dialog, DialogReader, joined
-from server.api.toolbox import make_toolbox
+from server.api.generate.dialog import Dialog, DialogReader, joined
 from server.errors import ImageError, RequestError
 from server.prompt import Part, Turn
 from server.tools import Tool, Toolbox, ToolCall
+from server.tools.tool import make_toolbox
 
 
 def read_dialog(request: CountRequest) -> Dialog:

@@ -11,22 +11,22 @@ from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from server.api.answer import Answer, begin
-from server.api.answers.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
 from server.api.anthropic.conversation import read_dialog
 from server.api.anthropic.errors import told_error
 from server.api.anthropic.reply import MessageReply, event
-from server.api.anthropic.schema import CountRequest, MessagesRequest, parse_count, parse_messages
-from server.api.body import read_body
-from server.api.connection import EventStream, while_connected
-from server.api.dialog import prompt_of
-from server.api.engine import require_ready
-from server.api.openapi import operation
-from server.api.services import Services
-from server.api.streams import told
+from server.api.anthropic.request import CountRequest, MessagesRequest, parse_count, parse_messages
+from server.api.generate.answer import Answer, begin
+from server.api.generate.dialog import prompt_of
+from server.api.generate.events import EventStream, told
+from server.api.generate.services import Services
+from server.api.http.body import read_body
+from server.api.http.connection import while_connected
+from server.api.http.openapi import operation
+from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
+from server.engine_client.interface import require_ready
 from server.grammar import schema_grammar
 from server.messages import EngineReady
-from server.tools.call import new_call_id
+from server.tools.tool import new_call_id
 
 EXAMPLE = {
     "model": "demo",

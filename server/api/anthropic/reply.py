@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.api.answer import Answer, Step
-from server.api.chat_reply import images
-from server.api.generation import Generation
+from server.api.generate.answer import Answer, Step
+from server.api.generate.generation import Generation
+from server.api.generate.reply_parts import images
 from server.messages import FinishReason, TokenOutput
 from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server.api.dialog import Dialog, DialogReader, joined
+from server.api.generate.dialog import Dialog, DialogReader, joined
 from server.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -13,8 +13,7 @@ from server.api.responses.items import (
     InputMessage,
     parts_of,
 )
-from server.api.responses.schema import InputRequest
-from server.api.responses.tools import read_toolbox
+from server.api.responses.request import InputRequest, read_toolbox
 from server.errors import ImageError
 from server.prompt import Part, Turn
 from server.tools import ToolCall

@@ -3,30 +3,100 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import TypeAdapter
 
-from server.api.answer import Answer, begin
-from server.api.answers.chat import InputTokens
-from server.api.answers.responses import ResponseEvent, ResponseObject
-from server.api.body import read_body
-from server.api.connection import EventStream, while_connected
-from server.api.dialog import prompt_of
-from server.api.engine import require_ready
-from server.api.grammars import with_grammar
-from server.api.input_tokens import input_tokens_of
-from server.api.openapi import operation
-from server.api.responses.events import ResponseWriter, encoded
-from server.api.responses.reply import ResponseReply
-from server.api.responses.schema import InputRequest, ResponsesRequest, parse_input, parse_response
-from server.api.responses.service import Items, dialog_of, items_before, keep
-from server.api.responses.store import ResponseStore
-from server.api.responses.stored import stored_router
-from server.api.services import Services
-from server.api.streams import told
+from server.api.fields.output_format import with_grammar
+from server.api.generate.answer import Answer, begin
+from server.api.generate.dialog import Dialog, prompt_of
+from server.api.generate.events import EventStream, told
+from server.api.generate.reply_parts import input_tokens_of
+from server.api.generate.services import Services
+from server.api.http.body import read_body
+from server.api.http.connection import while_connected
+from server.api.http.openapi import operation
+from server.api.responses.conversation import read_dialog
+from server.api.responses.items import Item, parts_of
+from server.api.responses.reply import ResponseReply, ResponseWriter, encoded
+from server.api.responses.request import InputRequest, ResponsesRequest, parse_input, parse_response
+from server.api.responses.store import ResponseStore, StoredResponse, stored_router
+from server.api.shapes.openai import InputTokens
+from server.api.shapes.responses import ResponseEvent, ResponseObject
+from server.engine_client.interface import require_ready
+from server.errors import RequestError
+from server.tools.tool import new_call_id
+
+_ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Annotated[Item, "an item"]])
+_PREFIXES = {"function_call": "fc", "function_call_output": "fco"}
+
+Items = tuple[dict[str, Any], ...]
+
+
+def items_before(store: ResponseStore, request: InputRequest) -> Items:
+    """The conversation that the request goes on with. Raises RequestError if it is gone."""
+    previous = request.previous_response_id
+    if previous is None:
+        return ()
+    stored = store.find(previous)
+    if stored is None:
+        raise RequestError(
+            f"previous_response_id: no response {previous[:100]!r} here: it was never stored,"
+            " or made room for newer ones",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return stored.conversation
+
+
+async def dialog_of(request: InputRequest, before: Items) -> Dialog:
+    """The whole conversation. Raises RequestError, naming the field."""
+    # Pictures from before may be many megabytes.
+    earlier = await to_thread.run_sync(_parsed, before) if before else ()
+    return read_dialog(request, earlier)
+
+
+def _parsed(items: Items) -> Sequence[Any]:
+    return _ITEMS.validate_python(list(items))
+
+
+async def keep(
+    store: ResponseStore, reply: ResponseReply, response: dict[str, Any], before: Items
+) -> None:
+    """Keep a response that has ended, unless the client said not to."""
+    if reply.request.store is False:
+        return
+    store.add(await to_thread.run_sync(_stored, reply.request, response, before))
+
+
+def _stored(request: InputRequest, response: dict[str, Any], before: Items) -> StoredResponse:
+    return StoredResponse.of(response, before, input_items(request))
+
+
+def input_items(request: InputRequest) -> Items:
+    """The request's own items as they are on the wire, each with an id."""
+    if isinstance(request.input, str):
+        text = {"type": "input_text", "text": request.input}
+        given: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": [text]}]
+    else:
+        given = [_item(item) for item in request.input or ()]
+    return tuple({"id": _new_id(item["type"]), "status": "completed", **item} for item in given)
+
+
+def _item(item: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "message", **item.model_dump(exclude_none=True)}
+    if found["type"] == "message":
+        found["content"] = [part.model_dump(exclude_none=True) for part in parts_of(item.content)]
+    return found
+
+
+def _new_id(kind: str) -> str:
+    return f"{_PREFIXES.get(kind, 'msg')}_{new_call_id()}"
+
 
 EXAMPLE = {
     "model": "demo",

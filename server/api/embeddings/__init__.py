@@ -1,1 +1,0 @@
-"""/v1/embeddings: vectors of texts, of pictures, and of both together."""

@@ -1,0 +1,1 @@
+"""The fields that clients may send, shared by the API families."""

@@ -1,0 +1,260 @@
+"""Chat messages as clients write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+_PARTS_TO_COME = ("input_audio", "video_url", "refusal")
+_ROLES_TO_COME = ("function",)
+
+
+def writable(text: str) -> str:
+    """The text, if llama.cpp can read it; for validators."""
+    # llama.cpp takes C strings: it would cut a text at its first NUL without a word.
+    if "\0" in text:
+        raise PydanticCustomError("nul_character", "Input should hold no NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("surrogate", "Input should hold no lone surrogates") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(writable)]
+
+
+def _object(text: str) -> str:
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    raise PydanticCustomError("json_object", "Input should be the text of a JSON object")
+
+
+ObjectText = Annotated[str, AfterValidator(writable), AfterValidator(_object)]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[Text, Field(min_length=1, max_length=200)]
+
+
+class Strict(BaseModel):
+    """No coercion ("1" is no number); fields that nobody knows are ignored, as elsewhere."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+def unsupported(what: str) -> PydanticCustomError:
+    """An error that becomes UnsupportedParameter."""
+    return PydanticCustomError("unsupported_parameter", "{what} not supported", {"what": what})
+
+
+class ImageUrl(Strict):
+    """Where a picture is: a data: URL, or an http(s) URL where that is allowed."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class TextPart(Strict):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImagePart(Strict):
+    """A picture, where it stands in the conversation."""
+
+    type: Literal["image_url"]
+    image_url: Annotated[
+        Annotated[str, Tag("@string")] | Annotated[ImageUrl, Tag("@object")],
+        Discriminator(lambda value: "@string" if isinstance(value, str) else "@object"),
+    ]
+
+    @property
+    def source(self) -> str:
+        """The URL as the client wrote it."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+    @property
+    def field(self) -> str:
+        """The field that holds the URL."""
+        return "image_url" if isinstance(self.image_url, str) else "image_url.url"
+
+    @property
+    def detail(self) -> Literal["auto", "low", "high"] | None:
+        """How much of it is to be seen, where the client says so."""
+        return None if isinstance(self.image_url, str) else self.image_url.detail
+
+
+class UploadedFile(Strict):
+    """A file that was uploaded before, by its id."""
+
+    file_id: Annotated[str, Field(pattern=r"^file-[A-Za-z0-9_-]{1,100}$")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_data(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("file_data") is not None:
+            raise unsupported('"file_data" is')
+        return value
+
+
+class FilePart(Strict):
+    """An uploaded picture, where it stands in the conversation."""
+
+    type: Literal["file"]
+    file: UploadedFile
+
+    @property
+    def source(self) -> str:
+        """The file's id."""
+        return self.file.file_id
+
+    @property
+    def field(self) -> str:
+        """The field that holds the id."""
+        return "file.file_id"
+
+
+class OtherPart(Strict):
+    """A part of any other type: refused."""
+
+    type: Literal["text", "image_url", "file"]
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _not_yet(cls, value: object) -> object:
+        if value in _PARTS_TO_COME:
+            raise unsupported(f'parts of type "{value}" are')
+        return value
+
+
+def _kind_of_part(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return {"text": "@text", "image_url": "@image", "file": "@file"}.get(
+        kind if isinstance(kind, str) else "", "@other"
+    )
+
+
+ContentPart = Annotated[
+    Annotated[TextPart, Tag("@text")]
+    | Annotated[ImagePart, Tag("@image")]
+    | Annotated[FilePart, Tag("@file")]
+    | SkipJsonSchema[Annotated[OtherPart, Tag("@other")]],
+    Discriminator(_kind_of_part),
+]
+
+
+def _kind_of_content(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "@string"
+    return "@parts" if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[Text, Tag("@string")]
+    | Annotated[list[ContentPart], Field(min_length=1), Tag("@parts")],
+    Discriminator(
+        _kind_of_content,
+        custom_error_type="content_type",
+        custom_error_message="Input should be a string or a list of parts",
+    ),
+]
+
+
+class CalledFunction(Strict):
+    """What the model called; ``arguments`` is the text of a JSON object."""
+
+    name: FunctionName
+    arguments: ObjectText
+
+
+class MessageCall(Strict):
+    """A call that the model made before."""
+
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ChatMessage(Strict):
+    """One message of a conversation."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[MessageCall], Field(max_length=128)] | None = None
+    tool_call_id: CallId | None = None
+
+    @field_validator("role", mode="before")
+    @classmethod
+    def _role_not_yet(cls, value: object) -> object:
+        if value in _ROLES_TO_COME:
+            raise unsupported(f'the role "{value}" is')
+        return value
+
+    @property
+    def pieces(self) -> list[TextPart | ImagePart | FilePart | OtherPart]:
+        """The content as parts, whichever way it was written."""
+        if isinstance(self.content, str):
+            return [TextPart.model_construct(type="text", text=self.content)]
+        return self.content or []
+
+
+def by_type(tags: Mapping[str, str], other: str = "@other") -> Callable[[Any], str]:
+    """A pydantic discriminator: the tag for a value's ``type``, ``other`` for any that is new."""
+
+    def tag(value: Any) -> str:
+        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return tags.get(kind, other) if isinstance(kind, str) else other
+
+    return tag
+
+
+def by_mode_or_type(tags: Mapping[str, str]) -> Callable[[Any], str]:
+    """The same for what may be a word too, which is tagged "@mode"."""
+    tag = by_type(tags)
+    return lambda value: "@mode" if isinstance(value, str) else tag(value)
+
+
+def by_form(value: Any) -> str | None:
+    """A pydantic discriminator for what is either a text or a list: "@string" or "@list"."""
+    if isinstance(value, str):
+        return "@string"
+    return "@list" if isinstance(value, list) else None
+
+
+def text_or_list(what: str) -> Discriminator:
+    """The discriminator with its message; ``what`` are the list's items."""
+    return Discriminator(
+        by_form,
+        custom_error_type="content_type",
+        custom_error_message=f"Input should be a string or a list of {what}",
+    )
+
+
+class Refused(Strict):
+    """A member of any other type: refused by name."""
+
+    type: str
+
+    @field_validator("type")
+    @classmethod
+    def _refuse(cls, value: str) -> str:
+        raise unsupported(f'the type "{value[:64]}" is')

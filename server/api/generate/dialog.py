@@ -1,0 +1,116 @@
+"""Dialog: what any of our APIs asks of the model, in one form.
+
+Each API reads its own messages into turns (chat, responses/, anthropic/); from here on they go
+one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from anyio import fail_after, to_thread
+
+from server.api.generate.pictures import Source
+from server.api.generate.services import Services
+from server.api.http.record import current_record
+from server.errors import LlavaError, RequestError
+from server.images.prepare import Detail
+from server.messages import EngineReady, LiteralText, PromptPart
+from server.prompt import ChatTemplate, Part, Picture, Turn
+from server.tools import Toolbox
+
+# A template checks its own time now and then; this is for one that never gets that far.
+_TEMPLATE_SECONDS = 5.0
+
+
+@dataclass(slots=True, frozen=True)
+class Dialog:
+    """A conversation for the template, its pictures in order, and the functions to be called.
+
+    ``continues``: the answer goes on where the last turn, the assistant's, stops.
+    """
+
+    turns: Sequence[Turn]
+    sources: Sequence[Source] = ()
+    toolbox: Toolbox = field(default_factory=Toolbox)
+    continues: bool = False
+
+
+async def prompt_of(
+    services: Services, ready: EngineReady, dialog: Dialog
+) -> tuple[PromptPart, ...]:
+    """The dialog as the engine reads it: the template's text, with the pictures in place.
+
+    Raises RequestError, naming the field, where a picture or the conversation cannot be taken.
+    """
+    pictures = await services.pictures.read(dialog.sources, ready.vision)
+    parts = await rendered(services, ready, dialog)
+    return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+
+
+def note_prompt(parts: Iterable[PromptPart]) -> None:
+    """Write the prompt's text down for the log, where the operator wants it there."""
+    content = current_record().content
+    if content is not None:
+        texts = (part.text if isinstance(part, LiteralText) else part for part in parts)
+        content.prompts += [text for text in texts if isinstance(text, str)]
+
+
+async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tuple[Part, ...]:
+    """The template's text, with places for the pictures."""
+    gap = "\n" if ready.vision is None or ready.vision.is_llava else ""
+    return await _render(await services.templates.get(ready.model), dialog, gap)
+
+
+async def _render(template: ChatTemplate, dialog: Dialog, gap: str) -> tuple[Part, ...]:
+    def render() -> tuple[Part, ...]:
+        turns, tools = dialog.turns, dialog.toolbox.tools
+        return template.parts(turns, tools, continues=dialog.continues, gap=gap)
+
+    try:
+        with fail_after(_TEMPLATE_SECONDS):
+            return await to_thread.run_sync(render, abandon_on_cancel=True)
+    except TimeoutError as exc:
+        raise LlavaError("the model's chat template takes too long") from exc
+
+
+class DialogReader:
+    """Gathers turns and pictures, and holds results of calls against the calls."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.sources: list[Source] = []
+        self._called: dict[str, str] = {}
+
+    def picture(self, url: str, param: str, detail: Detail | None = None) -> Picture:
+        """The place of a picture in a turn; ``param`` is the request's field that holds it."""
+        self.sources.append(Source(url, param, detail))
+        return Picture(len(self.sources) - 1)
+
+    def add(self, turn: Turn, param: str = "") -> None:
+        """One more turn. Raises RequestError, naming ``param``, where it answers no call."""
+        if turn.tool_call_id is not None:
+            name = self._called.get(turn.tool_call_id)
+            if name is None:
+                raise RequestError(
+                    f"{param}: no call before it has the id {turn.tool_call_id[:100]!r}",
+                    param=param,
+                    code="invalid_value",
+                )
+            turn = Turn(turn.role, turn.content, (), turn.tool_call_id, turn.name or name)
+        self._called.update((call.id, call.name) for call in turn.tool_calls)
+        self.turns.append(turn)
+
+
+def joined(turns: Iterable[Turn], *roles: str) -> list[Turn]:
+    """Turns of one of these roles that follow each other are one turn."""
+    result: list[Turn] = []
+    for turn in turns:
+        last = result[-1] if result else None
+        if last is not None and last.role == turn.role and turn.role in roles:
+            calls = last.tool_calls + turn.tool_calls
+            result[-1] = Turn(turn.role, last.content + turn.content, calls)
+        else:
+            result.append(turn)
+    return result

@@ -1,0 +1,226 @@
+"""The pictures of one request: found, counted, fetched, and prepared in worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Generic, TypeVar, get_args
+
+from anyio import CapacityLimiter, to_thread
+
+from server.api.generate.picture_sources import Load, SourceReader
+from server.api.http.record import failing, spared, stage
+from server.api.middleware.admission import visiting
+from server.api.options import ApiOptions
+from server.errors import ImageError
+from server.images.inspection import Inspection, inspect
+from server.images.limits import check_count
+from server.images.prepare import Detail, decode_for, fit
+from server.images.prepared_cache import KeptPictures, PictureKey, size_of
+from server.messages import ImageInput, VisionFacts
+from server.metrics import Metrics
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Work(Generic[T]):
+    task: asyncio.Task[T]
+    waiting: int = 0
+
+
+class SharedWork(Generic[K, T]):
+    """Work under way, by its key. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[K, _Work[T]] = {}
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._under_way
+
+    async def of(self, key: K, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of the work that is under way for ``key``, or else of a new ``start()``.
+
+        It belongs to all who wait for it: whoever leaves, even the first, leaves it to the others,
+        and the last one to leave cancels it. Raises what it raises, to each of them.
+        """
+        work = self._under_way.get(key)
+        if work is None:
+            work = self._under_way[key] = _Work(asyncio.ensure_future(start()))
+            work.task.add_done_callback(lambda _: self._forget(key, work))
+        work.waiting += 1
+        try:
+            return await asyncio.shield(work.task)
+        finally:
+            work.waiting -= 1
+            if not work.waiting and not work.task.done():
+                # At once, so that nobody joins what is being cancelled.
+                self._forget(key, work)
+                work.task.cancel()
+
+    def _forget(self, key: K, work: _Work[T]) -> None:
+        if self._under_way.get(key) is work:
+            del self._under_way[key]
+        if work.task.done() and not work.task.cancelled():
+            work.task.exception()  # nobody may be left to hear of it
+
+
+# Hashing a text takes a millisecond a megabyte, and this would be on the event loop.
+_LONG: Final = 64 * 1024
+
+
+@dataclass(slots=True, frozen=True)
+class Source:
+    """Where a picture comes from: the URL, the request's field that holds it, and how much of
+    it is to be seen; None leaves that to the operator, as "auto" does.
+    """
+
+    url: str
+    param: str
+    detail: Detail | None = None
+
+
+class PictureReader:
+    """Prepares pictures, a few at a time, and each of them once while it is kept.
+
+    A picture is known again by all of its bytes, whoever sent it. What several requests ask for
+    at the same time is prepared once for all of them.
+    """
+
+    def __init__(self, options: ApiOptions, sources: SourceReader, metrics: Metrics) -> None:
+        self._options = options.images
+        self._detailed = {
+            detail: replace(options.images, detail=detail) for detail in get_args(Detail)
+        }
+        self._sources = sources
+        self._metrics = metrics.pictures
+        self._limiter = CapacityLimiter(options.image_workers)
+        # One that is known need not wait for those that are being decoded.
+        self._readers = CapacityLimiter(options.image_workers)
+        self._kept = KeptPictures(options.image_prepared_bytes)
+        self._work: SharedWork[PictureKey, ImageInput] = SharedWork()
+
+    async def read(
+        self, sources: Sequence[Source], tower: VisionFacts | None
+    ) -> tuple[ImageInput, ...]:
+        """The pictures in order. Raises ImageError, naming the field, or Overloaded."""
+        if not sources:
+            return ()
+        tower = self.require_tower(tower, sources[0].param)
+        limits = self._options.limits
+        surplus = sources[min(limits.max_images, len(sources) - 1)]
+        check_count(len(sources), limits, surplus.param)
+        first = {_distinct(source): source for source in reversed(sources)}
+        tasks = {
+            key: asyncio.ensure_future(self._prepare(source, tower))
+            for key, source in first.items()
+        }
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return tuple(tasks[_distinct(source)].result() for source in sources)
+
+    async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
+        picture = await self._prepared(source, tower)
+        _hold(picture)
+        return picture
+
+    async def _prepared(self, source: Source, tower: VisionFacts) -> ImageInput:
+        options = self._options
+        if source.detail in ("low", "high"):
+            options = self._detailed[source.detail]
+        async with self._sources.open(source.url, source.param) as load:
+            start = time.monotonic()
+            key = PictureKey(await self._fingerprint(load), tower, options)
+            kept = self._look_up(key)
+            if kept is None and key not in self._work:
+                return await self._work.of(key, lambda: self._make(key, load, source.param))
+            if kept is None:
+                kept = replace(await self._others(key, load, source.param), decode_seconds=0.0)
+            spared(self._metrics, "decode", start)
+            return kept
+
+    async def _fingerprint(self, load: Load) -> bytes:
+        if load.quick:
+            return load.fingerprint()
+        with failing(self._metrics, "decode"):
+            return await to_thread.run_sync(load.fingerprint, limiter=self._readers)
+
+    def _look_up(self, key: PictureKey) -> ImageInput | None:
+        kept = self._kept.get(key)
+        self._metrics.prepared_queries.inc()
+        if kept is not None or key in self._work:
+            self._metrics.prepared_hits.inc()
+        return kept
+
+    async def _others(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        """The picture that another request is preparing; what is wrong with it, is with ours."""
+        try:
+            return await self._work.of(key, lambda: self._make(key, load, param))
+        except ImageError as error:
+            raise ImageError(error.message, param=param, code=error.code) from error
+
+    async def _make(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        async with self._limiter:
+            work = to_thread.run_sync(self._timed, key, load, param, limiter=CapacityLimiter(1))
+            thread = asyncio.ensure_future(work)
+            try:
+                picture = await asyncio.shield(thread)
+            finally:
+                # A thread cannot be stopped: it keeps its place, and its memory, until it is done.
+                await asyncio.gather(thread, return_exceptions=True)
+        self._kept.put(key, picture)
+        self._metrics.prepared_bytes.set(self._kept.n_bytes)
+        return picture
+
+    def _timed(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+        start = time.monotonic()
+        with stage(self._metrics, "decode"):
+            data = load.read()
+            decoded = decode_for(data, key.tower, key.options, param)
+        with stage(self._metrics, "resize"):
+            picture = fit(decoded, data, key.tower, key.options, param)
+        return replace(picture, decode_seconds=time.monotonic() - start)
+
+    async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
+        """What a picture is and becomes; ``source`` is a URL or the file itself."""
+        if isinstance(source, bytes):
+            return await self._inspect(Load(lambda: source), tower, param)
+        async with self._sources.open(source, param) as load:
+            return await self._inspect(load, tower, param)
+
+    async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
+        found = await to_thread.run_sync(
+            lambda: inspect(load.read(), tower, self._options, param), limiter=self._limiter
+        )
+        _hold(found.image)
+        return found
+
+    @staticmethod
+    def require_tower(tower: VisionFacts | None, param: str) -> VisionFacts:
+        """The tower. Raises ImageError if the model has none."""
+        if tower is None:
+            raise ImageError(
+                "this model cannot see: no vision tower is loaded (--mmproj)",
+                param=param,
+                code="vision_not_available",
+            )
+        return tower
+
+
+def _hold(picture: ImageInput) -> None:
+    """Counts it to its request until that is over. Raises Overloaded."""
+    if visitor := visiting.get():
+        visitor.hold(size_of(picture))
+
+
+def _distinct(source: Source) -> tuple[str | int, Detail | None]:
+    """What equal sources of one request have in common; long ones are told apart later."""
+    url = source.url
+    return (url if len(url) <= _LONG else id(url)), source.detail

@@ -1,0 +1,117 @@
+"""How long a request took, in llama-server's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from server.api.generate.generation import Tally
+from server.messages import Counted, TokenLogprob
+
+
+def timings(tally: Tally) -> dict[str, Any]:
+    """The field ``timings``, and ``memory_peaks`` where there were some.
+
+    Nothing before the end, or when an engine does not tell.
+
+    Times are milliseconds. The prompt's begin when it gets a sequence, so waiting in the queue
+    does not count, and pictures that had to be encoded do. The first token is free: it comes
+    with the prompt's last batch, so the speed counts the ones after it. (Definitions as in
+    llama.cpp's tools/server/server-common.h, ``server_slot_stats``.)
+    """
+    times = tally.timings
+    if times is None or not times.finished:
+        return {}
+    peaks = {"memory_peaks": [asdict(peak) for peak in times.peaks]} if times.peaks else {}
+    computed = tally.prompt_tokens - tally.cached_tokens
+    predicted, steps = tally.completion_tokens, max(tally.completion_tokens - 1, 0)
+    return {
+        "timings": {
+            "cache_n": tally.cached_tokens,
+            **_rates("prompt", computed, computed, times.prefill_seconds),
+            **_rates("predicted", predicted, steps, times.decode_seconds),
+        },
+        **peaks,
+    }
+
+
+def _rates(name: str, count: int, steps: int, seconds: float) -> dict[str, float]:
+    per_token = seconds / steps if steps else 0.0
+    return {
+        f"{name}_n": count,
+        f"{name}_ms": _round(seconds * 1000),
+        f"{name}_per_token_ms": _round(per_token * 1000),
+        f"{name}_per_second": _round(steps / seconds) if seconds > 0 else 0.0,
+    }
+
+
+def _round(value: float) -> float:
+    return round(value, 3)
+
+
+def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+    """A chat choice's ``logprobs``. Bytes that are no text by themselves are told as bytes."""
+    return {"content": [_entry(token) for token in tokens], "refusal": None}
+
+
+def text_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
+    """A completion choice's ``logprobs`` in OpenAI's older shape, after ``offset`` characters."""
+    texts: list[str] = []
+    offsets: list[int] = []
+    tokens = list(tokens)
+    for token in tokens:
+        texts.append(_text(token.piece))
+        offsets.append(offset)
+        offset += len(texts[-1])
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {_text(piece): logprob for _, piece, logprob in reversed(token.top)} for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")
+
+
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    top = [_one(piece, logprob) for _, piece, logprob in token.top]
+    return {**_one(token.piece, token.logprob), "top_logprobs": top}
+
+
+def _one(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _text(piece), "logprob": logprob, "bytes": list(piece)}
+
+
+def input_tokens_of(counted: Counted) -> dict[str, Any]:
+    """The answer of those endpoints that count and do no more."""
+    return {
+        "object": "response.input_tokens",
+        "input_tokens": counted.prompt_tokens,
+        "text_tokens": counted.prompt_tokens - counted.image_tokens,
+        "image_tokens": counted.image_tokens,
+    }
+
+
+def usage(tally: Tally) -> dict[str, Any]:
+    """Tokens, with the pictures' share of the prompt."""
+    return {
+        "prompt_tokens": tally.prompt_tokens,
+        "completion_tokens": tally.completion_tokens,
+        "total_tokens": tally.prompt_tokens + tally.completion_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": tally.cached_tokens,
+            "image_tokens": tally.image_tokens,
+        },
+    }
+
+
+def images(tally: Tally) -> dict[str, Any]:
+    """What became of the request's pictures, in order; nothing when there were none."""
+    if not tally.images:
+        return {}
+    return {"images": [report.json for report in tally.images]}

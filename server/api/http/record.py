@@ -1,0 +1,180 @@
+"""RequestRecord: what is known of one request at its end, for one log line and for its trace.
+
+The middleware makes it and puts it where all that works for the request finds it, in whatever
+task or thread: a context variable. What nobody fills in stays empty.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from server.messages import EncodedImage, ImageInput, PromptPart, RequestTimings
+from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
+
+
+@dataclass(slots=True, frozen=True)
+class ImageReport:
+    """``image`` as the web process prepared it, ``encoded`` as the engine saw it."""
+
+    image: ImageInput
+    encoded: EncodedImage
+
+    @property
+    def tiles(self) -> int:
+        """How often the tower ran: for the squares that we cut, or for libmtmd's pieces."""
+        return max(self.image.n_squares, self.encoded.tiles)
+
+    @property
+    def line(self) -> str:
+        """The line of the log."""
+        image, encoded = self.image, self.encoded
+        what = (
+            f"encoded image to {encoded.tokens} tokens"
+            f" ({image.source_width}x{image.source_height}"
+            f" -> {image.encoded_width}x{image.encoded_height},"
+            f" {encoded.grid_width}x{encoded.grid_height} grid,"
+            f" {self.tiles} tile{'s' if self.tiles > 1 else ''})"
+        )
+        if encoded.cached:
+            return f"{what} before; taken from the cache"
+        return f"{what} in {encoded.encode_seconds * 1000:.0f} ms"
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The item of the reply's list ``images``; sizes in pixels, the grid's in tokens."""
+        image, encoded = self.image, self.encoded
+        return {
+            "source": _size(image.source_width, image.source_height),
+            "resized": _size(image.resized_width, image.resized_height),
+            "encoded": _size(image.encoded_width, image.encoded_height),
+            "tiles": self.tiles,
+            "grid": _size(encoded.grid_width, encoded.grid_height),
+            "tokens": encoded.tokens,
+            "detail": image.detail,
+            "cached": encoded.cached,
+            "decode_ms": _milliseconds(image.decode_seconds),
+            "encode_ms": _milliseconds(encoded.encode_seconds),
+        }
+
+
+def pictures_of(parts: Sequence[PromptPart]) -> tuple[ImageInput, ...]:
+    """The pictures of a prompt in order, without their pixels, which need not be kept."""
+    return tuple(replace(part, rgb=b"", tiles=()) for part in parts if isinstance(part, ImageInput))
+
+
+def _size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+@dataclass(slots=True, frozen=True)
+class Stage:
+    """A stretch of a request's time, ``time.monotonic()`` seconds, and how it ended."""
+
+    name: str
+    start: float
+    end: float
+    result: str = "ok"
+
+
+class Generated(Protocol):
+    """What a generation tells of itself; see server.api.generation."""
+
+    first: bool
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    images: tuple[ImageReport, ...]
+    timings: RequestTimings | None
+    finish: str
+
+
+@dataclass(slots=True)
+class Content:
+    """Prompts as the model reads them, pictures left out, and what it answered."""
+
+    prompts: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request. ``start`` and ``end`` are ``time.monotonic()``.
+
+    ``content`` is None unless the operator wants it in the log (--log-content).
+    """
+
+    request_id: str = ""
+    trace_id: str = ""
+    method: str = ""
+    path: str = ""
+    route: str = ""
+    key: str = ""
+    model: str = ""
+    status: int = 0
+    error: str = ""
+    start: float = field(default_factory=time.monotonic)
+    end: float = 0.0
+    generations: list[Generated] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    content: Content | None = None
+
+
+_CURRENT: ContextVar[RequestRecord] = ContextVar("request_record")
+
+
+def current_record() -> RequestRecord:
+    """The record of the request that is being worked for; one that nobody reads outside of any."""
+    return _CURRENT.get(None) or RequestRecord()
+
+
+def set_record(record: RequestRecord) -> None:
+    """Makes it the current one of this task, and of the tasks and threads that it starts."""
+    _CURRENT.set(record)
+
+
+def seconds_of(stages: Sequence[Stage], *names: str) -> float:
+    """The time that stages of these names took together."""
+    return sum(stage.end - stage.start for stage in stages if stage.name in names)
+
+
+@contextmanager
+def stage(metrics: PictureMetrics, name: str) -> Iterator[None]:
+    """Times what is inside: fetch, decode or resize of one picture. May be used in any thread.
+
+    What is cancelled because the client left has neither succeeded nor failed: it is not counted.
+    """
+    start = time.monotonic()
+    with failing(metrics, name):
+        yield
+    _took(metrics, Stage(name, start, time.monotonic(), OK))
+
+
+@contextmanager
+def failing(metrics: PictureMetrics, name: str) -> Iterator[None]:
+    """The beginning of a stage, which is timed by itself only where it fails."""
+    start = time.monotonic()
+    try:
+        yield
+    except Exception:
+        _took(metrics, Stage(name, start, time.monotonic(), FAILED))
+        raise
+
+
+def spared(metrics: PictureMetrics, name: str, start: float) -> None:
+    """A stage that began at ``start`` and needed no work: what it makes was there already."""
+    _took(metrics, Stage(name, start, time.monotonic(), CACHED))
+
+
+def _took(metrics: PictureMetrics, done: Stage) -> None:
+    metrics.took(done.name, done.result, done.end - done.start)
+    current_record().stages.append(done)

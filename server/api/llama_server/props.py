@@ -1,0 +1,61 @@
+"""GET /props: what is served and how, under llama-server's names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+
+from server import __version__
+from server.api.generate.services import Services
+from server.api.http.openapi import operation
+from server.api.shapes.operator import Props
+from server.errors import EngineUnavailable
+from server.messages import EngineReady
+from server.messages.sampling import SamplingParams
+from server.prompt import MARKER, ChatTemplate
+
+_PROPS = operation("What is served, and how", "models", answer=Props, errors=(503,))
+
+
+def props_router(services: Services) -> APIRouter:
+    """The endpoint; it answers also while the engine restarts."""
+    router = APIRouter()
+
+    @router.get("/props", **_PROPS)
+    async def props() -> dict[str, Any]:
+        ready = services.engine.ready
+        if ready is None:
+            raise EngineUnavailable("the model is still loading; try again in a moment")
+        template = await services.templates.get(ready.model)
+        return _props(services, ready, template)
+
+    return router
+
+
+def _props(services: Services, ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
+    model, options = ready.model, services.options
+    return {
+        "default_generation_settings": {"n_ctx": model.n_ctx_seq, "params": _defaults()},
+        "total_slots": ready.parallel,
+        "model_alias": services.served_name(model),
+        "model_path": str(options.model_path or ""),
+        "modalities": {"vision": ready.vision is not None, "audio": False},
+        "media_marker": MARKER,
+        "chat_template": template.source,
+        "chat_template_name": template.name,
+        "chat_template_reason": template.reason,
+        "bos_token": model.bos_token,
+        "eos_token": model.eos_token,
+        "build_info": f"{__version__}-{ready.build.llama_cpp_python}",
+    }
+
+
+def _defaults() -> dict[str, Any]:
+    """What a request gets that says nothing."""
+    params = asdict(SamplingParams())
+    params["max_tokens"] = params["n_predict"] = -1
+    params["seed"] = 2**32 - 1  # llama.cpp's word for a random one
+    params["logit_bias"] = [list(pair) for pair in params.get("logit_bias", ())]
+    return params

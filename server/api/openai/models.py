@@ -1,0 +1,89 @@
+"""GET /v1/models: the one model that is served, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+
+from server.api.generate.services import Services
+from server.api.http.openapi import operation
+from server.api.shapes.openai import ModelList, ModelObject
+from server.errors import EngineUnavailable, NotFoundError
+from server.messages import EngineReady
+from server.prompt import ChatTemplate
+
+_LIST = operation("The model that is served", "models", answer=ModelList, errors=(503,))
+
+
+def models_router(services: Services) -> APIRouter:
+    """The model endpoints; they answer also while the engine restarts."""
+    router = APIRouter()
+
+    async def served() -> dict[str, Any]:
+        ready = services.engine.ready
+        if ready is None:
+            raise EngineUnavailable("the model is still loading; try again in a moment")
+        template = await services.templates.get(ready.model)
+        return _model(services.served_name(ready.model), services.started, ready, template)
+
+    @router.get("/v1/models", **_LIST)
+    @router.get("/models", **_LIST)
+    async def list_models() -> dict[str, Any]:
+        model = await served()
+        return {"object": "list", "data": [model], "models": [_in_short(model)]}
+
+    @router.get(
+        "/v1/models/{model_id:path}",
+        **operation("A model by its name", "models", answer=ModelObject, errors=(404, 503)),
+    )
+    async def retrieve_model(model_id: str) -> dict[str, Any]:
+        model = await served()
+        if model_id != model["id"]:
+            raise NotFoundError(
+                f"no model {model_id!r} here; this server has {model['id']!r}",
+                param="model",
+                code="model_not_found",
+            )
+        return model
+
+    return router
+
+
+def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "llava-server",
+        "capabilities": ["completion", *(["multimodal"] if ready.vision else [])],
+        "meta": _meta(ready, template),
+    }
+
+
+def _in_short(model: dict[str, Any]) -> dict[str, Any]:
+    """The model as llama-server lists it for Ollama's clients."""
+    name = model["id"]
+    details = {"format": "gguf", "family": model["meta"]["architecture"]}
+    return {
+        "name": name,
+        "model": name,
+        "type": "model",
+        "capabilities": model["capabilities"],
+        "details": details,
+    }
+
+
+def _meta(ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
+    facts = asdict(ready.model)
+    # The whole template is long, and the special tokens are its business.
+    for field in ("chat_template", "bos_token", "eos_token", "special_tokens"):
+        del facts[field]
+    return {
+        **facts,
+        "chat_template": {"name": template.name, "reason": template.reason},
+        "vision": asdict(ready.vision) if ready.vision else None,
+        "build": asdict(ready.build),
+        "load_seconds": round(ready.load_seconds, 3),
+    }

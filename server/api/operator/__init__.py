@@ -1,0 +1,1 @@
+"""Health, memory and inspection, for those who run the server."""

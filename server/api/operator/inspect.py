@@ -1,0 +1,102 @@
+"""POST /v1/images/inspect: what a picture would cost, without running the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, ValidationError
+
+from server.api.fields.messages import Strict
+from server.api.generate.services import Services
+from server.api.http.body import read_body
+from server.api.http.connection import while_connected
+from server.api.http.errors import validation_error
+from server.api.http.form import is_form, read_form
+from server.api.http.openapi import operation
+from server.api.shapes.pictures import Inspection as InspectionAnswer
+from server.engine_client.interface import require_ready
+from server.images.inspection import Inspection, resolutions
+from server.messages import Counted, VisionFacts
+
+
+class InspectRequest(Strict):
+    """The JSON body: whatever may stand in ``image_url.url``."""
+
+    url: str
+
+
+class InspectForm(Strict):
+    """The multipart form, for the OpenAPI document."""
+
+    file: Annotated[str, Field(json_schema_extra={"contentMediaType": "application/octet-stream"})]
+
+
+def images_router(services: Services) -> APIRouter:
+    """The endpoint that looks at pictures."""
+    router = APIRouter()
+    pictures = services.pictures
+
+    @router.post(
+        "/v1/images/inspect",
+        **operation(
+            "What a picture would cost",
+            "pictures",
+            body=InspectRequest,
+            form=InspectForm,
+            answer=InspectionAnswer,
+            engine=True,
+            example={"url": "data:image/png;base64,..."},
+        ),
+    )
+    async def inspect_image(request: Request) -> dict[str, Any]:
+        ready = require_ready(services.engine)
+        source, param = await _source(request, services)
+        tower = pictures.require_tower(ready.vision, param)
+
+        async def work() -> dict[str, Any]:
+            found = await pictures.inspect(source, tower, param)
+            counted = await services.engine.count((found.image,))
+            return _report(found, tower, counted, services.options.images.max_edge)
+
+        return await while_connected(request.receive, work())
+
+    return router
+
+
+async def _source(request: Request, services: Services) -> tuple[str | bytes, str]:
+    if is_form(request):
+        form = await read_form(request, services.options.images.limits.max_bytes)
+        return form.content, "file"
+    wanted = await read_body(request, services.body_limits, _parse)
+    return wanted.url, "url"
+
+
+def _parse(body: dict[str, Any]) -> InspectRequest:
+    try:
+        return InspectRequest.model_validate(body)
+    except ValidationError as exc:
+        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+
+
+def _report(
+    found: Inspection, tower: VisionFacts, counted: Counted, max_edge: int | None
+) -> dict[str, Any]:
+    image = found.image
+    others = resolutions(tower, image.source_width, image.source_height, max_edge)
+    return {
+        "object": "image.inspection",
+        "format": found.format,
+        "bytes": found.n_bytes,
+        "stored": _size(found.stored_width, found.stored_height),
+        "source": _size(image.source_width, image.source_height),
+        "encoded": _size(image.width, image.height),
+        "tokens": counted.image_tokens,
+        "image_size": tower.image_size if tower.fixed else None,
+        "resolutions": [asdict(each) for each in others],
+    }
+
+
+def _size(width: int, height: int) -> dict[str, int]:
+    return {"width": width, "height": height}

@@ -1,0 +1,256 @@
+"""The body of POST /v1/responses, and of /v1/responses/input_tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from server.api.fields.messages import Refused, Strict, Text, by_mode_or_type, by_type, text_or_list
+from server.api.fields.sampling import Count, SamplingFields, check_limits
+from server.api.fields.unsupported import refuse_fields, refuse_llama_cpp
+from server.api.http.errors import validation_error
+from server.api.responses.items import Item, Name
+from server.errors import RequestError
+from server.messages.sampling import SamplingParams
+from server.tools import Tool, Toolbox
+from server.tools.tool import make_toolbox
+
+# Field of a tool -> values that change nothing.
+REFUSED_TOOL: dict[str, tuple[object, ...]] = {
+    "allowed_callers": (["direct"],),
+    "async": (False,),
+    "defer_loading": (False,),
+    "output_schema": (),
+}
+
+
+class FunctionTool(Strict):
+    """A function that the client runs."""
+
+    type: Literal["function"]
+    name: Name
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+FunctionTools = Annotated[
+    list[
+        Annotated[
+            Annotated[FunctionTool, Tag("@function")] | Annotated[Refused, Tag("@other")],
+            Discriminator(by_type({"function": "@function"})),
+        ]
+    ],
+    Field(max_length=128),
+]
+
+
+class NamedFunction(Strict):
+    """One function by its name."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class AllowedTools(Strict):
+    """A choice among some of the functions."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Field(min_length=1, max_length=128)]
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Tag("@mode")]
+    | Annotated[NamedFunction, Tag("@function")]
+    | Annotated[AllowedTools, Tag("@allowed")]
+    | Annotated[Refused, Tag("@other")],
+    Discriminator(by_mode_or_type({"function": "@function", "allowed_tools": "@allowed"})),
+]
+
+
+def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool | None) -> Toolbox:
+    """The functions and the choice among them. Raises RequestError, naming the field."""
+    found = [
+        Tool(
+            tool.name,
+            tool.description,
+            tool.parameters or {"type": "object", "properties": {}},
+            f"tools[{number}].parameters",
+            strict=bool(tool.strict),
+        )
+        for number, tool in enumerate(tools or ())
+        if isinstance(tool, FunctionTool)
+    ]
+    parallel = parallel_tool_calls is not False
+    if isinstance(choice, NamedFunction):
+        names = {choice.name: "tool_choice.name"}
+        return make_toolbox(found, "required", names=names, parallel=parallel)
+    if isinstance(choice, AllowedTools):
+        names = {t.name: f"tool_choice.tools[{n}].name" for n, t in enumerate(choice.tools)}
+        return make_toolbox(found, choice.mode, names=names, parallel=parallel)
+    return make_toolbox(found, choice or "auto", parallel=parallel)
+
+
+# Field -> values that change nothing.
+REFUSED: dict[str, tuple[object, ...]] = {
+    "access_programs": (),
+    "background": (False,),
+    "background_options": (),
+    "context_management": ([],),
+    "conversation": (),
+    "image": (),
+    "max_tool_calls": (),
+    "moderation": (),
+    "personality": (),
+    "prompt": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": ("in_memory",),
+    "service_tier": ("auto", "default"),
+    "truncation": ("disabled",),
+}
+_REFUSED_REASONING: dict[str, tuple[object, ...]] = {
+    "effort": ("none",),
+    "summary": (),
+    "generate_summary": (),
+    "context": ("auto",),
+    "mode": (),
+}
+_REFUSED_TEXT: dict[str, tuple[object, ...]] = {
+    "verbosity": ("medium",),
+}
+_REFUSED_STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
+LOGPROBS = "message.output_text.logprobs"
+# What a response of ours never has, so that asking for it changes nothing.
+_NOTHING = ("reasoning.encrypted_content",)
+
+Body = TypeVar("Body", bound="InputRequest")
+Label = Annotated[str, Field(max_length=512)]
+
+
+class TextFormat(Strict):
+    """What the answer's text must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> TextFormat:
+        if self.type == "json_schema" and (self.schema_ is None or self.name is None):
+            raise PydanticCustomError("no_schema", "name and schema are required")
+        return self
+
+    @property
+    def schema_and_field(self) -> tuple[Any, str] | None:
+        """The schema, and the field that holds it; None for plain text."""
+        if self.type == "text":
+            return None
+        return self.schema_, "text.format.schema" if self.schema_ else "text.format"
+
+
+class TextConfig(Strict):
+    """How the text is to be."""
+
+    format: TextFormat | None = None
+
+
+class InputRequest(Strict):
+    """What goes in: what is counted."""
+
+    model: str | None = None
+    input: (
+        Annotated[
+            Annotated[Text, Tag("@string")]
+            | Annotated[list[Item], Field(max_length=4096), Tag("@list")],
+            text_or_list("items"),
+        ]
+        | None
+    ) = None
+    instructions: Text | None = None
+    previous_response_id: Annotated[str, Field(max_length=200)] | None = None
+    tools: FunctionTools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+
+
+class ResponsesRequest(InputRequest, SamplingFields):
+    """A request of the Responses API, as far as it is served."""
+
+    include: list[str] | None = None
+    max_output_tokens: Count | None = None
+    metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | (
+        None
+    ) = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    user: str | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How many tokens may be generated, by any of the names for it."""
+        return super().most_tokens or self.max_output_tokens
+
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether the answer tells its tokens' log-probabilities."""
+        return LOGPROBS in (self.include or ())
+
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, with the log-probabilities asked for."""
+        count = self.top_logprobs or 0 if self.with_logprobs else None
+        return replace(super().sampling(), logprobs=count)
+
+
+def parse_response(body: dict[str, Any]) -> ResponsesRequest:
+    """Validate a request. Raises RequestError or UnsupportedParameter, naming the field."""
+    request = _parse(ResponsesRequest, body)
+    check_limits(request, request.max_output_tokens)
+    for number, name in enumerate(request.include or ()):
+        if name != LOGPROBS and name not in _NOTHING:
+            field = f"include[{number}]"
+            refuse_fields({field: name}, {field: ()})
+    if request.top_logprobs and not request.with_logprobs:
+        raise RequestError(
+            f"top_logprobs is only allowed when include has {LOGPROBS}",
+            param="top_logprobs",
+            code="invalid_value",
+        )
+    return request
+
+
+def parse_input(body: dict[str, Any]) -> InputRequest:
+    """Validate a request for counting. Raises as ``parse_response`` does."""
+    return _parse(InputRequest, body)
+
+
+def _parse(kind: type[Body], body: dict[str, Any]) -> Body:
+    _refuse(body)
+    try:
+        request = kind.model_validate(body)
+    except ValidationError as exc:
+        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    if not request.input and request.previous_response_id is None:
+        raise RequestError("input is required", param="input", code="missing_required_parameter")
+    return request
+
+
+def _refuse(body: Mapping[str, Any]) -> None:
+    refuse_fields(body, REFUSED)
+    refuse_llama_cpp(body)
+    refuse_fields(body.get("reasoning"), _REFUSED_REASONING, "reasoning.")
+    refuse_fields(body.get("text"), _REFUSED_TEXT, "text.")
+    refuse_fields(body.get("stream_options"), _REFUSED_STREAM, "stream_options.")
+    tools = body.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        refuse_fields(tool, REFUSED_TOOL, f"tools[{number}].")

@@ -1,0 +1,185 @@
+"""GET /v1/memory. Every size is in bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from server.api.shapes.base import Answer
+
+
+class MemoryDevice(Answer):
+    """A device of a backend now; ``used`` is this engine's part, None where nobody knows.
+
+    ``utilization`` in percent and ``temperature`` in degrees Celsius come from NVML.
+    """
+
+    name: str
+    description: str
+    kind: str
+    backend: str
+    device_id: str
+    total: int
+    free: int
+    used: int | None
+    utilization: int | None
+    temperature: int | None
+
+
+class MemoryPartSizes(Answer):
+    """A part on a device: planned from the files' headers, and as llama.cpp allocated it."""
+
+    part: str
+    device: str
+    predicted: int | None
+    measured: int | None
+    estimated: bool
+
+
+class Cells(Answer):
+    """Cells of the KV cache; the free ones include those that only keep prefixes."""
+
+    total: int
+    used: int
+    free: int
+
+
+class Decision(Answer):
+    """A setting that was left on auto: what it became, and why."""
+
+    setting: str
+    value: str
+    reason: str
+
+
+class ProcessSizes(Answer):
+    """A process's own memory, its pages of files, and the most of both at once."""
+
+    anonymous: int
+    mapped: int
+    peak: int
+
+
+class Processes(Answer):
+    """The two processes of the server."""
+
+    engine: ProcessSizes | None
+    web: ProcessSizes | None
+
+
+class Memory(Answer):
+    """Where the memory went, and why the model was placed so."""
+
+    object: Literal["memory"]
+    devices: list[MemoryDevice]
+    parts: list[MemoryPartSizes]
+    planned: dict[str, int]
+    allocated: dict[str, int]
+    layers: int
+    layers_offloaded: int
+    encoder: str | None
+    cells: Cells
+    parallel: int
+    margins: dict[str, int]
+    decisions: list[Decision]
+    processes: Processes
+
+
+class TokenPiece(Answer):
+    """A token; bytes where it is a part of a character."""
+
+    id: int
+    piece: str | list[int]
+
+
+class TokenizedAnswer(Answer):
+    """Tokens; with their pieces where these were asked for."""
+
+    tokens: list[int] | list[TokenPiece]
+
+
+class Detokenized(Answer):
+    """A text. What is no character becomes U+FFFD."""
+
+    content: str
+
+
+class Templated(Answer):
+    """A prompt's text. A picture is the marker that /props names."""
+
+    prompt: str
+
+
+class DefaultSettings(Answer):
+    """``params`` are the sampling parameters of a request that names none."""
+
+    n_ctx: int
+    params: dict[str, Any]
+
+
+class Modalities(Answer):
+    """What the model takes beside text."""
+
+    vision: bool
+    audio: bool
+
+
+class Props(Answer):
+    """llama-server's properties, and why the chat template was chosen.
+
+    ``media_marker`` stands for a picture in prompts of /v1/completions and from /apply-template.
+    """
+
+    default_generation_settings: DefaultSettings
+    total_slots: int
+    model_alias: str
+    model_path: str
+    modalities: Modalities
+    media_marker: str
+    chat_template: str
+    chat_template_name: str
+    chat_template_reason: str
+    bos_token: str
+    eos_token: str
+    build_info: str
+
+
+class Progress(Answer):
+    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
+
+    stage: str
+    fraction: float
+    loaded_bytes: int
+    total_bytes: int
+
+
+class Healthy(Answer):
+    """The server lives. While it restarts its engine, requests wait for that."""
+
+    status: Literal["ok", "restarting", "draining"]
+    progress: Progress | None = None
+
+
+class Ready(Answer):
+    """Requests are served now. ``step_age``: seconds that the engine is at its present work."""
+
+    status: Literal["ok"]
+    step_age: float
+    requests_running: int
+    requests_waiting: int
+
+
+class HealthError(Answer):
+    """llama-server's words for a model that loads."""
+
+    code: int
+    message: str
+    type: Literal["unavailable_error"]
+
+
+class Unhealthy(Answer):
+    """No requests can come. ``step_age``: seconds since the progress was another one."""
+
+    status: Literal["loading", "restarting", "draining", "failed"]
+    progress: Progress | None
+    step_age: float
+    error: HealthError

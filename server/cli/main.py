@@ -1,0 +1,157 @@
+"""The ``llava-server`` command: serve, pull, plan a model's memory, list the known, make a key."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from server import __version__
+from server.cli.plan.command import add_arguments
+from server.errors import StartupError
+from server.settings.command_line import Parser, add_settings, load_settings
+
+EXAMPLES = """\
+Each setting is a flag, a variable (LLAVA_PORT for --port) or a key of the TOML file that
+--config names. A flag beats a variable, a variable beats the file.
+
+examples:
+  llava-server serve                                     the demo model, on 127.0.0.1:8000
+  llava-server serve -m llava-1.6-mistral-7b             from the hub, downloaded once
+  llava-server serve -m llava.gguf --mmproj mmproj.gguf  your own files
+  llava-server serve -m hf:OWNER/REPOSITORY:Q4_K_M       any repository of GGUF files
+  LLAVA_API_KEY=secret llava-server serve --host 0.0.0.0 --ctx-size 8192 --parallel 8
+"""
+
+PLAN_EXAMPLES = """\
+It exits with 0 if the model fits, with 3 if it does not.
+
+examples:
+  llava-server plan llava-1.6-mistral-7b                        on this machine
+  llava-server plan llava.gguf --mmproj mmproj.gguf -c 16384 --image-size 224
+  llava-server plan hf:OWNER/REPOSITORY --device-memory 24GiB   on a machine with such a card
+  llava-server plan hf:OWNER/REPOSITORY:Q8_0 --device-memory 24GiB --device-memory 24GiB --json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the returned number is the exit code."""
+    parser = _parser()
+    try:
+        options = parser.parse_args(argv)
+        if options.command is None:
+            parser.print_help(sys.stderr)
+            return 2
+        return int(options.run(options))
+    except StartupError as error:
+        print(f"llava-server: error: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="llava-server",
+        description="Serve LLaVA models on llama.cpp with an API that OpenAI's clients speak.",
+        epilog="`llava-server serve --help` shows every setting.",
+    )
+    parser.add_argument("--version", action="version", version=f"llava-server {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model",
+        description="Serve a model over HTTP.",
+        epilog=EXAMPLES,
+        usage="llava-server serve [--model MODEL] [settings]",
+    )
+    add_settings(serve)
+    serve.set_defaults(run=_serve)
+    pull = commands.add_parser(
+        "pull",
+        help="download a model",
+        description="Download a model and its vision tower, and print where they lie.",
+    )
+    pull.add_argument(
+        "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
+    )
+    pull.set_defaults(run=_pull)
+    _add_plan(commands)
+    _add_key(commands)
+    known = commands.add_parser(
+        "list", help="list the known models", description="List the models known by name."
+    )
+    known.set_defaults(run=_list)
+    return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what a model will take of memory",
+        description="Say what a model will take of memory, before it is loaded or downloaded.",
+        epilog=PLAN_EXAMPLES,
+    )
+    add_arguments(plan)
+    plan.set_defaults(run=_plan)
+
+
+def _add_key(commands: argparse._SubParsersAction[Parser]) -> None:
+    key = commands.add_parser(
+        "key",
+        help="make an API key",
+        description="Make an API key: the key goes to the terminal, its entry for --api-key-file,"
+        " which holds its hash alone, to standard output.",
+        epilog="example: llava-server key alice >> keys.toml",
+    )
+    key.add_argument("name", metavar="NAME", help="whose it is; the log shows it")
+    key.set_defaults(run=_key)
+
+
+# The hub's client takes a quarter of a second to import, so --help and wrong flags do without.
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = load_settings(vars(options))
+    from server.hub.resolve import resolve  # noqa: PLC0415
+    from server.serve.main import run  # noqa: PLC0415
+
+    return run(settings, resolve(settings))
+
+
+def _pull(options: argparse.Namespace) -> int:
+    settings = load_settings({"model": options.model})
+    from server.hub.resolve import resolve  # noqa: PLC0415
+
+    found = resolve(settings)
+    print(found.model)
+    if found.mmproj is not None:
+        print(found.mmproj)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from server.cli.plan.command import run  # noqa: PLC0415
+
+    return run(options)
+
+
+def _key(options: argparse.Namespace) -> int:
+    from server.settings.key_file import entry_of, make_key  # noqa: PLC0415
+
+    key = make_key()
+    print(entry_of(options.name, key), flush=True)
+    print(f"The key, shown this once: {key}", file=sys.stderr)
+    return 0
+
+
+def _list(_options: argparse.Namespace) -> int:
+    from server.hub.catalogue import load  # noqa: PLC0415
+    from server.hub.resolve import is_downloaded  # noqa: PLC0415
+
+    print(f"{'NAME':<22}{'SIZE':>8}  {'HERE':<5} {'LICENCE':<28} NOTES")
+    for entry in load().values():
+        here = "yes" if is_downloaded(entry) else "no"
+        size = f"{entry.gigabytes:.2f} GB"
+        print(f"{entry.name:<22}{size:>8}  {here:<5} {entry.licence:<28} {entry.notes}")
+    return 0

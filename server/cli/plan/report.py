@@ -1,0 +1,246 @@
+"""The plan in words and tables, for a terminal of any width."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from server.cli.plan.machine import is_plenty
+from server.cli.plan.model import Subject
+from server.cli.plan.outcome import Outcome, Quantization
+from server.memory.estimate.inputs import PlanDevice
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_PARTS = {
+    "weights": "weights",
+    "kv_cache": "KV cache",
+    "compute": "compute",
+    "output": "output",
+    "vision_encoder": "vision tower",
+    "vision_compute": "vision compute",
+    "image_cache": "image cache",
+    "prompt_cache": "prompt cache",
+}
+_LEAST_WIDTH, _MOST_WIDTH = 40, 100
+_SHADES = {
+    "weights": "#",
+    "kv_cache": "=",
+    "compute": "+",
+    "output": "o",
+    "vision_encoder": "V",
+    "vision_compute": "v",
+    "image_cache": "i",
+    "prompt_cache": "p",
+}
+
+
+def in_words(size: int) -> str:
+    """Bytes as people say them."""
+    if size >= _GIB:
+        return f"{size / _GIB:.2f} GiB"
+    return f"{size / _MIB:.1f} MiB" if size < 10 * _MIB else f"{size / _MIB:.0f} MiB"
+
+
+def report(outcome: Outcome, width: int) -> Iterator[str]:
+    """The lines of the whole report, none longer than ``width`` where words allow."""
+    width = max(_LEAST_WIDTH, min(width, _MOST_WIDTH))
+    for line in _head(outcome):
+        yield from textwrap.wrap(line, width)
+    yield ""
+    yield from _parts(outcome)
+    yield ""
+    for device in outcome.settings.devices:
+        yield from _bar(outcome, device, width)
+    yield ""
+    for line in _verdict(outcome):
+        yield from textwrap.wrap(line, width)
+    if outcome.decisions:
+        yield ""
+        yield "Left on auto:"
+        for line in _decisions(outcome):
+            yield from textwrap.wrap(line, width, initial_indent="  ", subsequent_indent="    ")
+    if outcome.resolutions:
+        yield ""
+        yield from _resolutions(outcome)
+    if outcome.quantizations:
+        yield ""
+        yield from _quantizations(outcome, width)
+    if outcome.plan.estimated:
+        yield ""
+        yield "~ estimated; all else is exact"
+
+
+def _head(outcome: Outcome) -> Iterator[str]:
+    subject, settings = outcome.subject, outcome.settings
+    model = subject.model
+    yield (
+        f"{subject.name}: {model.architecture}, {model.n_layer} layers, width {model.n_embd},"
+        f" trained for {model.n_ctx_train} tokens"
+    )
+    if subject.tower is None:
+        yield "no vision tower: pictures will be refused (give one with --mmproj)"
+    cache = settings.cache_type_k
+    if settings.cache_type_v != cache:
+        cache = f"{cache}/{settings.cache_type_v}"
+    yield (
+        f"context {settings.cells} tokens in {cache}, slots: {outcome.parallel},"
+        f" batches of {settings.tokens},"
+        f" {outcome.plan.layers_offloaded} of {outcome.plan.layers} layers on the GPU"
+    )
+    if subject.fetched:
+        yield f"read from the hub: {in_words(subject.fetched)}"
+
+
+def _parts(outcome: Outcome) -> Iterator[str]:
+    devices = [device.name for device in outcome.settings.devices]
+    titles = ["RAM" if name == "CPU" else name for name in devices]
+    yield f"{'part':<16}" + "".join(f"{title:>14}" for title in titles)
+    for part, words in _PARTS.items():
+        cells = [_cell(outcome, part, device) for device in devices]
+        if any(cells):
+            yield f"{_SHADES[part]} {words:<14}" + "".join(f"{cell:>14}" for cell in cells).rstrip()
+    totals = "".join(f"{in_words(outcome.plan.on(device)):>14}" for device in devices)
+    yield f"{'total':<16}{totals}"
+
+
+def _cell(outcome: Outcome, part: str, device: str) -> str:
+    found = [one for one in outcome.plan.parts if (one.part, one.device) == (part, device)]
+    if not sum(one.bytes for one in found):
+        return ""
+    mark = "~" if any(one.estimated for one in found) else ""
+    return mark + in_words(sum(one.bytes for one in found))
+
+
+def _bar(outcome: Outcome, device: PlanDevice, width: int) -> Iterator[str]:
+    """What each part takes of a device, a letter a part, and what is left."""
+    used = outcome.plan.on(device.name)
+    name = "RAM" if device.name == "CPU" else device.name
+    if is_plenty(device.total):
+        if used:
+            yield f"{name:<6} {in_words(used)} needed"
+        return
+    room = width - 32
+    scale = max(device.free, used, 1)
+    drawn = ""
+    for part, shade in _SHADES.items():
+        size = sum(
+            one.bytes for one in outcome.plan.parts if (one.part, one.device) == (part, device.name)
+        )
+        drawn += shade * round(size / scale * room)
+    full = round(min(device.free / scale, 1) * room)
+    drawn = drawn[:room].ljust(full, ".")
+    yield f"{name:<6} [{drawn:<{room}}] {in_words(used)} of {in_words(device.free)}"
+
+
+def _verdict(outcome: Outcome) -> Iterator[str]:
+    yield "It fits." if outcome.fits else outcome.refusal[0].upper() + outcome.refusal[1:] + "."
+    most = outcome.subject.model.n_ctx_train
+    all_of_it = " (all that it was trained for)"
+    if outcome.context:
+        why = all_of_it if outcome.context >= most else ""
+        yield f"Largest context that fits: {outcome.context} tokens{why}."
+    if outcome.gpu_context and outcome.plan.layers_offloaded < outcome.plan.layers:
+        why = all_of_it if outcome.gpu_context >= most else ""
+        yield f"Largest with all layers on the GPU: {outcome.gpu_context} tokens{why}."
+
+
+def _decisions(outcome: Outcome) -> Iterator[str]:
+    """What was left on auto and what it became, as the server would decide."""
+    of_gpus = () if outcome.settings.gpus else ("--n-gpu-layers", "--mmproj-offload")
+    for one in outcome.decisions:
+        if one.setting in of_gpus:
+            continue
+        yield f"{one.setting} {one.value}: {one.reason}"
+
+
+def _resolutions(outcome: Outcome) -> Iterator[str]:
+    chosen = outcome.settings.image_size
+    yield f"{'--image-size':<16}{'tokens':>14}{'compute':>14}{'pictures':>14}"
+    for one in outcome.resolutions:
+        room = outcome.settings.cells // one.tokens
+        mark = " (its own)" if one.native else ""
+        mark = " (chosen)" if one.image_size == chosen else mark
+        yield (f"{one.image_size:<16}{one.tokens:>14}{in_words(one.compute):>14}{room:>14}{mark}")
+
+
+def _quantizations(outcome: Outcome, width: int) -> Iterator[str]:
+    room = max(width - 44, 16)
+    yield f"{'quantization':<{room}}{'file':>14}{'in all':>14}  fits"
+    for one in outcome.quantizations:
+        name = one.file if len(one.file) <= room - 1 else "…" + one.file[-(room - 2) :]
+        mark = " <" if one.chosen else ""
+        words = _fits(one, outcome)
+        yield f"{name:<{room}}{in_words(one.bytes):>14}{in_words(one.total):>14}  {words}{mark}"
+
+
+def _fits(one: Quantization, outcome: Outcome) -> str:
+    if one.layers < 0:
+        return "no"
+    if not outcome.settings.gpus or one.layers >= outcome.plan.layers:
+        return "yes"
+    return f"{one.layers} of {outcome.plan.layers} layers"
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """All of the outcome as plain values; sizes in bytes, null where nobody said."""
+    return {
+        "model": _model(outcome.subject),
+        "settings": _settings(outcome),
+        "devices": [_device(outcome, device) for device in outcome.settings.devices],
+        "parts": [asdict(part) for part in outcome.plan.parts],
+        "total": outcome.plan.total,
+        "fits": outcome.fits,
+        "layers": outcome.plan.layers,
+        "refusal": outcome.refusal,
+        "decisions": [asdict(decision) for decision in outcome.decisions],
+        "largest_context": outcome.context,
+        "largest_context_on_gpus": outcome.gpu_context,
+        "resolutions": [asdict(one) for one in outcome.resolutions],
+        "quantizations": [asdict(one) for one in outcome.quantizations],
+    }
+
+
+def _model(subject: Subject) -> dict[str, Any]:
+    model = subject.model
+    return {
+        "name": subject.name,
+        "architecture": model.architecture,
+        "layers": model.n_layer,
+        "n_embd": model.n_embd,
+        "n_vocab": model.n_vocab,
+        "n_ctx_train": model.n_ctx_train,
+        "bytes": model.n_bytes,
+        "vision": subject.tower is not None,
+        "fetched": subject.fetched,
+    }
+
+
+def _settings(outcome: Outcome) -> dict[str, Any]:
+    settings = outcome.settings
+    return {
+        "ctx_size": settings.cells,
+        "parallel": outcome.parallel,
+        "sequences": settings.n_seq_max,
+        "batch_size": settings.n_batch,
+        "ubatch_size": settings.n_ubatch,
+        "n_gpu_layers": outcome.plan.layers_offloaded,
+        "cache_type_k": settings.cache_type_k,
+        "cache_type_v": settings.cache_type_v,
+        "flash_attn": settings.flash_attn,
+        "mmproj_offload": settings.mmproj_offload,
+        "image_size": settings.image_size,
+    }
+
+
+def _device(outcome: Outcome, device: PlanDevice) -> dict[str, Any]:
+    known = not is_plenty(device.total)
+    return {
+        "name": device.name,
+        "kind": device.kind,
+        "total": device.total if known else None,
+        "free": device.free if known else None,
+        "planned": outcome.plan.on(device.name),
+        "overflow": outcome.overflow.get(device.name, 0),
+    }

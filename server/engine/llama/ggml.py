@@ -1,0 +1,170 @@
+"""The devices that this llama.cpp build can use, through ggml's own device API (ggml-backend.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from server.memory.measured.system import read_ram
+from server.messages import BuildFacts, DeviceMemory
+
+# enum ggml_backend_dev_type
+_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
+
+
+class _Props(ctypes.Structure):
+    """``struct ggml_backend_dev_props``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", ctypes.c_bool * 5),
+    )
+
+
+def library(name: str) -> Any:
+    """One of the libraries beside llama.cpp's own, as "ggml-base". Raises OSError."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    for suffix in (".so", ".dylib", ".dll"):
+        for prefix in ("lib", ""):
+            path = folder / f"{prefix}{name}{suffix}"
+            if path.exists():
+                return ctypes.CDLL(str(path))
+    raise OSError(f"{name} is missing from {folder}")
+
+
+@cache
+def _functions() -> tuple[Any, Any]:
+    registry, base = library("ggml"), library("ggml-base")
+    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
+    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
+    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    base.ggml_backend_dev_get_props.restype = None
+    base.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Props)]
+    base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_reg_name.restype = ctypes.c_char_p
+    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+    return registry, base
+
+
+def _handles() -> list[int]:
+    registry, _ = _functions()
+    return [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
+
+
+def list_devices() -> tuple[DeviceMemory, ...]:
+    """Every device of every backend with its free and total bytes, as of now.
+
+    The CPU's memory is the RAM that this process may have: ggml knows of no container, and calls
+    all of it free.
+    """
+    _, base = _functions()
+    return tuple(_read(base, handle) for handle in _handles())
+
+
+def _read(base: Any, handle: int) -> DeviceMemory:
+    props = _Props()
+    base.ggml_backend_dev_get_props(handle, ctypes.byref(props))
+    kind = _KINDS.get(props.type, "unknown")
+    free, total = props.memory_free, props.memory_total
+    # A GPU that reports nothing shares the RAM; llama.cpp takes it so as well.
+    if kind == "cpu" or (kind in {"gpu", "igpu"} and not total):
+        ram = read_ram()
+        free, total = ram.available, ram.total
+    return DeviceMemory(
+        name=_text(props.name),
+        description=_text(props.description).strip(),
+        kind=kind,
+        free=free,
+        total=total,
+        backend=_text(base.ggml_backend_reg_name(base.ggml_backend_dev_backend_reg(handle))),
+        device_id=_text(props.device_id),
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def device_handle(name: str) -> int | None:
+    """The ``ggml_backend_dev_t`` of that name."""
+    _, base = _functions()
+    return next((h for h in _handles() if _read(base, h).name == name), None)
+
+
+def build_facts(devices: Sequence[DeviceMemory]) -> BuildFacts:
+    """Which llama.cpp this is and what it was built for."""
+    return BuildFacts(
+        llama_cpp_python=llama_cpp.__version__,
+        backends=tuple(device.name for device in devices),
+        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        system_info=llama_cpp.llama_print_system_info().decode().strip(),
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(device) for device in list_devices()]))
+
+
+_TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _Traits(ctypes.Structure):
+    """The beginning of ``struct ggml_type_traits`` (ggml.h)."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _TO_FLOAT),
+    )
+
+
+class Dequantizer:
+    """Rows of one type to float32, bit for bit as llama.cpp's graph does it on a CPU."""
+
+    def __init__(self, kind: GGMLQuantizationType) -> None:
+        """Raises LookupError where this ggml cannot do it, or has another idea of the type."""
+        self._to_float: Any = None
+        if kind != GGMLQuantizationType.F32:
+            self._to_float = _to_float(kind)
+
+    def __call__(self, raw: NDArray[np.uint8], width: int) -> NDArray[np.float32]:
+        """From the bytes of rows, uint8 [n, row bytes], to float32 [n, width]."""
+        raw = np.ascontiguousarray(raw)
+        if self._to_float is None:
+            return raw.view(np.float32)
+        rows = np.empty((len(raw), width), np.float32)
+        # A row is a whole number of blocks, so all of them are one long row.
+        self._to_float(raw.ctypes.data, rows.ctypes.data, rows.size)
+        return rows
+
+
+def _to_float(kind: GGMLQuantizationType) -> Any:
+    try:
+        get = library("ggml-base").ggml_get_type_traits
+    except (OSError, AttributeError) as error:
+        raise LookupError(f"ggml_get_type_traits is missing: {error}") from None
+    get.restype, get.argtypes = ctypes.POINTER(_Traits), [ctypes.c_int]
+    traits = get(int(kind)).contents
+    # An older or newer ggml may have laid the structure out in another way.
+    if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[kind] or not traits.to_float:
+        raise LookupError(f"this ggml does not turn {kind.name} into numbers")
+    return traits.to_float

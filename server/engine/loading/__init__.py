@@ -1,0 +1,1 @@
+"""From the engine's configuration to a loaded, warmed-up model."""

@@ -1,0 +1,186 @@
+"""One attempt to load: model, tower and context, all of them or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+
+from server.engine.llama.context import Context
+from server.engine.llama.cuts import Cuts
+from server.engine.llama.ggml import device_handle
+from server.engine.llama.log import LlamaLog
+from server.engine.llama.model import Model
+from server.engine.loading.warm_up import for_pictures, warm_up, warm_up_tower
+from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.encoders import choose_cuts
+from server.engine.vision.load import load_vision
+from server.errors import OutOfMemory, StartupError
+from server.memory.fit.wants import Placement
+from server.memory.measured.report import tower_backend
+from server.messages import DeviceMemory, EngineConfig, EngineProgress, VisionFacts
+
+# From ggml-alloc.c, ggml-backend.cpp, ggml-cuda.cu, ggml-vulkan.cpp, llama-model.cpp.
+_BUFFER = re.compile(r"(?:failed|unable) to allocate (\w+) buffer")
+_GPU = re.compile(
+    r"cudaMalloc failed|ErrorOutOfDeviceMemory|Device memory allocation of size"
+    r"|CommandBufferCallbackErrorOutOfMemory|CUDA error: out of memory"
+)
+# From ggml.c, ggml-backend.cpp, llama-kv-cache.cpp, llama-context.cpp, the C++ library and libc.
+_RAM = re.compile(
+    r"insufficient memory \(attempted|failed to allocate|unable to allocate|bad_alloc"
+    r"|Cannot allocate memory|out of memory"
+)
+# Words that stand where a backend's name would.
+_NO_NAMES = {"output", "compute", "context"}
+
+
+class Exhausted(Enum):
+    """What there was too little of."""
+
+    GPU = "a GPU's memory"
+    RAM = "the RAM"
+
+
+def exhausted(lines: Iterable[str]) -> Exhausted | None:
+    """What the lines of a failed load complain about; None where memory was not the matter."""
+    lines = list(lines)
+    for line in lines:
+        found = _BUFFER.search(line)
+        if _GPU.search(line) or (found and _on_gpu(found[1])):
+            return Exhausted.GPU
+    return Exhausted.RAM if any(map(_RAM.search, lines)) else None
+
+
+def _on_gpu(buffer: str) -> bool:
+    """Whether a buffer's name is that of a GPU's memory: ``CUDA0``, and not ``CUDA_Host``."""
+    host = buffer.startswith("CPU") or buffer.endswith("_Host")
+    return not host and buffer not in _NO_NAMES
+
+
+Progress = Callable[[EngineProgress], None]
+
+
+@dataclass(slots=True, frozen=True)
+class Handles:
+    """What was loaded, warm; ``lines`` is what llama.cpp said meanwhile, without the self-test.
+
+    ``config`` has batches as large as its pictures want them. With ``cuts`` the encoder can be
+    interrupted. ``speed`` is that of prefill, in positions per second.
+    """
+
+    config: EngineConfig
+    model: Model
+    encoder: VisionEncoder | None
+    vision: VisionFacts | None
+    cuts: Cuts | None
+    context: Context
+    speed: float
+    lines: tuple[str, ...]
+
+    def close(self) -> None:
+        """Frees everything in the order that llama.cpp wants."""
+        if self.encoder is not None:
+            self.encoder.close()
+        self.context.close()
+        self.model.close()
+
+
+@dataclass(slots=True, frozen=True)
+class Loader:
+    """Loads as often as it is asked to. ``gpus`` are those that llama.cpp may use."""
+
+    config: EngineConfig
+    gpus: tuple[DeviceMemory, ...]
+    log: LlamaLog
+    report: Progress
+
+    def open(self, placement: Placement) -> Handles:
+        """Loads as the placement says. Whatever fails, what was loaded before it is freed.
+
+        Raises:
+            OutOfMemory: llama.cpp found too little memory.
+            StartupError: it failed for another reason.
+        """
+        with ExitStack() as stack:
+            try:
+                handles = self._open(placement, stack)
+            except (StartupError, RuntimeError) as error:
+                kind = exhausted(self.log.lines)
+                if kind is None:
+                    raise
+                raise OutOfMemory(f"llama.cpp ran out of {kind.value}: {error}") from error
+            stack.pop_all()
+            return handles
+
+    def _open(self, placement: Placement, stack: ExitStack) -> Handles:
+        log = self.log
+        model = self._open_model(placement)
+        stack.callback(model.close)
+        lines = log.take()
+        cuts = choose_cuts(placement)
+        encoder = self._open_tower(placement, model, cuts)
+        if encoder is not None:
+            stack.callback(encoder.close)
+        tower_lines = _of_last_tower(log.take())
+        backend = tower_backend(tower_lines)
+        config = for_pictures(self.config, encoder, backend)
+        context = self._open_context(placement, model, config)
+        stack.callback(context.close)
+        self.report(EngineProgress("warm-up", 0.0))
+        speed = warm_up(context, model, config.batch_size)
+        if encoder is not None:
+            warm_up_tower(encoder, context, config)
+        vision = encoder.facts(backend) if encoder else None
+        lines += tower_lines + log.take()
+        return Handles(config, model, encoder, vision, cuts, context, speed, tuple(lines))
+
+    def _open_model(self, placement: Placement) -> Model:
+        wishes = self.config.memory
+        only = None
+        if not placement.use_gpu:
+            only = -1
+        elif wishes.split_mode == "none":
+            only = wishes.main_gpu or 0
+        return Model(
+            self.config.model,
+            placement.n_gpu_layers,
+            lambda done: self.report(EngineProgress("weights", done)),
+            main_gpu=only,
+            tensor_split=placement.tensor_split,
+            mmap=wishes.mmap,
+            mlock=wishes.mlock,
+        )
+
+    def _open_tower(
+        self, placement: Placement, model: Model, cuts: Cuts | None
+    ) -> VisionEncoder | None:
+        self.report(EngineProgress("vision tower", 0.0))
+        device = None
+        if placement.encoder_on_gpu:
+            # With --split-mode none the only one here is the main one.
+            index = min(self.config.memory.main_gpu or 0, len(self.gpus) - 1)
+            device = device_handle(self.gpus[index].name)
+        on_gpu = placement.encoder_on_gpu
+        return load_vision(self.config, model, cuts, offload=on_gpu, device=device)
+
+    def _open_context(self, placement: Placement, model: Model, config: EngineConfig) -> Context:
+        self.report(EngineProgress("context", 0.0))
+        return Context(
+            model,
+            n_ctx=placement.ctx_size,
+            n_seq_max=placement.sequences(config.batch_size),
+            n_batch=config.batch_size,
+            n_ubatch=config.ubatch_size,
+            threads=config.threads,
+            cache_types=(placement.cache_type_k, placement.cache_type_v),
+            flash_attn=config.memory.flash_attn,
+        )
+
+
+def _of_last_tower(lines: list[str]) -> list[str]:
+    """Only what was said of the real tower: the self-test's were loaded before it."""
+    starts = [index for index, line in enumerate(lines) if "CLIP using" in line]
+    return lines[starts[-1] :] if starts else []

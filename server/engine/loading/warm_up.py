@@ -1,0 +1,119 @@
+"""Before ready: one full prefill batch and the largest picture that is permitted.
+
+Whatever grows with use has grown by then, and a model that does not fit fails now and not in
+the middle of somebody's request.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from server.engine.llama.context import Batch, Context
+from server.engine.llama.model import Model
+from server.engine.vision.encoder import VisionEncoder
+from server.errors import StartupError
+from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
+
+_GREY = 0x7F
+
+
+def warm_up(context: Context, model: Model, n_batch: int) -> float:
+    """One full batch of tokens; returns its speed, in positions per second.
+
+    Raises:
+        StartupError: the context cannot hold one batch.
+    """
+    batch = Batch(min(n_batch, context.n_ctx))
+    tokens = np.full(batch.capacity, max(model.tokenize("a", add_special=False)), np.int32)
+    batch.add(tokens, 0, 0, want_last=True)
+    start = time.perf_counter()
+    if not context.decode(batch):
+        raise StartupError("the context is too small for one batch (try a larger --ctx-size)")
+    seconds = time.perf_counter() - start
+    context.clear()
+    return batch.size / seconds
+
+
+def warm_up_tower(encoder: VisionEncoder, context: Context, config: EngineConfig) -> None:
+    """Encodes the largest picture that this server lets in, and computes a batch of it.
+
+    Raises:
+        StartupError: the tower cannot encode it.
+    """
+    picture = largest_picture(config, encoder.facts(""))
+    try:
+        (rows,) = encoder.encode([picture])
+    except (RuntimeError, ValueError) as error:
+        raise StartupError(f"the vision tower cannot encode the largest picture: {error}") from None
+    # llama_decode aborts where more than a micro-batch is to be attended to at once.
+    limit = config.ubatch_size if encoder.whole else config.batch_size
+    rows = rows[: min(limit, context.n_ctx)]
+    batch = Batch(len(rows), rows.shape[1], encoder.n_sections)
+    batch.add(rows, 0, 0, want_last=True)
+    context.attend_causally(not encoder.whole)
+    try:
+        context.decode(batch)
+    finally:
+        context.attend_causally(True)
+    context.clear()
+
+
+def largest_picture(config: EngineConfig, tower: VisionFacts) -> ImageInput:
+    """A grey picture of the most pixels, or tiles, that the settings let through to the tower."""
+    if not tower.fixed:
+        edge = min(config.image_max_edge or config.image_max_side, config.image_max_side)
+        pixels = min(config.image_max_pixels, tower.most_pixels or config.image_max_pixels)
+        edge = max(min(edge, math.isqrt(pixels)), tower.patch_size)
+        return _picture(edge)
+    if not tower.tiled:
+        return _picture(tower.image_size)
+    size = tower.image_size
+    width, height = max(tower.pinpoints, key=lambda shape: shape[0] * shape[1])
+    columns, rows = width // size, height // size
+    side = math.isqrt(tower.tokens_per_image)
+    layout = TileLayout(columns, rows, 0, 0, columns * side, rows * side)
+    return _picture(size, tiles=columns * rows, layout=layout)
+
+
+def _picture(edge: int, tiles: int = 0, layout: TileLayout | None = None) -> ImageInput:
+    rgb = bytes([_GREY]) * (edge * edge * 3)
+    return ImageInput("warm-up", edge, edge, rgb, edge, edge, tiles=(rgb,) * tiles, layout=layout)
+
+
+logger = logging.getLogger(__name__)
+
+# llama.cpp's own default of --mtmd-batch-max-tokens.
+_BATCH_TOKENS = 1024
+
+
+def for_pictures(config: EngineConfig, encoder: VisionEncoder | None, backend: str) -> EngineConfig:
+    """Settings with which every picture can be computed; the encoder is told what it may batch.
+
+    ``backend`` is what the tower runs on. A picture that the language model attends to in both
+    directions has to be in one batch, and in one micro-batch: where they are too small, they are
+    raised, and the log says so.
+    """
+    if encoder is None:
+        return config
+    wanted = config.mtmd_batch_max_tokens
+    # On a CPU several at once are no faster than one after the other, and all wait for all.
+    default = 0 if backend == "CPU" else _BATCH_TOKENS
+    encoder.encode_together(default if wanted is None else wanted)
+    if not encoder.whole:
+        return config
+    largest = encoder.largest_picture()
+    ubatch = max(config.ubatch_size, largest)
+    batch = max(config.batch_size, ubatch)
+    if (batch, ubatch) != (config.batch_size, config.ubatch_size):
+        logger.info(
+            "pictures of up to %d tokens are attended to in both directions and computed at once:"
+            " --batch-size raised from %d to %d, --ubatch-size from %d to %d"
+            " (--image-max-tokens makes pictures smaller where the tower allows it)",
+            *(largest, config.batch_size, batch, config.ubatch_size, ubatch),
+        )
+    return replace(config, batch_size=batch, ubatch_size=ubatch)

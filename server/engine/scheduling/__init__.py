@@ -1,0 +1,1 @@
+"""What the next step computes, and where it lies in the KV cache."""

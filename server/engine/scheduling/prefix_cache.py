@@ -1,0 +1,141 @@
+"""Which sequence already holds the beginning of a prompt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from server.engine.request import Request
+from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
+from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A finished sequence that is kept for those that begin as it did."""
+
+    seq_id: int
+    keys: Keys
+    last_used: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Match:
+    """The first ``count`` positions of a prompt are in ``seq_id``, ``entry`` if that is idle, or
+    only in the RAM, in ``stored``.
+    """
+
+    seq_id: int = -1
+    count: int = 0
+    entry: Entry | None = None
+    stored: StoredPrompt | None = None
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """The idle sequences, least recently used first out.
+
+    Compared one by one: with at most 256 sequences an array comparison each is faster, and far
+    simpler, than walking a tree of Python objects.
+
+    They are not free of cost: every step goes through all cells up to the last used one, and skips
+    those of other sequences one by one. So all of them together may have ``most_cells``; what goes
+    beyond that is left to ``store``, which has them in the RAM.
+
+    Without ``shares`` nothing is kept, for this model's cells cannot be given to another sequence.
+    ``window``: with a sliding one, llama.cpp writes over cells that have left it. What is surely
+    there is all of a sequence that never was as long, and the end of any other.
+    """
+
+    window: int = 0
+    shares: bool = True
+    most_cells: int = 512
+    store: PromptStore = field(default_factory=PromptStore)
+    entries: list[Entry] = field(default_factory=list)
+    _clock: itertools.count[int] = field(default_factory=itertools.count)
+
+    def add(self, seq_id: int, keys: Keys) -> list[Entry]:
+        """Keeps a sequence; returns the entries that it makes superfluous, now removed."""
+        covered = [
+            entry
+            for entry in self.entries
+            if begins_with(keys, entry.keys) and self.has(len(keys), len(entry.keys))
+        ]
+        for entry in covered:
+            self.entries.remove(entry)
+        self.entries.append(Entry(seq_id, keys, next(self._clock)))
+        return covered
+
+    def pop_oldest(self) -> Entry:
+        """Removes the entry that was of use the longest time ago."""
+        oldest = self.oldest()
+        self.entries.remove(oldest)
+        return oldest
+
+    def oldest(self) -> Entry:
+        """The entry that was of use the longest time ago."""
+        return min(self.entries, key=lambda entry: entry.last_used)
+
+    def find(
+        self, wanted: Request, running: Iterable[Request], room: int = 0, speed: float = 1.0
+    ) -> Match:
+        """The longest prefix that is computed already, in an idle or a running sequence, or in the
+        RAM, where that is a good deal longer, there is ``room`` for all of it without sharing, and
+        to compute what is won at ``speed``, in positions a second, would take longer.
+
+        The last token of a prompt is never taken: it has to be computed for its logits. Of a
+        picture that cannot be divided, all is taken or nothing. Who wants the prompt computed anew
+        takes nothing, but its own where it was preempted.
+        """
+        best, limit = Match(), len(wanted.keys) - 1
+        if not self.shares or wanted.pool is not None:
+            return best  # a pooled one's states have to be computed, whoever else has done so
+        if not wanted.sampling.cache_prompt and not wanted.output_tokens:
+            return best
+        for entry in self.entries:
+            count = wanted.shareable(min(common_prefix(entry.keys, wanted.keys), limit))
+            if count > best.count and self.has(len(entry.keys), count):
+                best = Match(entry.seq_id, count, entry)
+        for request in running:
+            shared = common_prefix(request.keys[: request.num_computed], wanted.keys)
+            count = wanted.shareable(min(shared, limit))
+            if count > best.count and self.has(request.num_computed, count):
+                best = Match(request.seq_id, count)
+        return self._find_stored(wanted, best, room, speed) or best
+
+    def _find_stored(self, wanted: Request, best: Match, room: int, speed: float) -> Match | None:
+        limit = len(wanted.keys) - 1
+        if limit < best.count + self.store.block or wanted.num_tokens >= room:
+            return None
+
+        def gain(prompt: StoredPrompt) -> int:
+            size = len(prompt.keys)
+            count = wanted.shareable(min(common_prefix(prompt.keys, wanted.keys), limit))
+            if size > room or not self.has(size, count):
+                return 0
+            won = count - best.count
+            return won if self.store.seconds_in(prompt) * speed < won else 0
+
+        stored, won = self.store.find(wanted.blocks, gain)
+        return Match(count=best.count + won, stored=stored) if stored else None
+
+    def soon(self, wanted: Request, running: Iterable[Request]) -> tuple[int, Request | None]:
+        """How much of the prompt running requests have begun to compute, and which has most."""
+        best, leader = 0, None
+        if not self.shares or wanted.pool is not None or not wanted.sampling.cache_prompt:
+            return best, leader
+        for request in running:
+            if request.num_computed < request.num_prompt and self.has(request.num_prompt, 0):
+                shared = common_prefix(request.keys, wanted.keys)
+                if shared > best:
+                    best, leader = shared, request
+        return min(best, wanted.num_prompt - 1), leader
+
+    def has(self, length: int, count: int) -> bool:
+        """Whether a sequence of ``length`` still has all that goes on after its first ``count``."""
+        return not self.window or length < self.window or count == length
+
+    def touch(self, entry: Entry) -> None:
+        """The entry was of use just now."""
+        entry.last_used = next(self._clock)

@@ -1,0 +1,143 @@
+"""Prompts that have left the KV cache: their cells are in the RAM until somebody goes on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.scheduling.prompt_keys import Keys, begins_with
+
+_FIRST_GUESS = 0.5e-9
+_WEIGHT = 0.2
+
+
+@dataclass(slots=True, eq=False)
+class StoredPrompt:
+    """``state``: the cells of one sequence as llama.cpp writes them, uint8 [n]; None until then.
+
+    ``size`` is in bytes, estimated until they are there.
+    """
+
+    keys: Keys
+    blocks: tuple[int, ...]
+    size: int
+    last_used: int = 0
+    state: NDArray[np.uint8] | None = None
+
+
+@dataclass(slots=True)
+class PromptStore:
+    """At most ``most_bytes`` of prompts, least recently used first out; ``cell_bytes`` is a guess.
+
+    Prompts are looked up by blocks of ``block`` positions, as vLLM's prefix cache has them. It is
+    also the least that is worth a copy, which is a hundred times as fast as computing but has a
+    fixed cost. What copying a byte takes, as seen so far, is told apart by direction.
+    """
+
+    most_bytes: int = 0
+    cell_bytes: int = 1
+    block: int = 32
+    n_bytes: int = 0
+    hits: int = 0
+    prompts: list[StoredPrompt] = field(default_factory=list)
+    _out_seconds: float = _FIRST_GUESS
+    _in_seconds: float = _FIRST_GUESS
+    _index: dict[int, list[StoredPrompt]] = field(default_factory=dict)
+    _clock: itertools.count[int] = field(default_factory=itertools.count)
+
+    def seconds_out(self, cells: int) -> float:
+        """How long it is likely to take to copy so many cells to the RAM."""
+        return cells * self.cell_bytes * self._out_seconds
+
+    def seconds_in(self, prompt: StoredPrompt) -> float:
+        """How long it is likely to take to copy a prompt back."""
+        return prompt.size * self._in_seconds
+
+    def blocks(self, keys: Keys) -> tuple[int, ...]:
+        """What prompts are looked up by: nothing where none are kept."""
+        return tuple(_blocks(keys, self.block)) if self.most_bytes else ()
+
+    def add(self, keys: Keys, *, replaces: bool = True) -> StoredPrompt | None:
+        """A place for a prompt, which its cells are to be copied to; None where it is not worth it.
+
+        Prompts that this one goes on from are superfluous then, unless ``replaces`` says no.
+        """
+        size = len(keys) * self.cell_bytes
+        if len(keys) < self.block or size > self.most_bytes:
+            return None
+        new = StoredPrompt(keys, self.blocks(keys), size, next(self._clock))
+        if replaces:
+            for old in [each for each in self.prompts if begins_with(keys, each.keys)]:
+                self.drop(old)
+        self.prompts.append(new)
+        self.n_bytes += size
+        for block in new.blocks:
+            self._index.setdefault(block, []).append(new)
+        self._shrink()
+        return new
+
+    def fill(self, prompt: StoredPrompt, state: NDArray[np.uint8], seconds: float) -> None:
+        """Its cells were copied, which took so long."""
+        self._out_seconds += _WEIGHT * (seconds / state.nbytes - self._out_seconds)
+        self.n_bytes += state.nbytes - prompt.size
+        prompt.size, prompt.state = state.nbytes, state
+        self._shrink()
+
+    def copied_back(self, prompt: StoredPrompt, seconds: float) -> None:
+        """Its cells were copied back, which took so long; the copy stays for others."""
+        self._in_seconds += _WEIGHT * (seconds / prompt.size - self._in_seconds)
+
+    def find(
+        self, blocks: Sequence[int], gain: Callable[[StoredPrompt], int]
+    ) -> tuple[StoredPrompt | None, int]:
+        """A prompt that shares most of the whole blocks of another one, and its gain.
+
+        ``gain``: how many positions would be won with it. Those with too few are passed over.
+        """
+        seen: set[StoredPrompt] = set()
+        for block in reversed(blocks):
+            new = [prompt for prompt in self._index.get(block, ()) if prompt not in seen]
+            seen.update(new)
+            gains = [(gain(prompt), prompt) for prompt in new if prompt.state is not None]
+            won, best = max(gains, key=lambda each: each[0], default=(0, None))
+            if won >= self.block:
+                return best, won
+        return None, 0
+
+    def touch(self, prompt: StoredPrompt, count: int) -> None:
+        """So many positions of it are about to be used."""
+        prompt.last_used = next(self._clock)
+        self.hits += count
+
+    def covers(self, keys: Keys, *, exact: bool = False) -> bool:
+        """Whether a prompt begins with all of ``keys``, and ends with them if ``exact``."""
+        blocks = self.blocks(keys)
+        return bool(blocks) and any(
+            begins_with(prompt.keys, keys) and (not exact or len(prompt.keys) == len(keys))
+            for prompt in self._index.get(blocks[-1], ())
+        )
+
+    def _shrink(self) -> None:
+        while self.n_bytes > self.most_bytes:
+            self.drop(min(self.prompts, key=lambda prompt: prompt.last_used))
+
+    def drop(self, prompt: StoredPrompt) -> None:
+        """Removes a prompt; of no use any more, or it could not be copied."""
+        self.prompts.remove(prompt)
+        self.n_bytes -= prompt.size
+        for block in prompt.blocks:
+            self._index[block].remove(prompt)
+            if not self._index[block]:
+                del self._index[block]
+
+
+def _blocks(keys: Keys, size: int) -> Iterator[int]:
+    """A hash of each whole block and of all before it. Whoever finds by it compares the keys."""
+    before = 0
+    for start in range(0, len(keys) - size + 1, size):
+        before = hash((before, keys[start : start + size].tobytes()))
+        yield before

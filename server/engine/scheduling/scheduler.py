@@ -1,0 +1,222 @@
+"""What the next step computes: decodes first, then prefill in chunks, first come first served."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, RequestStatus
+from server.engine.scheduling.kv_cells import KVCache
+from server.engine.scheduling.kv_manager import KVManager
+from server.engine.scheduling.pace import Pace
+from server.engine.scheduling.picture_queue import Encodes
+from server.engine.scheduling.prefill import Budget, Forks, make_budget, turns
+from server.engine.scheduling.prefix_cache import Match, PrefixCache
+from server.engine.scheduling.prompt_keys import keys_of, worth_waiting
+from server.engine.scheduling.step import Chunk, Plan
+from server.messages import Pooling
+
+
+class Scheduler:
+    """Decides; touches no tensor. Cells are counted as the chunks are planned.
+
+    ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
+    request begins like is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
+    ``n_pictures`` of pictures, which no picture that is computed whole exceeds; or ``n_batch`` of
+    both with ``one_batch``, in which decodes go too if it has no more rows than that.
+    """
+
+    def __init__(
+        self,
+        kv: KVCache,
+        n_batch: int,
+        max_running: int,
+        pace: Pace,
+        *,
+        prefixes: PrefixCache | None = None,
+        encodes: Encodes | None = None,
+        n_pictures: int | None = None,
+        one_batch: int = 0,
+    ) -> None:
+        self.kv = kv
+        self.n_batch = n_batch
+        self.n_pictures = n_pictures or n_batch
+        self.one_batch = one_batch
+        self.pace = pace
+        self.encodes = encodes or Encodes()
+        self.max_running = max_running
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.prefixes = prefixes or PrefixCache()
+        self._cells = KVManager(kv, self.prefixes, pace, max_running)
+        self.preemptions = self.prefix_queries = self.prefix_hits = 0
+        self._plan = Plan()
+        self._planned: dict[Request, int] = {}
+        self._forks = Forks()
+        self._pauses: dict[Request, int] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running, or idle ones are to be moved to the RAM."""
+        return bool(self.waiting or self.running) or self._cells.crowded
+
+    @property
+    def steady(self) -> bool:
+        """Whether nothing is under way but decodes, so that the next step is like the last."""
+        calm = not self.waiting and not self.encodes.under_way
+        return calm and bool(self.running) and all(r.decoding for r in self.running)
+
+    def add(self, request: Request) -> None:
+        """Queues a request that fits the context by itself."""
+        request.keys = keys_of(request.runs)
+        request.blocks = self.prefixes.store.blocks(request.keys)
+        self.waiting.append(request)
+
+    def find(self, request_id: str) -> Request | None:
+        """The request of that id, if it is still here."""
+        return next((r for r in (*self.running, *self.waiting) if r.request_id == request_id), None)
+
+    def wants(self, picture: Picture) -> bool:
+        """Whether a request still needs this picture's rows."""
+        both, digest = (*self.running, *self.waiting), picture.image.digest
+        return any(digest == other.image.digest for r in both for other in r.pictures)
+
+    def finish(self, request: Request) -> None:
+        """Takes a request out, whatever its state; what it computed stays to serve others."""
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+            self._cells.keep(request)
+        elif request.status is RequestStatus.WAITING:
+            self.waiting.remove(request)
+        request.status = RequestStatus.FINISHED
+
+    def schedule(self) -> Plan:
+        """The next step's work; the caller runs all of it."""
+        self._planned = {}
+        self._forks = Forks()
+        self._cells.begin_step(self.running)
+        self._plan_decodes()
+        self._admit()
+        self._cells.thin_out(self.running)
+        self._plan_prefills()
+        plan, self._plan = self._plan, Plan()
+        plan.cache, plan.copying = self._cells.take_changes(), self._cells.copying
+        return plan
+
+    def _plan_decodes(self) -> None:
+        for request in [r for r in self.running if r.decoding]:
+            if request.status is not RequestStatus.RUNNING:
+                continue  # preempted for an older one just now
+            while not self._cells.make_room(1) and self._preempt_youngest() is not request:
+                pass
+            if request.status is RequestStatus.RUNNING:
+                self._plan.tokens.append(self._chunk(request, 1))
+
+    def _preempt_youngest(self) -> Request:
+        victim = self.running.pop()
+        self.preemptions += 1
+        self._plan.tokens = [c for c in self._plan.tokens if c.request is not victim]
+        self._planned.pop(victim, None)
+        self._cells.keep(victim)
+        victim.reset()
+        self.waiting.appendleft(victim)
+        return victim
+
+    def _admit(self) -> None:
+        for request in list(self.waiting):
+            if len(self.running) >= self.max_running:
+                return
+            promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
+            match = self._cells.find(request, self.running, promised)
+            soon, leader = self.prefixes.soon(request, self.running)
+            if leader and worth_waiting(request.keys[match.count : soon]):
+                self._forks.add(leader, soon, request)
+                continue  # being computed for somebody else; others may go ahead meanwhile
+            if self.running and not self._cells.fits(request, match, promised):
+                return
+            self.waiting.remove(request)
+            self._start(request, match)
+
+    def _start(self, request: Request, match: Match) -> None:
+        request.status = RequestStatus.RUNNING
+        request.started = request.started or time.monotonic()
+        self._cells.start(request, match)
+        request.num_computed = match.count
+        if not request.output_tokens:
+            request.num_cached = match.count
+        self.prefix_queries += request.num_prompt
+        self.prefix_hits += match.count
+        self.running.append(request)
+
+    def _plan_prefills(self) -> None:
+        n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
+        limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
+        slots = 0 if n_decodes else self.max_running - len(self.running)
+        self._pauses = self._forks.pauses(slots, self.pace.chunk, self.n_batch)
+        budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
+        for request, share in turns(self.running):
+            if request.pool is not None:
+                budget.text -= self._plan_pooled(request, budget.text)
+                continue
+            most = budget.part(share)
+            # In one batch any number of runs may follow each other; else text, then a picture.
+            while (count := self._plan_prefill(request, budget, most)) and self.one_batch:
+                most -= count
+        self._plan.divide(n_decodes, self.one_batch)
+        self._plan.encode = self.encodes.plan(self.running, self._planned)
+
+    def _plan_prefill(self, request: Request, budget: Budget, most: int) -> int:
+        text = budget.take_text(self._plan_text(request, min(budget.text, most)))
+        left = min(budget.pictures, most - text)
+        return text + budget.take_pictures(self._plan_picture(request, left))
+
+    def _plan_text(self, request: Request, budget: int) -> int:
+        planned = self._planned.get(request, 0)
+        run, offset = request.run_at(request.num_computed + planned)
+        if isinstance(run, ImageRun):
+            return 0
+        left = run.size - offset if run else request.num_remaining - planned
+        return self._plan_chunk(self._plan.tokens, request, min(left, budget))
+
+    def _plan_pooled(self, request: Request, budget: int) -> int:
+        if request.pool is None or request.pool.kind is Pooling.PROJECTOR:
+            return 0  # it waits for encodes alone
+        run, offset = request.run_at(request.num_computed)
+        assert run is not None
+        left = run.size - offset
+        if isinstance(run, ImageRun) and (run.picture.rows is None or run.whole):
+            if run.picture.rows is None or not self._cells.make_room(left):
+                return 0
+        else:
+            left = min(left, budget, MOST_ROWS)
+        return self._plan_chunk(self._plan.pooled, request, left)
+
+    def _plan_picture(self, request: Request, budget: int) -> int:
+        run, offset = request.run_at(request.num_computed + self._planned.get(request, 0))
+        if not isinstance(run, ImageRun) or run.picture.rows is None:
+            return 0
+        left = run.size - offset
+        chunks = self._plan.tokens if self.one_batch else self._plan.pictures
+        if not run.whole:
+            return self._plan_chunk(chunks, request, min(left, budget))
+        # All of it at once, however long the step; but what exceeds the budget goes alone.
+        if (left > budget and self._plan.pictures) or not self._cells.make_room(left):
+            return 0
+        return self._plan_chunk(self._plan.pictures, request, left)
+
+    def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
+        if request in self._pauses:
+            done = request.num_computed + self._planned.get(request, 0)
+            wanted = min(wanted, self._pauses[request] - done)
+        self._cells.make_room(wanted)
+        count = min(wanted, self.kv.free)
+        if count > 0:
+            chunks.append(self._chunk(request, count))
+        return max(count, 0)
+
+    def _chunk(self, request: Request, count: int) -> Chunk:
+        planned = self._planned.get(request, 0)
+        self._planned[request] = planned + count
+        self.kv.take(request.seq_id, count)
+        start = request.num_computed + planned
+        return Chunk(request, start, count, sample=start + count == request.num_tokens)

@@ -1,0 +1,90 @@
+"""What one step does: the scheduler's orders to the runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.engine.request import Picture, Request
+from server.engine.scheduling.ram_store import StoredPrompt
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Tokens ``start`` to ``start + count`` of a request, all within one run of it.
+
+    ``sample``: with them the request is up to date, and its next token is to be sampled.
+    """
+
+    request: Request
+    start: int
+    count: int
+    sample: bool
+
+
+@dataclass(slots=True, frozen=True)
+class Forget:
+    """Free the cells of a sequence."""
+
+    seq_id: int
+
+
+@dataclass(slots=True, frozen=True)
+class Share:
+    """Let ``target`` have the first ``count`` tokens of ``source``, before position ``end``."""
+
+    source: int
+    target: int
+    count: int
+    end: int
+
+
+@dataclass(slots=True, frozen=True)
+class SwapOut:
+    """Copy the cells of a sequence to the RAM."""
+
+    seq_id: int
+    prompt: StoredPrompt
+
+
+@dataclass(slots=True, frozen=True)
+class SwapIn:
+    """Copy a prompt's cells from the RAM to an empty sequence, those before position ``end``.
+
+    For a moment it takes cells for all of the prompt.
+    """
+
+    prompt: StoredPrompt
+    seq_id: int
+    end: int
+
+
+CacheChange = Forget | Share | SwapOut | SwapIn
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
+
+    llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
+    of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
+    can be given as embeddings (server.engine.token_rows), ``tokens`` holds chunks of both kinds, of
+    each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
+    one: every row of them has an output. ``copying``: what the cache changes may take, in seconds.
+    """
+
+    cache: list[CacheChange] = field(default_factory=list)
+    copying: float = 0.0
+    encode: list[Picture] = field(default_factory=list)
+    tokens: list[Chunk] = field(default_factory=list)
+    pictures: list[Chunk] = field(default_factory=list)
+    pooled: list[Chunk] = field(default_factory=list)
+
+    def divide(self, n_decodes: int, most: int) -> None:
+        """Leaves ``n_decodes`` chunks by themselves where all have more rows than ``most`` > 0."""
+        if n_decodes and 0 < most < sum(chunk.count for chunk in self.tokens):
+            self.tokens, self.pictures = self.tokens[:n_decodes], self.tokens[n_decodes:]
+
+    @property
+    def idle(self) -> bool:
+        """Whether the step would compute nothing: everybody waits for a picture's encode."""
+        return not (self.tokens or self.pictures or self.pooled)

@@ -1,0 +1,102 @@
+"""What chooses one request's tokens: its sampler and its grammar; with log-probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.grammar import GrammarCompiler, GrammarMatcher
+from server.engine.llama.context import Context
+from server.engine.llama.model import Model
+from server.engine.llama.sampler import DrySamplers, Sampler
+from server.engine.request import Request, Sample, TokenRun
+from server.errors import EngineError, RequestError
+from server.messages import TokenLogprob
+
+# What stands for "never", which JSON cannot write; OpenAI's API gives this number, too.
+LOWEST = -9999.0
+
+
+def top_logprobs(logits: NDArray[np.float32], count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log of the softmax's denominator, and the ``count`` most likely tokens.
+
+    ``logits`` are float32 [n_vocab]; a token's log-probability is its logit less the first result.
+    Tokens come with their log-probabilities, the most likely first.
+    """
+    highest = float(logits.max())
+    denominator = highest + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+    count = min(count, len(logits))
+    if not count:
+        return denominator, []
+    least = np.partition(logits, len(logits) - count)[len(logits) - count]
+    # Equal ones by their id, so that the order never changes.
+    best = np.flatnonzero(logits >= least)
+    best = best[np.lexsort((best, -logits[best]))][:count]
+    return denominator, [(int(t), bounded(float(logits[t]) - denominator)) for t in best]
+
+
+def bounded(logprob: float) -> float:
+    """The log-probability, or the lowest number that stands for none."""
+    return logprob if logprob > LOWEST else LOWEST
+
+
+class Chooser:
+    """Lives as long as its request, whatever the scheduler does with that meanwhile."""
+
+    def __init__(
+        self, request: Request, model: Model, grammars: GrammarCompiler, dry: DrySamplers
+    ) -> None:
+        """Builds what the request asks for, and brings it to where a resumed one was.
+
+        Raises:
+            RequestError: the grammar, or a bias, cannot be had.
+        """
+        params = request.sampling
+        texts = [run.tokens for run in request.runs if isinstance(run, TokenRun)]
+        prompt = np.concatenate(texts) if texts else np.empty(0, np.int32)
+        self._model = model
+        self._n_logprobs = params.logprobs
+        self._grammar: GrammarMatcher | None = None
+        if params.grammar is not None:
+            self._grammar = grammars.matcher(params.grammar)
+        self._sampler = Sampler(params, model, dry, prompt)
+        for token in request.output_tokens:
+            self._sampler.replay(token)
+            if self._grammar is not None:
+                self._grammar.accept(token, model.piece(token))
+
+    def choose(self, context: Context, row: int) -> Sample:
+        """The next token from the logits of batch row ``row``."""
+        if self._grammar is None and self._n_logprobs is None:
+            return Sample(self._sampler.sample(context, row))
+        logits = context.logits(row, self._model.n_vocab)
+        if self._n_logprobs is not None:
+            denominator, top = top_logprobs(logits, self._n_logprobs)
+        sample = self._choose_within(self._grammar, context, row)
+        if self._n_logprobs is not None and sample.error is None:
+            own = bounded(float(logits[sample.token]) - denominator)
+            name = self._model.whole_piece
+            sample.logprob = TokenLogprob(
+                sample.token, name(sample.token), own, tuple((t, name(t), p) for t, p in top)
+            )
+        return sample
+
+    def _choose_within(self, grammar: GrammarMatcher | None, context: Context, row: int) -> Sample:
+        if grammar is None:
+            return Sample(self._sampler.sample(context, row))
+        logits = context.logits(row, self._model.n_vocab)
+        try:
+            grammar.restrict(logits)
+        except RequestError as error:
+            return Sample(-1, error=error)
+        if grammar.must_end:
+            return Sample(min(self._model.end_tokens, default=0), ended=True)
+        token = self._sampler.sample(context, row)
+        if logits[token] == -np.inf:
+            return Sample(-1, error=EngineError("no token is left that the grammar allows"))
+        grammar.accept(token, self._model.piece(token))
+        return Sample(token, ended=grammar.ended)
+
+    def close(self) -> None:
+        """Frees the sampler."""
+        self._sampler.close()

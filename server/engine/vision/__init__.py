@@ -1,0 +1,1 @@
+"""Pictures' rows: encoded, cached, kept on disk."""

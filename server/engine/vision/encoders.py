@@ -1,0 +1,95 @@
+"""Who encodes pictures: looked up on disk first, then in slices or in a thread of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.cpu_cores import unbind
+from server.engine.heartbeat import Pulse
+from server.engine.llama.cuts import Cuts
+from server.engine.request import Picture
+from server.engine.vision.disk_cache import ImageStore, KeptEncodes
+from server.engine.vision.encode import EncodeThread, SlicedEncodes
+from server.engine.vision.encoder import VisionEncoder
+from server.memory.fit.wants import Placement
+from server.messages import BuildFacts, EngineConfig
+
+
+@dataclass(slots=True, frozen=True)
+class Encoders:
+    """The encoder, and what is kept on disk before it."""
+
+    encoding: EncodeThread | SlicedEncodes
+    kept: KeptEncodes | None
+
+    @property
+    def slices(self) -> SlicedEncodes | None:
+        """The encoder that wants to be called by the engine's loop, if it is of that kind."""
+        return self.encoding if isinstance(self.encoding, SlicedEncodes) else None
+
+    def beat(self, pulse: Pulse) -> None:
+        """Lets a thread tell how it comes on; slices are the loop's own."""
+        if isinstance(self.encoding, EncodeThread):
+            self.encoding.pulse = pulse
+
+    def submit(self, pictures: list[Picture]) -> None:
+        """Begins to encode pictures, together; the results come as messages."""
+        (self.kept or self.encoding).submit(pictures)
+
+    def keep(self, digest: str, rows: NDArray[np.float32]) -> None:
+        """Writes new rows to disk, if that is wished for."""
+        if self.kept is not None:
+            self.kept.keep(digest, rows)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self.kept is not None:
+            self.kept.close()
+        self.encoding.close()
+
+
+def choose_cuts(placement: Placement) -> Cuts | None:
+    """Cuts where tower and language model both run on the CPU, and must take turns there."""
+    if not placement.n_gpu_layers and not placement.encoder_on_gpu:
+        return Cuts()
+    unbind()  # the GPU computes; this thread should not be stuck on one core
+    return None
+
+
+def make_encoders(
+    config: EngineConfig,
+    encoder: VisionEncoder,
+    cuts: Cuts | None,
+    build: BuildFacts,
+    post: Callable[[Any], None],
+) -> Encoders:
+    """The encoders that ``config`` asks for; ``post`` puts a message to the engine's loop.
+
+    Raises:
+        StartupError: the folder for encoded pictures cannot be used.
+    """
+    encoding: EncodeThread | SlicedEncodes
+    if cuts is not None:
+        encoding = SlicedEncodes(encoder.encode, cuts, config.itl_target)
+    else:
+        encoding = EncodeThread(encoder.encode, post)
+    if config.image_cache_dir is None:
+        return Encoders(encoding, None)
+    tower = _identity(encoder, config, build)
+    store = ImageStore(config.image_cache_dir, tower, config.image_cache_dir_bytes)
+    return Encoders(encoding, KeptEncodes(store, encoding.submit, post))
+
+
+def _identity(encoder: VisionEncoder, config: EngineConfig, build: BuildFacts) -> str:
+    """A hash of all that decides about a picture's rows beside the picture itself."""
+    facts: list[object] = [encoder.identity(config.cache_dir)]
+    facts += [build.llama_cpp_python, build.backends]
+    facts += [config.image_min_tokens, config.image_max_tokens]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,0 +1,75 @@
+"""Files on this machine, and the one line for those that cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.errors import StartupError
+from server.gguf.cursor import ArraySource, MalformedError, Tensor
+from server.gguf.header import Entry, GGUFHeader, parse_header
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """A file's bytes, uint8 [size], memory-mapped.
+
+    Raises:
+        StartupError: it cannot be read, or is empty.
+    """
+    try:
+        return np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        reason = error.strerror if isinstance(error, OSError) else "it is empty"
+        raise StartupError(f"cannot read {path}: {reason}") from error
+
+
+def read_header(path: Path, *, longest: int | None = None) -> GGUFHeader:
+    """The header of a file; lists of more than ``longest`` items are passed over.
+
+    Raises:
+        StartupError: there is no such file, or it is not a whole GGUF.
+    """
+    try:
+        return parse_header(ArraySource(map_file(path)), raw=False, longest=longest)
+    except MalformedError as error:
+        raise unusable(path, error) from error
+
+
+def unusable(name: object, error: MalformedError) -> StartupError:
+    """The one line for a damaged file."""
+    return StartupError(f"{name} cannot be used: {error}; download or convert it again")
+
+
+__all__ = ["Entry", "GGUFFile", "Tensor", "open_gguf"]
+
+
+@dataclass(slots=True, frozen=True)
+class GGUFFile:
+    """An opened file; ``data`` is all of it, memory-mapped."""
+
+    path: Path
+    metadata: dict[str, Entry]
+    tensors: dict[str, Tensor]
+    alignment: int
+    data: NDArray[np.uint8] = field(repr=False)
+
+    def bytes_of(self, tensor: Tensor) -> NDArray[np.uint8]:
+        """The tensor's bytes, uint8 [n_bytes], still on the disk."""
+        return self.data[tensor.offset : tensor.offset + tensor.n_bytes]
+
+
+def open_gguf(path: Path) -> GGUFFile:
+    """Opens and checks a GGUF file of version 2 or 3; tensor data is not read.
+
+    Raises:
+        StartupError: there is no such file, or it is not a whole GGUF.
+    """
+    data = map_file(path)
+    try:
+        header = parse_header(ArraySource(data))
+    except MalformedError as error:
+        raise unusable(path, error) from error
+    return GGUFFile(path, header.metadata, header.tensors, header.alignment, data)

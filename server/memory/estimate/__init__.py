@@ -1,0 +1,1 @@
+"""What a model will take, part by part, from its headers."""

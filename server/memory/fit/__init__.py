@@ -1,0 +1,1 @@
+"""Which placement and context fit the devices."""

@@ -1,0 +1,138 @@
+"""What the fit says: why each setting became what it is, and why nothing would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from server.memory.fit.pools import Pool
+from server.memory.fit.wants import CELLS_A_SLOT, Placement, Wants
+from server.messages import FitDecision
+
+_MIB = 1024 * 1024
+_GIB = 1024**3
+
+# Bytes too many by device of a placement, empty where it fits.
+Excess = Callable[[Placement], dict[str, int]]
+
+
+class Prediction(Protocol):
+    """What a placement will take (``server.memory.plan.MemoryPlan``)."""
+
+    def on(self, device: str) -> int:
+        """Bytes on one device."""
+        ...
+
+
+def size(n_bytes: int) -> str:
+    """A number of bytes for people: ``3.8 GiB``, ``512 MiB``."""
+    return f"{n_bytes / _GIB:.1f} GiB" if n_bytes >= _GIB else f"{n_bytes / _MIB:.0f} MiB"
+
+
+def explain(wants: Wants, found: Placement, excess: Excess) -> tuple[FitDecision, ...]:
+    """A decision for each setting that was left on auto, the most valued first."""
+    return (
+        *_layers(wants, found, excess),
+        *_encoder(wants, found, excess),
+        *_context(wants, found, excess),
+        *_cache(wants, found, excess),
+        *_slots(wants, found),
+    )
+
+
+def _layers(wants: Wants, found: Placement, excess: Excess) -> Iterator[FitDecision]:
+    if wants.wishes.n_gpu_layers is not None:
+        return
+    value = str(found.n_gpu_layers)
+    if not wants.gpus:
+        yield FitDecision("--n-gpu-layers", value, "no GPU that this llama.cpp can use: all in RAM")
+    elif found.n_gpu_layers == wants.layers:
+        yield FitDecision("--n-gpu-layers", value, "all layers fit")
+    else:
+        more = replace(found, n_gpu_layers=found.n_gpu_layers + 1, use_gpu=True, tensor_split=())
+        yield FitDecision("--n-gpu-layers", value, f"of {wants.layers}; {_too_much(more, excess)}")
+    if len(wants.gpus) > 1 and found.n_gpu_layers and not wants.wishes.tensor_split:
+        counts = ",".join(f"{count:.0f}" for count in found.tensor_split)
+        yield FitDecision("--tensor-split", counts, "layers for each GPU, by the room it has")
+
+
+def _encoder(wants: Wants, found: Placement, excess: Excess) -> Iterator[FitDecision]:
+    if wants.wishes.mmproj_offload is not None or not wants.has_tower:
+        return
+    if found.encoder_on_gpu:
+        yield FitDecision("--mmproj-offload", "gpu", "the vision tower fits beside the layers")
+    elif not wants.gpus:
+        yield FitDecision("--mmproj-offload", "cpu", "no GPU that this llama.cpp can use")
+    else:
+        why = _too_much(replace(found, encoder_on_gpu=True), excess)
+        yield FitDecision("--mmproj-offload", "cpu", f"on the GPU, {why}")
+
+
+def _context(wants: Wants, found: Placement, excess: Excess) -> Iterator[FitDecision]:
+    if wants.ctx_size is not None:
+        return
+    most, _ = wants.contexts()
+    if found.ctx_size >= most:
+        why = f"at least {CELLS_A_SLOT} cells a slot"
+    else:
+        why = f"of {most}; with those, {_too_much(replace(found, ctx_size=most), excess)}"
+    yield FitDecision("--ctx-size", str(found.ctx_size), why)
+
+
+def _cache(wants: Wants, found: Placement, excess: Excess) -> Iterator[FitDecision]:
+    full = wants.caches()[0]
+    low = (found.cache_type_k, found.cache_type_v) != full
+    why = "it fits"
+    if low:
+        better = replace(found, cache_type_k=full[0], cache_type_v=full[1])
+        why = f"as f16, {_too_much(better, excess)}"
+    if wants.wishes.cache_type_k is None:
+        yield FitDecision("--cache-type-k", found.cache_type_k, why)
+    if wants.wishes.cache_type_v is None:
+        yield FitDecision("--cache-type-v", found.cache_type_v, why)
+
+
+def _slots(wants: Wants, found: Placement) -> Iterator[FitDecision]:
+    if wants.parallel is None:
+        why = f"{CELLS_A_SLOT} cells or more for each"
+        yield FitDecision("--parallel", str(found.parallel), why)
+
+
+def _too_much(placement: Placement, excess: Excess) -> str:
+    over = excess(placement)
+    if not over:
+        return "the layers could not be spread over the GPUs"
+    most = max(over, key=lambda name: over[name])
+    return f"{most} would lack {size(over[most])}"
+
+
+def refuse(wants: Wants, least: Prediction, pools: Sequence[Pool]) -> str:
+    """Why nothing fits: the figures of the least that the settings allow, and what to change."""
+    lacking = [
+        f"{pool.devices[0]} would need {size(pool.room + pool.excess(least.on))} and has"
+        f" {size(pool.room)} to give beside a margin of {size(pool.margin)}"
+        for pool in pools
+        if pool.excess(least.on) > 0
+    ]
+    return (
+        f"the model does not fit: {'; '.join(lacking) or 'no split over the GPUs does'};"
+        f" {_advice(wants)}, or start anyway with --fit off"
+    )
+
+
+def _advice(wants: Wants) -> str:
+    wishes = wants.wishes
+    given = {
+        "--ctx-size": wants.ctx_size,
+        "--parallel": wants.parallel,
+        "--n-gpu-layers": wishes.n_gpu_layers if wants.gpus else None,
+        "--mmproj-offload": wishes.mmproj_offload or None,
+        "--cache-type-k": wishes.cache_type_k,
+        "--cache-type-v": wishes.cache_type_v,
+        "--tensor-split": wishes.tensor_split or None,
+    }
+    mine = [flag for flag, value in given.items() if value is not None]
+    if mine:
+        return f"lower {', '.join(mine)} or leave it on auto"
+    return "take a smaller quantization of the model"

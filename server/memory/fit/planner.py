@@ -1,0 +1,235 @@
+"""From the settings, the files' headers and the devices to the placement that is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from server.errors import ConfigError
+from server.gguf.model_header import ModelHeader, TowerHeader, read_model_header, read_tower_header
+from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
+from server.memory.estimate.kv_cache import takes_blocks
+from server.memory.estimate.plan import MemoryPlan, plan_memory
+from server.memory.estimate.vision import image_tokens, projector
+from server.memory.estimate.weights import CPU
+from server.memory.fit.fit import Fit
+from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
+from server.memory.fit.wants import MAX_SEQUENCES, Placement, Wants
+from server.messages import DeviceMemory, EngineConfig, MemoryWishes
+from server.mmproj.facts import read_facts
+
+_WHOLE_TYPES = {None, "f32", "f16", "bf16"}
+_NO_GPU = (
+    "there is no GPU that this llama.cpp can use; leave it out (docs/install.md says how to"
+    " install a build for your GPU)"
+)
+
+
+def check_wishes(
+    wishes: MemoryWishes, gpus: Sequence[DeviceMemory], *, has_tower: bool, takes_blocks: bool
+) -> None:
+    """Refuses settings that contradict each other, or that this machine cannot follow.
+
+    ``takes_blocks``: the model's heads have sizes that llama.cpp can quantize.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    _check_cache(wishes, takes_blocks=takes_blocks)
+    if not has_tower and wishes.mmproj_offload is not None:
+        raise ConfigError("--mmproj-offload: no vision tower is loaded (--mmproj); leave it out")
+    if not gpus:
+        _check_without_gpu(wishes)
+    elif wishes.main_gpu is not None:
+        _check_main_gpu(wishes.main_gpu, wishes, gpus, has_tower=has_tower)
+    if wishes.tensor_split:
+        _check_split(wishes, gpus)
+
+
+def _check_cache(wishes: MemoryWishes, *, takes_blocks: bool) -> None:
+    if wishes.flash_attn is False and wishes.cache_type_v not in _WHOLE_TYPES:
+        raise ConfigError(
+            f"--cache-type-v {wishes.cache_type_v}: quantized values need flash attention; leave"
+            " --flash-attn on auto"
+        )
+    for flag, value in (("k", wishes.cache_type_k), ("v", wishes.cache_type_v)):
+        if value not in _WHOLE_TYPES and not takes_blocks:
+            raise ConfigError(
+                f"--cache-type-{flag} {value}: the heads of this model have a size that is no"
+                " multiple of 32, which llama.cpp cannot quantize; use f16"
+            )
+
+
+def _check_without_gpu(wishes: MemoryWishes) -> None:
+    wanted = {
+        "--n-gpu-layers": wishes.n_gpu_layers,
+        "--mmproj-offload gpu": wishes.mmproj_offload,
+        "--tensor-split": wishes.tensor_split,
+        "--main-gpu": wishes.main_gpu is not None,
+        "--split-mode none": wishes.split_mode == "none",
+    }
+    for flag, value in wanted.items():
+        if value:
+            raise ConfigError(f"{flag}: {_NO_GPU}")
+
+
+def _check_main_gpu(
+    index: int, wishes: MemoryWishes, gpus: Sequence[DeviceMemory], *, has_tower: bool
+) -> None:
+    if index >= len(gpus):
+        names = ", ".join(gpu.name for gpu in gpus)
+        raise ConfigError(f"--main-gpu {index}: there are {len(gpus)} GPUs, from 0: {names}")
+    if wishes.split_mode == "layer" and (not has_tower or wishes.mmproj_offload is False):
+        raise ConfigError(
+            "--main-gpu: with --split-mode layer it is the vision tower's GPU, and none is to be"
+            " on one; leave it out, or use --split-mode none"
+        )
+
+
+def _check_split(wishes: MemoryWishes, gpus: Sequence[DeviceMemory]) -> None:
+    if wishes.split_mode == "none":
+        raise ConfigError("--tensor-split: with --split-mode none there is one GPU; leave it out")
+    if len(wishes.tensor_split) != len(gpus):
+        raise ConfigError(
+            f"--tensor-split: {len(wishes.tensor_split)} shares for {len(gpus)} GPUs"
+            f" ({', '.join(gpu.name for gpu in gpus)})"
+        )
+
+
+_MOST: Final = 1 << 30
+_SHARE: Final = 8
+
+
+def with_prompt_cache(
+    plan: MemoryPlan, asked: int | None, pools: Sequence[Pool], ram: DeviceMemory
+) -> MemoryPlan:
+    """The plan, in which all that is ``asked`` for is; on auto (None) with a prompt cache, too.
+
+    That has 1 GiB, at most an eighth of the RAM and half of what is left of it. It is added when
+    all else is settled, so that nothing has to give way to it.
+    """
+    if asked is not None:
+        return plan
+    left = max(-pools[-1].excess(plan.on), 0)
+    size = min(_MOST, ram.total // _SHARE, left // 2)
+    if not size:
+        return plan
+    return replace(plan, parts=(*plan.parts, PlannedPart("prompt_cache", CPU, size)))
+
+
+# Whose pictures are computed in one micro-batch (mtmd_decode_use_non_causal).
+_WHOLE_PICTURES: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
+
+
+@dataclass(slots=True, frozen=True)
+class Planner:
+    """Predicts what a placement takes, from the headers alone."""
+
+    config: EngineConfig
+    model: ModelHeader
+    tower: TowerHeader | None
+    gpus: tuple[DeviceMemory, ...]
+    ram: DeviceMemory
+
+    def plan(self, placement: Placement) -> MemoryPlan:
+        """The plan of one placement."""
+        config, wishes = self.config, self.config.memory
+        gpus = self.gpus if placement.use_gpu else ()
+        settings = PlanSettings(
+            devices=tuple(
+                PlanDevice(d.name, d.kind, d.free, d.total, d.description)
+                for d in (*gpus, self.ram)
+            ),
+            n_gpu_layers=placement.n_gpu_layers,
+            ctx_size=placement.ctx_size,
+            n_seq_max=placement.sequences(config.batch_size),
+            n_batch=max(config.batch_size, self._ubatch),
+            n_ubatch=self._ubatch,
+            cache_type_k=placement.cache_type_k,
+            cache_type_v=placement.cache_type_v,
+            flash_attn=wishes.flash_attn is not False,
+            use_mmap=wishes.mmap,
+            tensor_split=placement.tensor_split,
+            main_gpu=(wishes.main_gpu or 0) if wishes.split_mode == "layer" else 0,
+            mmproj_offload=placement.encoder_on_gpu,
+            image_size=config.image_size,
+            image_min_tokens=config.image_min_tokens,
+            image_max_tokens=config.image_max_tokens,
+            image_cache_bytes=config.image_cache_bytes,
+            prompt_cache_bytes=config.prompt_cache_bytes,
+        )
+        return plan_memory(self.model, self.tower, settings)
+
+    def whole_plan(self, placement: Placement, pools: Sequence[Pool]) -> MemoryPlan:
+        """The plan, with what takes of the rest."""
+        asked = self.config.prompt_cache_bytes
+        return with_prompt_cache(self.plan(placement), asked, pools, self.ram)
+
+    @property
+    def picture_tokens(self) -> int:
+        """Tokens of the largest picture, all tiles of it together; 0 without a tower."""
+        if self.tower is None:
+            return 0
+        config = self.config
+        settings = PlanSettings(
+            devices=(),
+            image_size=config.image_size,
+            image_min_tokens=config.image_min_tokens,
+            image_max_tokens=config.image_max_tokens,
+        )
+        return image_tokens(self.tower, settings)
+
+    @property
+    def _ubatch(self) -> int:
+        """As server.engine.picture_batches will have it."""
+        size = min(self.config.ubatch_size, self.config.batch_size)
+        whole = self.tower is not None and projector(self.tower) in _WHOLE_PICTURES
+        return max(size, self.picture_tokens) if whole else size
+
+
+def make_fit(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> tuple[Fit, Planner]:
+    """The search for this model on these devices.
+
+    Raises:
+        StartupError: a file cannot be read.
+        ConfigError: settings of memory that contradict each other, the model or the machine.
+    """
+    wishes = config.memory
+    _check_slots(config)
+    gpus = offload_devices(devices)
+    model, tower = _read_headers(config)
+    blocks = takes_blocks(model)
+    check_wishes(wishes, gpus, has_tower=tower is not None, takes_blocks=blocks)
+    if wishes.split_mode == "none":
+        gpus = gpus[wishes.main_gpu or 0 :][:1]
+    planner = Planner(config, model, tower, gpus, ram_of(devices))
+    wants = Wants(
+        wishes=wishes,
+        ctx_size=config.ctx_size,
+        parallel=config.parallel,
+        gpus=gpus,
+        layers=model.n_layer_all + 1,
+        n_ctx_train=model.n_ctx_train,
+        picture_tokens=planner.picture_tokens,
+        n_batch=config.batch_size,
+        quantized_cache=blocks,
+    )
+    return Fit(wants, planner.plan, pools_of(devices, gpus, wishes.margin)), planner
+
+
+def _read_headers(config: EngineConfig) -> tuple[ModelHeader, TowerHeader | None]:
+    model = read_model_header(config.model)
+    if config.mmproj is None:
+        return model, None
+    read_facts(config.mmproj)  # says best what is wrong with it
+    return model, read_tower_header(config.mmproj)
+
+
+def _check_slots(config: EngineConfig) -> None:
+    most = min(MAX_SEQUENCES, config.batch_size)
+    if config.parallel is not None and config.parallel >= most:
+        raise ConfigError(
+            f"--parallel {config.parallel}: must be less than --batch-size ({config.batch_size})"
+            f" and than llama.cpp's {MAX_SEQUENCES} sequences"
+        )

@@ -1,0 +1,272 @@
+"""HTTP/1.1 that waits for nobody for ever.
+
+uvicorn closes connections that are idle between two requests, and no others. Here each step has its
+time: the head of a request, each piece of its body, each piece of the answer that the client
+reads. A client that is too slow loses its connection, which ends its request and frees the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import uuid
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, cast
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.serve.connections import ClientLimits, Connections
+
+log = logging.getLogger(__name__)
+
+
+class HttpProtocol(H11Protocol):
+    """HTTP/1.1 whose malformed requests, which never reach the app, are answered in JSON too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close. Called while h11's error is being handled."""
+        error = sys.exc_info()[1]
+        status, text = HTTPStatus.BAD_REQUEST, msg
+        if isinstance(error, h11.RemoteProtocolError):
+            status, text = HTTPStatus(error.error_status_hint), f"{msg} {error}"
+        self.refuse(status, text, "invalid_http")
+
+    def refuse(self, status: HTTPStatus, text: str, code: str) -> None:
+        """Answer with an error before the app has had a say, and close."""
+        request_id = f"req-{uuid.uuid4().hex}"
+        log.info("%s %d %s", request_id, status, text)
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()  # in the middle of an answer: nothing can be said any more
+            return
+        server = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        kind = "server_error" if server else "invalid_request_error"
+        detail = {"message": text, "type": kind, "param": None, "code": code}
+        body = json.dumps({"error": detail}).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("x-request-id", request_id),
+            ("connection", "close"),
+        ]
+        if server:
+            headers.append(("retry-after", "2"))
+        response = h11.Response(status_code=status, headers=headers, reason=status.phrase)
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+logger = logging.getLogger(__name__)
+
+# What must come of a body, or be read of an answer, within each timeout: any honest line does it.
+LEAST_BYTES = 4096
+# What is kept of an answer beside what the kernel takes, before its writer has to wait.
+UNSENT_BYTES = 16 * 1024
+# Of the body of a request that was answered already.
+REST_BYTES = 1024 * 1024
+
+
+class Phase(Enum):
+    """What a connection is at: waiting for a request, reading its head or body, answering it, or
+    reading what is left of the body of one that was answered already.
+    """
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    REST = "rest"
+    CLOSING = "closing"
+
+
+class GuardedProtocol(HttpProtocol):
+    """One connection. ``limits`` and ``others`` are the server's."""
+
+    def __init__(
+        self, *args: Any, limits: ClientLimits, others: Connections, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        pieces = {"write_piece": self.write_piece, "flush_pieces": self.flush_pieces}
+        self.app_state = {**self.app_state, **pieces}
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
+        self._limits = limits
+        self._others = others
+        self._phase = Phase.IDLE
+        self._received = 0
+        self._unread = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(UNSENT_BYTES)
+        if self._others.add(self):
+            self._enter(Phase.HEAD)
+            return
+        logger.warning("a connection is refused: %d are at work", len(self._others))
+        self.refuse(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the server has as many connections as it takes; try again in a moment",
+            "too_many_connections",
+        )
+        self._enter(Phase.CLOSING)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client, or we, have closed the connection."""
+        self._others.discard(self)
+        for timer in (self._timer, self._reader_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._reader_timer = None
+        super().connection_lost(exc)
+        # They know us and we know them: so all go at once, and leave no garbage to be collected.
+        self.cycle = self.scope = None  # type: ignore[assignment]
+        self.app_state = {}
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, of a body, or of both."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._received += len(data)
+        if self._phase is Phase.REST and self._received > REST_BYTES:
+            # Too much to read it for the sake of the connection: only so that the client, which
+            # may read nothing before it has sent everything, finds our answer.
+            if self._received > self._limits.max_body_bytes:
+                self.transport.abort()
+            return
+        super().data_received(data)
+        self._update()
+
+    def on_response_complete(self) -> None:
+        """An answer was handed to the transport whole."""
+        super().on_response_complete()
+        self._update()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write: from now on it has its time."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """The client has read nearly all that there was."""
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+        super().resume_writing()
+
+    def write_piece(self, data: bytes) -> bool:
+        """Writes a piece of the answer as ASGI's ``send`` would; False where it would wait.
+
+        Between its head and its end all that h11 and the middlewares do to an answer is to put the
+        length before each piece, and they take longer for it than llama.cpp has between tokens.
+        A piece without data is not written: a length of 0 would be the end of the answer.
+        Those that come at once go out together, before the loop waits again: each by itself would
+        wake the client. Whoever sends anything else calls ``flush_pieces`` first.
+        """
+        if not data:
+            return True
+        cycle = self.cycle
+        if cycle is None or not cycle.response_started or cycle.response_complete:
+            return False
+        if self.flow.write_paused or cycle.scope["http_version"] != "1.1":
+            return False
+        if not cycle.disconnected:
+            if not self._pieces:
+                self.loop.call_soon(self.flush_pieces)
+            self._pieces.append(b"%x\r\n%b\r\n" % (len(data), data))
+            self._pieces_bytes += len(data)
+            if self._pieces_bytes > UNSENT_BYTES:
+                self.flush_pieces()
+        return True
+
+    def flush_pieces(self) -> None:
+        """Writes the pieces that are kept."""
+        pieces, self._pieces, self._pieces_bytes = self._pieces, [], 0
+        if pieces and not self.transport.is_closing():
+            self.transport.write(b"".join(pieces))
+
+    def spare(self) -> None:
+        """Closes the connection, which is idle: its place is needed."""
+        self.transport.abort()
+
+    def _update(self) -> None:
+        """Finds out where uvicorn is with this connection."""
+        cycle = self.cycle
+        if self.transport.is_closing():
+            self._enter(Phase.CLOSING)
+        elif cycle is not None and not cycle.response_complete:
+            self._enter(Phase.BODY if cycle.more_body else Phase.ANSWER)
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._enter(Phase.REST)
+        elif cycle is None or self.conn.trailing_data[0]:
+            self._enter(Phase.HEAD)
+        else:
+            self._enter(Phase.IDLE)
+
+    def _enter(self, phase: Phase) -> None:
+        if phase is self._phase:
+            return
+        self._phase = phase
+        self._received = 0
+        self._others.set_busy(self, phase in (Phase.BODY, Phase.ANSWER))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if phase not in (Phase.IDLE, Phase.ANSWER) and self._limits.timeout:
+            late = self.transport.abort if phase is Phase.CLOSING else self._give_up_sender
+            self._timer = self.loop.call_later(self._limits.timeout, late)
+
+    def _give_up_sender(self) -> None:
+        self._timer = None
+        if self._phase is Phase.BODY and (self._received >= LEAST_BYTES or self.flow.read_paused):
+            # It does send, or it is we who do not read.
+            self._received = 0
+            self._timer = self.loop.call_later(self._limits.timeout, self._give_up_sender)
+            return
+        logger.info("%s: too slow in sending a request's %s", self._who, self._phase.value)
+        if self._phase is Phase.REST or (
+            self._phase is Phase.HEAD and not self.conn.trailing_data[0]
+        ):
+            self.transport.abort()
+            return
+        cycle = self.cycle if self._phase is Phase.BODY else None
+        self.refuse(
+            HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time", "request_timeout"
+        )
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._enter(Phase.CLOSING)
+
+    def _watch_reader(self) -> None:
+        if self._limits.timeout:
+            self._unread = self.transport.get_write_buffer_size()
+            self._reader_timer = self.loop.call_later(self._limits.timeout, self._give_up_reader)
+
+    def _give_up_reader(self) -> None:
+        self._reader_timer = None
+        if self.transport.get_write_buffer_size() <= self._unread - LEAST_BYTES:
+            self._watch_reader()  # a large answer: it does read
+            return
+        logger.info("%s: does not read its answer", self._who)
+        self.transport.abort()
+
+    @property
+    def _who(self) -> str:
+        return f"{self.client[0]}:{self.client[1]}" if self.client else "a client"
+
+
+def guarded(limits: ClientLimits, others: Connections) -> type[GuardedProtocol]:
+    """What uvicorn calls for each connection."""
+
+    class Protocol(GuardedProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, limits=limits, others=others, **kwargs)
+
+    return cast("type[GuardedProtocol]", Protocol)

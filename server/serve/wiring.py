@@ -1,0 +1,203 @@
+"""From the settings to what each part of the server is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server.api.options import ApiOptions, CallerLimits
+from server.engine_client.client import EngineLimits
+from server.errors import ConfigError
+from server.hub.resolve import ResolvedModel
+from server.images.limits import ImageLimits
+from server.images.prepare import ImageOptions
+from server.images.url_policy import FetchOptions
+from server.messages import EngineConfig, MemoryWishes
+from server.prompt import check_template
+from server.serve.connections import ClientLimits
+from server.serve.web_server import WebOptions
+from server.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from server.api.middleware.opentelemetry import OpenTelemetry
+
+_OTLP_VARIABLES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+
+def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
+    """What the engine process is told."""
+    return EngineConfig(
+        model=model.model,
+        mmproj=model.mmproj,
+        cache_dir=settings.cache_dir,
+        ctx_size=settings.ctx_size,
+        parallel=settings.parallel,
+        threads=settings.n_threads,
+        batch_size=settings.batch_size,
+        ubatch_size=settings.ubatch_size,
+        memory=memory_wishes(settings),
+        image_size=settings.image_size,
+        image_max_edge=settings.image_max_edge,
+        image_max_side=settings.image_max_side,
+        image_max_pixels=settings.image_max_pixels,
+        image_min_tokens=settings.image_min_tokens,
+        image_max_tokens=settings.image_max_tokens,
+        llava_fix=settings.llava_fix == "auto",
+        itl_target=settings.itl_target / 1000,
+        stream_interval=settings.stream_interval / 1000,
+        prefix_cache_cells=settings.prefix_cache_cells,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
+        image_cache_bytes=settings.image_cache_bytes,
+        image_cache_dir=settings.image_cache_dir,
+        image_cache_dir_bytes=settings.image_cache_dir_bytes,
+        mtmd_batch_max_tokens=settings.mtmd_batch_max_tokens,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+
+
+def engine_limits(settings: Settings) -> EngineLimits:
+    """How long the engine is waited for, and how much one request may ask of it."""
+    return EngineLimits(
+        stall=settings.stall_timeout,
+        restart=settings.restart_timeout,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def memory_wishes(settings: Settings) -> MemoryWishes:
+    """What the operator said about memory; None where it was left to the fit."""
+    places = {"gpu": True, "cpu": False, None: None}
+    switches = {"on": True, "off": False, None: None}
+    return MemoryWishes(
+        fit=settings.fit == "on",
+        margin=settings.memory_margin,
+        n_gpu_layers=settings.gpu_layers,
+        mmproj_offload=places[settings.mmproj_offload],
+        cache_type_k=settings.cache_type_k,
+        cache_type_v=settings.cache_type_v,
+        flash_attn=switches[settings.flash_attn],
+        mmap=settings.mmap,
+        mlock=settings.mlock,
+        split_mode=settings.split_mode,
+        main_gpu=settings.main_gpu,
+        tensor_split=settings.tensor_split,
+    )
+
+
+def web_options(settings: Settings) -> WebOptions:
+    """How the app is put on the net.
+
+    Raises:
+        ConfigError: one of the two TLS files is missing.
+    """
+    if (settings.ssl_cert_file is None) != (settings.ssl_key_file is None):
+        raise ConfigError("--ssl-cert-file and --ssl-key-file go together")
+    return WebOptions(
+        clients=ClientLimits(
+            settings.max_connections, settings.client_timeout, settings.max_body_bytes
+        ),
+        cert_file=settings.ssl_cert_file,
+        key_file=settings.ssl_key_file,
+        trusted_proxies=settings.trusted_proxy,
+    )
+
+
+def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
+    """What the HTTP surface is told.
+
+    Raises:
+        ConfigError: a setting names something that is not there.
+    """
+    return ApiOptions(
+        images=_image_options(settings),
+        model_alias=settings.alias or model.name,
+        chat_template=_chat_template(settings) or model.chat_template,
+        api_keys=tuple(key.get_secret_value() for key in settings.api_key),
+        api_key_file=settings.api_key_file,
+        max_queue=settings.max_queue,
+        caller=CallerLimits(settings.rate_limit, settings.key_concurrency),
+        cors_origins=settings.cors_origin,
+        serve_metrics=settings.metrics_port is None,
+        max_body_bytes=settings.max_body_bytes,
+        docs=settings.docs,
+        fetch=FetchOptions(
+            enabled=settings.image_urls,
+            allow=settings.image_url_allow,
+            timeout=settings.image_fetch_timeout,
+        ),
+        image_root=_image_root(settings),
+        image_prepared_bytes=settings.image_prepared_bytes,
+        request_timeout=settings.request_timeout,
+        files_max_bytes=settings.files_max_bytes,
+        files_expire=settings.files_expire,
+        responses_max_count=settings.responses_max_count,
+        responses_max_bytes=settings.responses_max_bytes,
+        log_content=settings.log_content,
+        model_path=model.model,
+        sse_ping_interval=float(settings.sse_ping_interval),
+    )
+
+
+def _image_options(settings: Settings) -> ImageOptions:
+    limits = ImageLimits(
+        max_bytes=settings.image_max_bytes,
+        max_pixels=settings.image_max_pixels,
+        max_side=settings.image_max_side,
+        max_frames=settings.image_max_frames,
+        max_images=settings.image_max_count,
+    )
+    return ImageOptions(
+        limits=limits,
+        max_edge=settings.image_max_edge,
+        background=settings.image_background,
+        detail=settings.image_detail,
+    )
+
+
+def _chat_template(settings: Settings) -> str | None:
+    """--chat-template's source or name, tried out before anything is loaded."""
+    wanted, file = settings.chat_template, settings.chat_template_file
+    if wanted is not None and file is not None:
+        raise ConfigError("--chat-template and --chat-template-file exclude each other")
+    if wanted is not None and "{" not in wanted and Path(wanted).expanduser().is_file():
+        file = Path(wanted).expanduser()
+    if file is not None:
+        wanted = _read_template(file)
+    if wanted is not None:
+        check_template(wanted)
+    return wanted
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat-template-file: cannot read {file}: {error}") from error
+
+
+def _image_root(settings: Settings) -> Path | None:
+    root = settings.image_root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"--image-root: no such folder: {root}")
+    return root
+
+
+def tracing(settings: Settings) -> OpenTelemetry | None:
+    """What exports traces, if the settings or OpenTelemetry's own variables name a collector.
+
+    Raises:
+        ConfigError: they do, but the packages are not installed.
+    """
+    named = settings.otlp_endpoint or any(map(os.environ.get, _OTLP_VARIABLES))
+    if not named or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        # Imported late: optional, and a third of a second.
+        from server.api.middleware.opentelemetry import otlp  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(
+            f"--otlp-endpoint: pip install llava-server[otel] for what traces need ({error})"
+        ) from None
+    return otlp(settings.otlp_endpoint)
