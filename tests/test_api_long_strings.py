@@ -18,7 +18,7 @@ URL = "data:image/png;base64," + "QUJD" * 12_000
 
 @pytest.fixture(autouse=True)
 def short_ones_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_strings, "_LONG", 12)
+    monkeypatch.setattr(long_strings, "_LONG_STRING", 12)
 
 
 def parsed(raw: str | bytes) -> Any:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Li
 PROGRAM = """
 import os, threading
 import server.engine.__main__
-from server.engine.cores import unbind
+from server.engine.cpu_cores import unbind
 def look():
     before = len(os.sched_getaffinity(0))
     unbind()

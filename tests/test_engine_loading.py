@@ -170,7 +170,7 @@ def test_a_context_that_cannot_fit_is_refused_with_figures(
 RETRY = """
 import resource, sys
 from pathlib import Path
-from server.engine.load import load
+from server.engine.loading.load import load
 from server.logs import configure_logging
 from server.messages import EngineConfig
 

@@ -68,7 +68,7 @@ def test_the_last_output_carries_it(held: list[int]) -> None:
 
 
 OWN = """
-from server.engine.peaks import PeakWatch
+from server.engine.stats import PeakWatch
 begun = PeakWatch().begin()
 block = bytearray(b"x") * (64 * 2**20)
 (peak,) = begun()

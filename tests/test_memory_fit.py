@@ -208,7 +208,7 @@ def attempt(fit: Fit) -> Fitted | None:
 
 
 def build(free: list[int], host: int, model: FakeModel, wished: dict[str, Any]) -> Fit:
-    if not free:  # refused before any fit (server.engine.wishes)
+    if not free:  # refused before any fit (server.memory.fit.planner)
         wished = {k: v for k, v in wished.items() if k not in {"n_gpu_layers", "mmproj_offload"}}
     cards = tuple(gpu(index, size) for index, size in enumerate(free))
     return make_fit((*cards, ram(host)), model=replace(model), **wished)

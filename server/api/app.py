@@ -117,12 +117,12 @@ _ROUTERS = (
 def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = None) -> FastAPI:
     """The app. It starts nothing and stops nothing: the engine belongs to the caller.
 
-    Its ``state.controls`` are for whoever runs it (server.api.surround).
+    Its ``state.controls`` are for whoever runs it (server.api.app).
 
     Raises:
         ConfigError: the file of API keys is wrong.
     """
-    # The document is ours too: FastAPI's own could not see the bodies (server.api.openapi).
+    # The document is ours too: FastAPI's own could not see the bodies (server.api.http.openapi).
     app = FastAPI(
         title="llava-server",
         description=_DESCRIPTION,

@@ -22,7 +22,7 @@ class ApiOptions:
     """Settings of the HTTP surface.
 
     ``max_queue`` requests may wait beside those that run, ``caller`` are the limits of each of
-    those who ask. Without ``serve_metrics`` they are served elsewhere (server.api.ops_app).
+    those who ask. Without ``serve_metrics`` they are served elsewhere (server.api.app).
 
     ``model_alias`` is the name in the API; without one the GGUF's name serves.
     ``chat_template`` is the name of a built-in template or a Jinja source. No ``api_keys``:

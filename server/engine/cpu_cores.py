@@ -1,7 +1,7 @@
 """The cores that this process may use, noted before libgomp binds the main thread to one of them.
 
-``OMP_PROC_BIND`` (server.engine_process) keeps llama.cpp's threads apart, each on a core of its
-own. Threads of ours that are begun later would inherit the main thread's single core.
+``OMP_PROC_BIND`` (server.engine_client.process) keeps llama.cpp's threads apart, each on a core of
+its own. Threads of ours that are begun later would inherit the main thread's single core.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Pulse:
 # Nothing is expected sooner, in seconds: machines do other things, too.
 LEAST = 1.0
 # What takes more than so many times what was expected was no work: the machine, or a container, was
-# stopped meanwhile. The watch (server.engine_watch) has no more patience either.
+# stopped meanwhile. The watch (server.engine_client.watch) has no more patience either.
 MOST = 10.0
 # Pieces that are remembered.
 _KEPT = 64

@@ -112,7 +112,7 @@ def _plain(text: Text) -> str:
 
 
 class Encoder(Protocol):
-    """A vision tower that is ready to serve (server.engine.vision)."""
+    """A vision tower that is ready to serve (server.engine.vision.encoder)."""
 
     def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
         """Counts a prompt."""

@@ -142,8 +142,8 @@ class Request:
     decode and the recomputation after a preemption are all the same thing: the tokens
     from there up to ``num_tokens`` are still to be computed. ``num_cached`` tokens were
     taken from another sequence when the request was first admitted; ``keys`` say what the
-    prompt's ``num_prompt`` tokens are, pictures included (server.engine.keys), and by ``blocks``
-    it is looked up in the RAM (server.engine.prompt_store). After M-RoPE's pictures,
+    prompt's ``num_prompt`` tokens are, pictures included (scheduling/prompt_keys), and by
+    ``blocks`` it is looked up in the RAM (scheduling/ram_store). After M-RoPE's pictures,
     ``num_skipped`` positions are missing: they have fewer than they have tokens.
     """
 

@@ -2,7 +2,7 @@
 
 llama.cpp takes token ids or embeddings in a batch, never both. Where a model's graph does
 nothing with an id but look up its row, a token can as well be given as that row, and then text and
-pictures go through the weights together (server.engine.plan).
+pictures go through the weights together (server.engine.scheduling.step).
 """
 
 from __future__ import annotations

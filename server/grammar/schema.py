@@ -87,7 +87,7 @@ MAX_DEPTH = 100  # the compiler's JSON reader stops at 128
 
 def schema_grammar(schema: Any, param: str) -> Grammar:
     """A grammar of JSON texts that ``schema`` allows: all of them, but for properties that it
-    does not name (server.grammar.closed). Raises RequestError.
+    does not name (server.grammar.schema). Raises RequestError.
     """
     check_schema(schema, param)
     # true is JSON schema's word for anything, false for nothing.

@@ -1,6 +1,6 @@
 """From sizes in pixels to grids, tokens and parameters: the arithmetic of vision towers.
 
-LLaVA-1.6's tiling is in ``server.images.tiling``.
+LLaVA-1.6's tiling is in ``server.images.geometry``.
 
 LLaVA-1.6's any-resolution tiling: which shape a picture is cut to, and what is left of it.
 

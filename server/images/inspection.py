@@ -77,7 +77,7 @@ def _at(tower: VisionFacts, size: int, width: int, height: int) -> Resolution:
     side = size // tower.patch_size
     if size == tower.image_size:
         side = math.isqrt(tower.tokens_per_image)
-    # The same tiles of another size, as server.towers makes them.
+    # The same tiles of another size, as server.mmproj makes them.
     pinpoints = [tuple(edge // tower.image_size * size for edge in p) for p in tower.pinpoints]
     tiling = tile(width, height, [(p[0], p[1]) for p in pinpoints], size, side)
     if tiling is None:

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.05
 
 
 class Admission(Protocol):
-    """What is known of requests (server.api.gate)."""
+    """What is known of requests (server.api.middleware.admission)."""
 
     in_work: int
 

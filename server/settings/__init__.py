@@ -1,1 +1,1 @@
-"""The settings, a file for each group; ``server.config`` makes one class of them."""
+"""The settings, a file for each group; ``server.settings.settings`` makes one class of them."""

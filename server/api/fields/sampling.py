@@ -184,7 +184,7 @@ class SamplingFields(Strict):
         return self.max_tokens
 
     def sampling(self) -> SamplingParams:
-        """The sampling parameters, defaults filled in; the grammar is server.api.grammars'."""
+        """The sampling parameters, defaults filled in; the grammar is output_format's."""
         given = {name: _plain(getattr(self, name)) for name in _SAME_NAME}
         chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if self.top_k == -1:  # vLLM's word for off

@@ -54,7 +54,7 @@ def told(error: Exception, services: Services, request: Request) -> LlavaError:
     return error
 
 
-# The connection's own way to send a piece of an answer that has begun (server.serving.guard).
+# The connection's own way to send a piece of an answer that has begun (server.serve.http_protocol).
 WritePiece = Callable[[bytes], bool]
 
 

@@ -86,7 +86,7 @@ class Stage:
 
 
 class Generated(Protocol):
-    """What a generation tells of itself; see server.api.generation."""
+    """What a generation tells of itself; see server.api.generate.generation."""
 
     first: bool
     prompt_tokens: int

@@ -103,7 +103,7 @@ def is_open(scope: Scope) -> bool:
 class Access:
     """Asks for a key on all paths but the open ones, and tells its name to whoever looks.
 
-    The name is in ``server.api.caller`` and, for the log, in the scope's ``state["key_name"]``.
+    The name is in ``caller`` and, for the log, in the scope's ``state["key_name"]``.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, metrics: Metrics) -> None:

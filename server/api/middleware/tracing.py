@@ -1,4 +1,4 @@
-"""Tracing: the seam to OpenTelemetry, which is optional; see server.otel."""
+"""Tracing: the seam to OpenTelemetry, which is optional; see opentelemetry.py beside this file."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def this_machine() -> tuple[DeviceMemory, ...]:
     Raises:
         StartupError: the engine's process cannot tell.
     """
-    command = [sys.executable, "-m", "server.engine.devices"]
+    command = [sys.executable, "-m", "server.engine.llama.ggml"]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, timeout=_TIMEOUT, check=True

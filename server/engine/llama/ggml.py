@@ -117,10 +117,6 @@ def build_facts(devices: Sequence[DeviceMemory]) -> BuildFacts:
     )
 
 
-if __name__ == "__main__":
-    print(json.dumps([asdict(device) for device in list_devices()]))
-
-
 _TO_FLOAT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -168,3 +164,8 @@ def _to_float(kind: GGMLQuantizationType) -> Any:
     if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[kind] or not traits.to_float:
         raise LookupError(f"this ggml does not turn {kind.name} into numbers")
     return traits.to_float
+
+
+# The devices of this machine as JSON: for commands, which load no llama.cpp.
+if __name__ == "__main__":
+    print(json.dumps([asdict(device) for device in list_devices()]))

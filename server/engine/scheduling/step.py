@@ -67,7 +67,7 @@ class Plan:
 
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
     of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
-    can be given as embeddings (server.engine.token_rows), ``tokens`` holds chunks of both kinds, of
+    can be given as embeddings (token_embeddings), ``tokens`` holds chunks of both kinds, of
     each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
     one: every row of them has an output. ``copying``: what the cache changes may take, in seconds.
     """

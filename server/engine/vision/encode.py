@@ -124,7 +124,7 @@ _FIRST_PIECE = 30.0
 
 
 class Interruptible(Protocol):
-    """Runs an encode and calls something at cuts within it (server.engine.bindings.cuts)."""
+    """Runs an encode and calls something at cuts within it (server.engine.llama.cuts)."""
 
     seconds_away: float
     ended: bool

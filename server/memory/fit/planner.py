@@ -182,7 +182,7 @@ class Planner:
 
     @property
     def _ubatch(self) -> int:
-        """As server.engine.picture_batches will have it."""
+        """As server.engine.loading.warm_up will have it."""
         size = min(self.config.ubatch_size, self.config.batch_size)
         whole = self.tower is not None and projector(self.tower) in _WHOLE_PICTURES
         return max(size, self.picture_tokens) if whole else size

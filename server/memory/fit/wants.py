@@ -115,7 +115,7 @@ class Wants:
         if self.parallel is not None:
             return self.parallel
         most = SLOTS_ON_GPU if self.gpus else SLOTS_ON_CPU
-        # One sequence more than slots must fit a batch (server.engine.scheduler).
+        # One sequence more than slots must fit a batch (server.engine.scheduling.scheduler).
         return max(1, min(most, self.n_batch - 1, ctx_size // CELLS_A_SLOT))
 
     def place(
