@@ -57,9 +57,16 @@ def dashboard_expressions() -> dict[str, str]:
         for panel in panels(json.loads(path.read_text())):
             for target in panel["targets"]:
                 where = f"{path.stem}: {panel['title']} {target['refId']}"
-                expr = target["expr"].replace("$__rate_interval", "30s").replace("$model", ".*")
-                found[where] = expr
+                found[where] = _filled_in(target["expr"])
+        for mark in json.loads(path.read_text())["annotations"]["list"]:
+            found[f"{path.stem}: {mark['name']}"] = sides(_filled_in(mark["expr"]))[0]
     return found
+
+
+def _filled_in(expr: str) -> str:
+    for name, value in (("__rate_interval", "30s"), ("__range", "1h")):
+        expr = expr.replace(f"${name}", value)
+    return expr.replace("$model", ".*").replace("$instance", ".*")
 
 
 def rules() -> Iterator[dict[str, Any]]:
@@ -81,7 +88,15 @@ def alert_expressions() -> dict[str, str]:
 
 
 def sides(expr: str) -> list[str]:
-    """The two sides of the outermost comparison; the vector matching goes with it."""
+    """The two sides of the outermost comparison; the vector matching goes with it.
+
+    Of ``A unless B`` those of both, and of ``absent(A)`` those of A.
+    """
+    if absent := re.fullmatch(r"absent\((.*)\)", expr):
+        return sides(absent[1])
+    if " unless on " in " ".join(expr.split()):
+        both = re.split(r"\s+unless on \([^)]*\)\s+", expr.strip())
+        return [side for part in both for side in sides(part.removeprefix("("))]
     depth = 0
     text = re.sub(r'"[^"]*"', lambda quoted: "_" * len(quoted[0]), expr)
     for place, letter in enumerate(text):
@@ -90,7 +105,7 @@ def sides(expr: str) -> list[str]:
             end = place + (2 if text.startswith(_COMPARISONS[:4], place) else 1)
             right = re.sub(r"^\s*on \([^)]*\)( group_left \([^)]*\))?", "", expr[end:])
             both = [expr[:place].strip(), right.strip()]
-            return [side for side in both if not re.fullmatch(r"[\d.]+", side)]
+            return [side for side in both if not re.fullmatch(r"[\d. *)]+", side)]
     raise AssertionError(f"no comparison in {expr}")
 
 

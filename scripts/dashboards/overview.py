@@ -6,9 +6,12 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from scripts.dashboards.parts import (
     ASKED,
+    EIGHTH,
+    GOOD_AT_0,
     HALF,
     board,
     increase,
+    label,
     number,
     of,
     quantiles,
@@ -29,10 +32,21 @@ def overview() -> Dashboard:
 def _now(made: Dashboard) -> Dashboard:
     failed = f"({rate('llava_requests_failed_total', status='~5..')} or vector(0))"
     answered = rate("llava_http_requests_total", route=ASKED)
+    # No traffic is no error: without the second part the panel would show NaN.
+    errors = f"({failed} / ({answered} > 0)) or vector(0)"
+    up, waiting = of("llava_engine_up"), of("llava_num_requests_waiting")
+    version = f"max by (version, llama_cpp_python, backends) ({of('llava_build_info')})"
     return (
         made.with_row(row("Now"))
         .with_panel(
-            number("Engines up", "Models that serve now", "none", f"sum({of('llava_engine_up')})")
+            number(
+                "Engines down",
+                "Models that do not serve now: loading, restarting, failed",
+                "none",
+                f"count({up}) - sum({up})",
+                EIGHTH,
+                colours=GOOD_AT_0,
+            )
         )
         .with_panel(
             number(
@@ -40,6 +54,7 @@ def _now(made: Dashboard) -> Dashboard:
                 "Requests in the batch",
                 "none",
                 f"sum({of('llava_num_requests_running')})",
+                EIGHTH,
             )
         )
         .with_panel(
@@ -47,14 +62,51 @@ def _now(made: Dashboard) -> Dashboard:
                 "Waiting",
                 "Requests that have no slot yet",
                 "none",
-                f"sum({of('llava_num_requests_waiting')})",
+                f"sum({waiting})",
+                EIGHTH,
+                colours=((None, "green"), (1, "yellow"), (16, "red")),
             )
         )
         .with_panel(
-            number("Requests", "Generations ended", "reqps", rate("llava_request_success_total"))
+            number(
+                "Requests",
+                "Generations ended",
+                "reqps",
+                rate("llava_request_success_total"),
+                EIGHTH,
+            )
         )
-        .with_panel(number("Tokens", "Generated", "tps", rate("llava_generation_tokens_total")))
-        .with_panel(number("Errors", "Share answered 5xx", "percentunit", f"{failed} / {answered}"))
+        .with_panel(
+            number("Tokens", "Generated", "tps", rate("llava_generation_tokens_total"), EIGHTH)
+        )
+        .with_panel(
+            number(
+                "Errors",
+                "Share answered 5xx",
+                "percentunit",
+                errors,
+                EIGHTH,
+                colours=((None, "green"), (0.01, "yellow"), (0.05, "red")),
+            )
+        )
+        .with_panel(
+            number(
+                "Restarts",
+                "Engines started again in the time shown",
+                "none",
+                f"sum(increase({of('llava_engine_restarts_total')}[$__range]))",
+                EIGHTH,
+                colours=GOOD_AT_0,
+            )
+        )
+        .with_panel(
+            label(
+                "Version",
+                "Of llava-server, with llama-cpp-python's and the backends",
+                (version, "{{version}} / {{llama_cpp_python}} {{backends}}"),
+                EIGHTH,
+            )
+        )
     )
 
 
