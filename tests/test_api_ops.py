@@ -57,6 +57,21 @@ def test_a_lost_engine_is_told_and_generating_is_refused() -> None:
     assert get("/v1/models", engine).status_code == 200, "the model's facts are still known"
 
 
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (EngineState.STARTING, 200),
+        (EngineState.READY, 200),
+        (EngineState.RESTARTING, 200),
+        (EngineState.FAILED, 503),
+    ],
+)
+def test_a_process_that_may_become_ready_is_kept(state: EngineState, status: int) -> None:
+    """A download takes longer than any probe waits: liveness asks here."""
+    response = get("/health/live", FakeEngine(state=state))
+    assert response.status_code == status
+
+
 def test_everything_but_health_waits_for_the_model() -> None:
     engine = FakeEngine(ready=None, state=EngineState.STARTING)
     app = create_app(engine, ApiOptions())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -24,10 +25,11 @@ from server.settings.command_line import variable_of
 from server.settings.settings import Settings
 
 DOCKERFILES = sorted((DEPLOY / "docker").glob("Dockerfile*"))
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+BASE = DEPLOY / "kubernetes"
+MANIFESTS = sorted(BASE.rglob("*.yaml"))
 UNIT = DEPLOY / "systemd" / "llava-server.service"
 # Kustomize's own file, and a kind of the Prometheus operator; Kubernetes' schemas have neither.
-FOREIGN = {"Kustomization", "PodMonitor"}
+FOREIGN = {"Kustomization", "Component", "PodMonitor"}
 VARIABLES = {variable_of(name) for name in Settings.model_fields}
 
 
@@ -38,6 +40,23 @@ def documents() -> list[dict[str, Any]]:
 def of_kind(kind: str) -> dict[str, Any]:
     (found,) = (document for document in documents() if document["kind"] == kind)
     return found
+
+
+def kustomized(*components: str, folder: Path) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send, with these components; skipped without kubectl."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("there is no kubectl here")
+    copy = shutil.copytree(BASE, folder / "kubernetes")
+    own = yaml.safe_load((copy / "kustomization.yaml").read_text())
+    own["components"] = [f"components/{name}" for name in components]
+    own["images"] = [{"name": "llava-server", "newName": "registry.example/l", "newTag": "7"}]
+    (copy / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    done = subprocess.run(
+        [program, "kustomize", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def test_every_variable_is_a_setting() -> None:
@@ -63,9 +82,29 @@ def test_a_wrong_manifest_is_refused() -> None:
         kubernetes_validate.validate(deployment, "1.34", strict=True)
 
 
-def test_the_kustomization_has_every_manifest() -> None:
-    listed = of_kind("Kustomization")["resources"]
-    assert sorted(listed) == [p.name for p in MANIFESTS if p.name != "kustomization.yaml"]
+def test_every_kustomization_has_every_manifest_beside_it() -> None:
+    for path in BASE.rglob("kustomization.yaml"):
+        listed = yaml.safe_load(path.read_text())["resources"]
+        beside = [p.name for p in path.parent.glob("*.yaml") if p.name != "kustomization.yaml"]
+        assert sorted(listed) == sorted(beside), path
+
+
+def test_a_bare_cluster_takes_the_base(tmp_path: Path) -> None:
+    """It knows nothing of the Prometheus operator, and its volumes are for one node."""
+    made = kustomized(folder=tmp_path)
+    assert {each["apiVersion"].split("/")[0] for each in made} <= {
+        *("v1", "apps", "policy", "networking.k8s.io"),
+    }
+    (claim,) = (each for each in made if each["kind"] == "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    (deployment,) = (each for each in made if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/l:7"
+
+
+def test_components_add_what_they_are_for(tmp_path: Path) -> None:
+    made = kustomized("prometheus-operator", "autoscaler", folder=tmp_path)
+    assert {"PodMonitor", "HorizontalPodAutoscaler"} <= {each["kind"] for each in made}
 
 
 def test_manifests_find_each_other() -> None:
@@ -117,6 +156,8 @@ def test_compose_is_of_the_compose_specification() -> None:
     compose = PyCompose.from_yaml(text)
     compose.validate()
     assert sorted(compose.service_names()) == ["grafana", "prometheus", "server"]
+    cuda = re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", (DEPLOY / "compose.cuda.yaml").read_text())
+    PyCompose.from_yaml(cuda).validate()
     with pytest.raises(Exception, match="readonly"):
         PyCompose.from_yaml(text.replace("read_only:", "readonly:"))
 
@@ -157,19 +198,23 @@ def test_dockerfiles_copy_what_is_there_and_not_ignored(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
-def test_the_image_s_health_check_tells_health(path: Path, demo: LiveServer) -> None:
-    found = re.search(r"HEALTHCHECK.*?CMD \[(.*?)\]$", path.read_text(), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    _, flag, code = (word.strip().strip('"') for word in found[1].split('", "'))
+def test_images_run_the_health_check_that_they_copy(path: Path) -> None:
+    text = path.read_text()
+    assert "COPY deploy/docker/health.py /opt/llava-server/" in text
+    assert 'CMD ["python", "/opt/llava-server/health.py"]' in text
 
-    def check(port: str) -> int:
-        command = [sys.executable, flag, code.replace("8000", port)]
-        return subprocess.run(command, capture_output=True, check=False).returncode
 
-    assert check(demo.url.rpartition(":")[2]) == 0
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        assert check(str(nobody.getsockname()[1])) != 0
+def _check_health(port: str) -> int:
+    command = [sys.executable, DEPLOY / "docker" / "health.py"]
+    environ = {**os.environ, "LLAVA_PORT": port}
+    return subprocess.run(command, env=environ, capture_output=True, check=False).returncode
+
+
+def test_the_image_s_health_check_asks_the_port_of_the_settings(demo: LiveServer) -> None:
+    assert _check_health(demo.url.rpartition(":")[2]) == 0
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        assert _check_health(str(silent.getsockname()[1])) != 0
 
 
 def test_the_unit_is_systemd_s(tmp_path: Path) -> None:
@@ -184,8 +229,13 @@ def test_the_unit_is_systemd_s(tmp_path: Path) -> None:
     drop_in = tmp_path / f"{UNIT.name}.d" / "gpu.conf"
     drop_in.parent.mkdir()
     drop_in.write_text((UNIT.parent / "llava-server-gpu.conf").read_text())
+    activation = tmp_path / "llava-server.socket"
+    activation.write_text((UNIT.parent / activation.name).read_text())
     done = subprocess.run(
-        [program, "verify", "--man=no", unit], capture_output=True, text=True, check=False
+        [program, "verify", "--man=no", unit, activation],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

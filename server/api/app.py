@@ -40,7 +40,7 @@ from server.settings.key_file import read_keys
 
 
 def create_ops_app(services: Services) -> FastAPI:
-    """/health, /health/ready and /metrics, without a key."""
+    """/health and its like, and /metrics, without a key."""
     app = FastAPI(title="llava-server", version=__version__, openapi_url=None)
     router = APIRouter()
     add_health(router, services)

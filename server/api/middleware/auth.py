@@ -91,7 +91,9 @@ class KeyRing:
             self._visits.discard(visit)
 
 
-_OPEN_PATHS = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/docs"})
+_OPEN_PATHS = frozenset(
+    {"/health", "/health/ready", "/health/live", "/metrics", "/openapi.json", "/docs"}
+)
 
 
 def is_open(scope: Scope) -> bool:

@@ -88,7 +88,7 @@ def _ms(seconds: float) -> float:
 
 log = logging.getLogger(__name__)
 
-QUIET_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
+QUIET_PATHS = frozenset({"/health", "/health/ready", "/health/live", "/metrics"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Of requests that no route took: their paths are the client's own, and without number.
 _NO_ROUTE = "other"

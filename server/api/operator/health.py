@@ -54,7 +54,9 @@ def add_metrics(router: APIRouter, metrics: Metrics) -> None:
 
 
 def add_health(router: APIRouter, services: Services) -> None:
-    """GET /health for liveness, GET /health/ready for readiness."""
+    """GET /health as llama-server has it, and what probes of orchestrators ask."""
+    _add_live(router, services)
+    _add_ready(router, services)
 
     @router.get(
         "/health",
@@ -67,6 +69,25 @@ def add_health(router: APIRouter, services: Services) -> None:
             return JSONResponse({"status": word, **({"progress": progress} if progress else {})})
         return _unhealthy(services.engine, word)
 
+
+def _add_live(router: APIRouter, services: Services) -> None:
+    @router.get(
+        "/health/live",
+        **operation(
+            "Whether the process should be kept: false only once the engine was given up",
+            "server",
+            answer=Healthy,
+            others=_UNHEALTHY,
+        ),
+    )
+    async def live() -> Response:
+        word = _word(services)
+        if word == "failed":
+            return _unhealthy(services.engine, word)
+        return JSONResponse({"status": word})
+
+
+def _add_ready(router: APIRouter, services: Services) -> None:
     @router.get(
         "/health/ready",
         **operation("Whether requests are served now", "server", answer=Ready, others=_UNHEALTHY),
