@@ -72,10 +72,10 @@ def main() -> None:
     parser.add_argument("--base-url", default="http://127.0.0.1:8000")
     url = parser.parse_args().base_url
     picture = "data:image/png;base64," + base64.b64encode(EXAMPLE.read_bytes()).decode()
-    lines = [("#8b949e", "$ make serve"), ("#8b949e", f"serving on {url}"), ("", "")]
+    lines = [("#8b949e", "$ make serve"), ("#8b949e", "serving on http://127.0.0.1:8000"), ("", "")]
     for question in QUESTIONS:
         answer, seen = ask(url, picture, question)
-        lines += [("#79c0ff", f"> {question}"), ("#e6edf3", answer)]
+        lines += [("#79c0ff", f'POST /v1/chat/completions  "{question}"'), ("#e6edf3", answer)]
         lines += [("#6e7681", seen), ("", "")]
     (ROOT / "docs" / "demo.svg").write_text(draw(lines, picture), encoding="utf-8")
 
