@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def vectors(demo: LiveServer, given: Any, **more: Any) -> NDArray[np.float32]:
+def vectors(demo: LiveServer, given: Any, timeout: float = 60, **more: Any) -> NDArray[np.float32]:
     body = {"input": given, "embd_normalize": -1, **more}
-    response = httpx.post(f"{demo.url}/v1/embeddings", json=body, timeout=60)
+    response = httpx.post(f"{demo.url}/v1/embeddings", json=body, timeout=timeout)
     assert response.status_code == 200, response.text
     return np.array([each["embedding"] for each in response.json()["data"]], np.float32)
 
@@ -116,3 +117,11 @@ def test_too_long_text_is_400_and_the_next_one_works(demo: LiveServer) -> None:
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "input[1]"
     assert len(vectors(demo, "ok")) == 1
+
+
+def test_a_lone_new_picture_is_answered_on_an_idle_server(demo: LiveServer) -> None:
+    for number in range(3):
+        image = Image.new("RGB", (64, 64), (number, 77, 201))
+        assert np.isfinite(vectors(demo, picture(image), timeout=20)).all()
+    page = httpx.get(f"{demo.url}/metrics").text
+    assert re.search(r"^llava_num_requests_running\S* 0.0$", page, re.MULTILINE)

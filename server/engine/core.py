@@ -70,8 +70,11 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything now: not if all wait for a picture's encode."""
-        return self.scheduler.has_work and not self._waits
+        """Whether a step would do anything now: not if all wait for a picture's encode.
+
+        Outputs that were made outside a step, by an encode that ended, wait for the next one.
+        """
+        return bool(self._outputs) or (self.scheduler.has_work and not self._waits)
 
     def add(self, message: AddRequest) -> None:
         """Counts the prompt and queues it, or rejects it with the reason."""

@@ -151,18 +151,24 @@ class Worker:
         )
 
     def serve(self) -> None:
-        """Returns when told to stop; what a step raises comes out, for llama.cpp may be amiss."""
+        """Returns after a Shutdown. An exception of a step passes: llama.cpp may be damaged."""
+        slices = self._slices
         while not self._stopped:
-            self._turn(wait=not self._core.has_work)
-            while self._slices is not None and self._slices.pending and not self._stopped:
-                self._encode_on()
-                results = self._slices.encode_next(self._step_between, self._called, self._wanted)
-                self._pulse.end("encoder")
-                self._core.scheduler.pace.hurried = True
-                for done in results:
-                    self._core.take_encoded(done)
+            # Outputs of an encode are work too: the turn sends them, with the statistics.
+            encode = slices is not None and slices.pending
+            self._turn(wait=not (self._core.has_work or encode))
+            if slices is not None and slices.pending and not self._stopped:
+                self._encode_next(slices)
         self._outgoing.flush()
         self._texts.close()
+
+    def _encode_next(self, slices: SlicedEncodes) -> None:
+        self._encode_on()
+        results = slices.encode_next(self._step_between, self._called, self._wanted)
+        self._pulse.end("encoder")
+        self._core.scheduler.pace.hurried = True
+        for done in results:
+            self._core.take_encoded(done)
 
     def _step_between(self) -> float | None:
         """A turn in the middle of an encode; returns its seconds, None if there was no step."""
@@ -186,6 +192,8 @@ class Worker:
 
     def _turn(self, *, wait: bool) -> float:
         self._pulse.end("loop")
+        if wait:
+            self._outgoing.flush()
         messages = self._inbox.take(wait=wait)
         if messages:
             self._outgoing.flush()  # what they ask for may make this step a long one
