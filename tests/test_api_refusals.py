@@ -264,6 +264,9 @@ def test_picture_on_a_text_model_is_refused_and_text_works() -> None:
 
 
 def test_conversation_that_the_template_refuses() -> None:
-    user = {"role": "user", "content": "a"}
-    body = {"messages": [user, user]}
-    assert refusal(body, chat_template="vicuna") == (400, "invalid_conversation", "messages")
+    source = (
+        "{% for m in messages %}{% if m.content == 'a' %}{{ raise_exception('no') }}{% endif %}"
+    )
+    source += "{{ m.content }}{% endfor %}"
+    body = {"messages": [{"role": "user", "content": "a"}]}
+    assert refusal(body, chat_template=source) == (400, "invalid_conversation", "messages")

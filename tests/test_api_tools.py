@@ -216,13 +216,13 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
         ({"role": "tool", "tool_call_id": "a"}, "content"),
         ({"role": "user", "content": "x", "tool_call_id": "a"}, "tool_call_id"),
         ({"role": "user", "content": "x", "tool_calls": [CALL]}, "tool_calls"),
-        ({"role": "assistant"}, "content"),
-        ({"role": "assistant", "tool_calls": []}, "content"),
+        ({"role": "system"}, "content"),
+        ({"role": "user", "tool_calls": []}, "content"),
         ({"role": "assistant", "tool_calls": [{}]}, "tool_calls[0].id"),
         (
             {
                 "role": "assistant",
-                "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "[]"}}],
+                "tool_calls": [{**CALL, "function": {"name": "f", "arguments": 5}}],
             },
             "tool_calls[0].function.arguments",
         ),
@@ -240,3 +240,12 @@ def test_a_message_that_is_refused_is_named(message: dict[str, Any], param: str)
     )
     assert response.status_code == 400
     assert response.json()["error"]["param"] == f"messages[2].{param}"
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None}, {"content": None, "tool_calls": []}])
+def test_an_answer_that_said_nothing_is_an_empty_one(message: dict[str, Any]) -> None:
+    engine = FakeEngine()
+    user = {"role": "user", "content": "x"}
+    messages = [user, {"role": "assistant", **message}, user]
+    assert post_chat(engine, {"messages": messages}).status_code == 200
+    assert "<|im_start|>assistant\n<|im_end|>" in engine.prompt()

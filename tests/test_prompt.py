@@ -124,16 +124,23 @@ def test_hugging_face_s_helpers_are_there() -> None:
     assert text == time.strftime("%Y") + ' {"a": "ü<"} [0]\nWhat is it?'
 
 
+SAYS_NO = (
+    "{% for m in messages %}{% if 'no' in m.content %}{{ raise_exception('not that') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
+
+
 def test_conversation_that_the_template_refuses_is_the_client_s_fault() -> None:
-    with pytest.raises(RequestError, match="alternate") as caught:
-        builtin("vicuna").parts([ASK, Turn("user", ("again",))])
+    with pytest.raises(RequestError, match="not that") as caught:
+        ChatTemplate("t", SAYS_NO, "").parts([Turn("user", ("no",))])
     assert (caught.value.status, caught.value.param) == (400, "messages")
+    assert caught.value.code == "invalid_conversation"
 
 
 def test_template_that_drops_a_picture_is_noticed() -> None:
-    source = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
     with pytest.raises(RequestError, match="leaves out"):
-        ChatTemplate("t", source, "").parts([Turn("system", (Picture(0),)), Turn("user", ("hi",))])
+        ChatTemplate("t", source, "").parts([ASK, Turn("assistant", (Picture(1),))])
 
 
 def test_broken_template_is_the_server_s_fault() -> None:
@@ -235,7 +242,7 @@ def test_too_long_text_is_refused_before_rendering() -> None:
         ("llava-v1.5-7b", "vicuna"),
         ("LLaVA-v1.6-Vicuna-13B", "vicuna"),
         ("llava-v1.6-mistral-7b", "mistral"),
-        ("BakLLaVA-1", "mistral"),
+        ("BakLLaVA-1", "vicuna"),
         ("llava-v1.6-34b", "chatml-llava"),
         ("llava-llama-3-8b", "llama-3"),
         ("llava-phi-3-mini", "phi-3"),

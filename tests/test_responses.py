@@ -246,7 +246,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [user({"type": "input_image"})]}, "input[0].content[0]"),
     ({"input": [{"role": "assistant", "content": [IMAGE]}]}, "input[0].content[0]"),
     ({"input": [OUTPUT]}, "input[0].call_id"),
-    ({"input": [{**CALL, "arguments": "[1]"}]}, "input[0].arguments"),
+    ({"input": [{**CALL, "arguments": 5}]}, "input[0].arguments"),
     ({"background": True}, "background"),
     ({"conversation": "c"}, "conversation"),
     ({"max_tool_calls": 3}, "max_tool_calls"),

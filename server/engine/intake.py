@@ -18,7 +18,7 @@ def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Reque
     pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
     room = runner.n_ctx_seq - total
     if total == 0:
-        raise RequestError("the prompt is empty", param="messages")
+        raise RequestError("the prompt is empty", param="messages", code="invalid_value")
     if room < 1:
         raise ContextLengthExceeded(
             f"the prompt has {total} tokens ({total - pictures} of text, {pictures} of"

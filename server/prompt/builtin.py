@@ -7,17 +7,20 @@ _VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
+# These families know one system message, in front, and turns that alternate. What does not is put
+# in order before (server.prompt.roles); an assistant's greeting may come first, as LLaVA's own
+# conversation code writes it.
 _ALTERNATING = """\
-{%- set ns = namespace(system=none, turn=0) -%}
+{%- set ns = namespace(system=none, last=none) -%}
 {%- for message in messages -%}
 {%- if message.role == 'system' -%}
-{%- if ns.turn > 0 -%}{{ raise_exception('a system message must come first') }}{%- endif -%}
+{%- if ns.last is not none -%}{{ raise_exception('a system message must come first') }}{%- endif -%}
 {%- set ns.system = (ns.system + '\\n' if ns.system is not none else '') + message.content -%}
 {%- else -%}
-{%- if message.role != ('user' if ns.turn % 2 == 0 else 'assistant') -%}
+{%- if message.role == ns.last -%}
 {{ raise_exception('roles must alternate user/assistant/user/assistant') }}
 {%- endif -%}
-{%- set ns.turn = ns.turn + 1 -%}
+{%- set ns.last = message.role -%}
 {%- endif -%}
 {%- endfor -%}
 """
@@ -44,7 +47,10 @@ _MISTRAL = (
 {{ '[INST] ' }}
 {%- if ns.system is not none -%}{{ ns.system + '\\n\\n' }}{%- set ns.system = none -%}{%- endif -%}
 {{ message.content + ' [/INST]' }}
-{%- elif message.role == 'assistant' -%}{{ ' ' + message.content + '</s>' }}
+{%- elif message.role == 'assistant' -%}
+{%- if ns.system is not none -%}{{ '[INST] ' + ns.system + ' [/INST]' }}
+{%- set ns.system = none -%}{%- endif -%}
+{{ ' ' + message.content + '</s>' }}
 {%- endif -%}
 {%- endfor -%}
 """
@@ -60,7 +66,11 @@ _LLAMA2 = (
 {{ '<<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n' }}{%- set ns.system = none -%}
 {%- endif -%}
 {{ message.content + ' [/INST]' }}
-{%- elif message.role == 'assistant' -%}{{ ' ' + message.content + ' </s>' }}
+{%- elif message.role == 'assistant' -%}
+{%- if ns.system is not none -%}
+{{ '[INST] <<SYS>>\\n' + ns.system + '\\n<</SYS>>\\n\\n [/INST]' }}{%- set ns.system = none -%}
+{%- endif -%}
+{{ ' ' + message.content + ' </s>' }}
 {%- endif -%}
 {%- endfor -%}
 """
@@ -105,6 +115,9 @@ _GEMMA = (
     _ALTERNATING
     + """\
 {%- for message in messages if message.role != 'system' -%}
+{%- if loop.first and ns.system is not none and message.role == 'assistant' -%}
+{{ '<start_of_turn>user\\n' + ns.system + '<end_of_turn>\\n' }}{%- set ns.system = none -%}
+{%- endif -%}
 {{ '<start_of_turn>' + ('model' if message.role == 'assistant' else 'user') + '\\n' }}
 {%- if loop.first and ns.system is not none -%}{{ ns.system + '\\n\\n' }}{%- endif -%}
 {{ message.content + '<end_of_turn>\\n' }}

@@ -20,7 +20,8 @@ _LLAMA_CPP = {"llama2": "llama-2", "llama2-sys": "llama-2", "llama3": "llama-3",
 _FAMILIES: tuple[tuple[str, str], ...] = (
     ("34b", "chatml-llava"),
     ("yi-", "chatml-llava"),
-    ("bakllava", "mistral"),
+    # Mistral's weights, but LLaVA-1.5's training data and its conversation.
+    ("bakllava", "vicuna"),
     ("mistral", "mistral"),
     ("vicuna", "vicuna"),
     ("llama-3", "llama-3"),

@@ -1,8 +1,10 @@
 """What users type is text, also where it looks like one of the model's control tokens.
 
-Before the template runs, control tokens in messages are exchanged for marks that nobody can guess;
-in its output the marks become LiteralText, which the engine does not read as control tokens. The
-template sees everything else as it is, so whatever it trims or splits comes out as before.
+Before the template runs, control tokens in all that a client sent (messages, arguments, ids, tools)
+are exchanged for marks that nobody can guess; in its output the marks become LiteralText, which the
+engine does not read as control tokens. The template sees everything else as it is, so whatever it
+trims or splits comes out as before. JSON is searched after it was read, so that no escape hides a
+token which the template would write out.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 from server.messages import LiteralText
-from server.prompt.turn import Turn
+from server.prompt.turn import Part
+
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class Marks:
@@ -24,22 +28,23 @@ class Marks:
         self._found: list[str] = []
         self._stem = f"[literal-{secrets.token_hex(16)}-"
 
-    def hide(self, turns: Sequence[Turn]) -> list[Turn]:
-        """The turns with marks for control tokens, in texts and in the arguments of calls."""
-        return [
-            replace(
-                turn,
-                content=tuple(
-                    self._hide(piece) if isinstance(piece, str) else piece for piece in turn.content
-                ),
-                tool_calls=tuple(
-                    replace(call, arguments=self._hide(call.arguments)) for call in turn.tool_calls
-                ),
-            )
-            for turn in turns
-        ]
+    def hide(self, content: tuple[Part, ...]) -> tuple[Part, ...]:
+        """A turn's content with marks for the control tokens in its texts."""
+        return tuple(self._hide(piece) if isinstance(piece, str) else piece for piece in content)
+
+    def hide_all(self, value: Any) -> Any:
+        """The same for every text in a value of JSON, the keys of its objects included."""
+        if isinstance(value, str):
+            return self._hide(value)
+        if isinstance(value, dict):
+            return {self._hide(key): self.hide_all(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.hide_all(each) for each in value]
+        return value
 
     def _hide(self, text: str) -> str:
+        # What JSON may hold and llama.cpp cannot read; the API refuses it where it stands openly.
+        text = _UNREADABLE.sub("\ufffd", text)
         return self._specials.sub(self._mark, text) if self._specials else text
 
     def _mark(self, match: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 
 from jinja2.exceptions import TemplateError
 
+from server.prompt.sandbox import ConversationError
 from server.prompt.turn import MessageForm, Turn
 from server.tools import Tool, ToolCall
 from server.tools.style import ToolStyle, recognize
@@ -26,12 +27,15 @@ Render = Callable[[Sequence[Turn], Sequence[Tool], MessageForm], str]
 @dataclass(slots=True, frozen=True)
 class Abilities:
     """``style`` is the way in which the template writes calls, None where it writes none that
-    we know; ``system``: it writes system messages down.
+    we know; ``system``: it writes a system message at the beginning down, ``later_system``: also
+    one behind other messages; ``repeats``: it writes two messages of one role in a row.
     """
 
     form: MessageForm
     style: ToolStyle | None
     system: bool
+    later_system: bool
+    repeats: bool
 
 
 def probe(render: Render) -> Abilities:
@@ -44,8 +48,23 @@ def probe(render: Render) -> Abilities:
         if style is not None:
             form = form_now
             break
-    system = _WORD in _try(render, (Turn("system", (_WORD,)), Turn("user", ("x",))), (), form)
-    return Abilities(form, style, system)
+    user, word = Turn("user", ("x",)), (_WORD,)
+    answered = (user, Turn("assistant", ("x",)))
+    system = _WORD in _try(render, (Turn("system", word), user), (), form)
+    later = (*answered, Turn("system", word), user)
+    later_system = system and _WORD in _try(render, later, (), form)
+    repeats = not _refuses(render, (Turn("user", word), user, *answered[1:], user), form)
+    return Abilities(form, style, system, later_system, repeats)
+
+
+def _refuses(render: Render, turns: Sequence[Turn], form: MessageForm) -> bool:
+    try:
+        return _WORD not in render(turns, (), form)
+    except ConversationError:
+        return True
+    except Exception:  # broken, and not of another opinion
+        log.debug("chat template probe, %s", form, exc_info=True)
+        return False
 
 
 def _content_form(render: Render) -> MessageForm:

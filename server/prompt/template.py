@@ -7,12 +7,14 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jinja2 import Template
 
 from server.errors import ContextLengthExceeded, LlavaError, RequestError
 from server.prompt.literal import Marks, specials_pattern
 from server.prompt.probe import probe
+from server.prompt.roles import folded, joined, led_by_user
 from server.prompt.sandbox import (
     MAX_CHARS,
     ConversationError,
@@ -20,7 +22,7 @@ from server.prompt.sandbox import (
     compile_template,
     render,
 )
-from server.prompt.turn import MessageForm, Part, Picture, Turn, in_words, write
+from server.prompt.turn import MessageForm, Part, Picture, Turn, in_words, json_object, write
 from server.tools import Tool
 from server.tools.style import HERMES, ToolStyle
 
@@ -56,6 +58,7 @@ class ChatTemplate:
         self._pattern = specials_pattern(self._specials.tokens)
         self._template: Template = compile_template(source)
         self._can = probe(self._run)
+        self._reordered = False
 
     @property
     def tool_style(self) -> ToolStyle:
@@ -86,24 +89,20 @@ class ChatTemplate:
             raise ContextLengthExceeded(
                 f"the messages have {size} characters, more than {MAX_CHARS}", param="messages"
             )
-        # A stem that nobody can guess: whatever users type stays text.
-        stem = f"[picture-{secrets.token_hex(16)}-"
         if not self.tells_tools:
             turns, tools = in_words(turns, tools, system=self._can.system), ()
-        marks = Marks(self._pattern)
-        written = [
-            replace(turn, content=(write(turn.content, stem, gap),)) for turn in marks.hide(turns)
-        ]
-        begun = "".join(map(str, written.pop().content)) if continues else ""
-        text = self._unframed(self._render(written, tools)) + begun
-        parts = tuple(
-            part
-            for piece in _cut(text, stem)
-            for part in (marks.show(piece) if isinstance(piece, str) else (piece,))
-            if part != ""
-        )
+        writing = _Writing(Marks(self._pattern), gap)
+        begun = writing.text(turns[-1]) if continues else ""
+        answered = turns[:-1] if continues else turns
+        text = self._unframed(self._render(self._ordered(answered), tools, writing)) + begun
+        parts = writing.parts(text)
         _check_pictures(turns, parts)
         return parts
+
+    def _ordered(self, turns: Sequence[Turn]) -> list[Turn]:
+        """The turns in an order of roles that the template is known to write."""
+        turns = folded(turns, leading=self._can.system, later=self._can.later_system)
+        return turns if self._can.repeats else joined(turns)
 
     def _unframed(self, text: str) -> str:
         """Without the BOS and EOS that llama.cpp adds: a second one spoils the answers."""
@@ -112,40 +111,102 @@ class ChatTemplate:
             text = text.removeprefix(specials.bos)
         return text.removesuffix(specials.eos) if specials.add_eos else text
 
-    def _render(self, turns: Sequence[Turn], tools: Sequence[Tool]) -> str:
+    def _render(self, turns: Sequence[Turn], tools: Sequence[Tool], writing: _Writing) -> str:
+        form = self._can.form
         try:
-            return self._run(turns, tools, self._can.form)
-        except ConversationError as exc:
-            raise RequestError(
-                f"the model's chat template refuses this conversation: {exc.message}",
-                param="messages",
-                code="invalid_conversation",
-            ) from exc
+            return self._run(turns, tools, form, writing)
         except TemplateLimitError as exc:
             raise RequestError(str(exc.message), param="messages", code="prompt_too_long") from exc
+        except ConversationError as exc:
+            refusal = exc
         except Exception as exc:  # a template is foreign code: it may raise anything
-            log.exception("chat template %s failed", self.name)
-            raise LlavaError(
-                "the model's chat template failed on this conversation", code="chat_template_error"
-            ) from exc
+            return self._mended(turns, tools, writing, exc)
+        leading = self._can.system
+        ordered = led_by_user(joined(folded(turns, leading=leading, later=False)))
+        try:
+            text = self._run(ordered, tools, form, writing)
+        except Exception:
+            log.debug("chat template %s", self.name, exc_info=True)
+            raise RequestError(
+                f"the model's chat template refuses this conversation: {refusal.message}",
+                param="messages",
+                code="invalid_conversation",
+            ) from refusal
+        if not self._reordered:
+            self._reordered = True
+            log.warning(
+                "the chat template refuses a conversation (%s): neighbours of one role are joined,"
+                " later system messages become the user's, and the user is first",
+                refusal.message,
+            )
+        return text
 
-    def _run(self, turns: Sequence[Turn], tools: Sequence[Tool], form: MessageForm) -> str:
-        """``turns`` have their content written, as one text each."""
+    def _mended(
+        self, turns: Sequence[Turn], tools: Sequence[Tool], writing: _Writing, error: Exception
+    ) -> str:
+        """The same for a template that fails where arguments are no object, or nothing is said."""
+        form = replace(self._can.form, only_objects=True)
+        calls = [call for turn in turns for call in turn.tool_calls]
+        if not turns or any(json_object(call.arguments) is None for call in calls):
+            try:
+                return self._run(turns or led_by_user(()), tools, form, writing)
+            except Exception:
+                log.debug("chat template %s, %s", self.name, form, exc_info=True)
+        log.error("chat template %s failed", self.name, exc_info=error)
+        raise LlavaError(
+            "the model's chat template failed on this conversation", code="chat_template_error"
+        ) from error
+
+    def _run(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Tool],
+        form: MessageForm,
+        writing: _Writing | None = None,
+    ) -> str:
+        writing = writing or _Writing(Marks(None), "")
         variables = {
-            "messages": [form.message(turn, "".join(map(str, turn.content))) for turn in turns],
+            "messages": [writing.message(turn, form) for turn in turns],
             "add_generation_prompt": True,
             "bos_token": self._specials.bos,
             "eos_token": self._specials.eos,
-            "tools": [tool.json for tool in tools] or ([] if form.empty_tools else None),
+            "tools": writing.marks.hide_all([tool.json for tool in tools])
+            or ([] if form.empty_tools else None),
             "documents": None,
         }
         return render(self._template, variables)
 
 
-def _cut(text: str, stem: str) -> list[str | Picture]:
-    pieces = re.split(re.escape(stem) + r"(\d+)\]", text)
-    # split() alternates text and what the group caught.
-    return [Picture(int(piece)) if odd % 2 else piece for odd, piece in enumerate(pieces)]
+class _Writing:
+    """One conversation's way through a template: what stands for its pictures, and for control
+    tokens in what its client sent.
+    """
+
+    def __init__(self, marks: Marks, gap: str) -> None:
+        self.marks = marks
+        self._gap = gap
+        # A stem that cannot be guessed: what clients send stays text.
+        self._stem = f"[picture-{secrets.token_hex(16)}-"
+
+    def text(self, turn: Turn) -> str:
+        """The turn's content."""
+        return write(self.marks.hide(turn.content), self._stem, self._gap)
+
+    def message(self, turn: Turn, form: MessageForm) -> dict[str, Any]:
+        """The turn as the template reads it."""
+        hidden = self.marks.hide_all(form.message(turn))
+        return {**hidden, "role": turn.role, "content": form.content(self.text(turn))}
+
+    def parts(self, text: str) -> tuple[Part, ...]:
+        """The template's output, cut at pictures and at the control tokens that are only text."""
+        pieces = re.split(re.escape(self._stem) + r"(\d+)\]", text)
+        # split() alternates text and what the group caught.
+        return tuple(
+            part
+            for odd, piece in enumerate(pieces)
+            for part in ((Picture(int(piece)),) if odd % 2 else self.marks.show(piece))
+            if part != ""
+        )
 
 
 def _check_pictures(turns: Sequence[Turn], parts: tuple[Part, ...]) -> None:

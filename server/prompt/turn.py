@@ -30,7 +30,7 @@ class Turn:
     """One message: its role in the template's words, texts and pictures as they stand in it.
 
     ``tool_calls`` are an assistant's; ``tool_call_id`` and ``name`` say which of them a turn of
-    the role ``tool`` answers. Their arguments are texts of JSON objects.
+    the role ``tool`` answers.
     """
 
     role: str
@@ -45,17 +45,24 @@ class MessageForm:
     """What a template expects of a message: content as a list of parts, arguments as objects
     and not as text, ids of calls that have nine characters as Mistral's have; and whether no
     tools are an empty list to it, and not None.
+
+    Arguments that are no JSON object, such as those of a call that was cut, are text;
+    ``only_objects`` makes an object of them.
     """
 
     as_list: bool = False
     object_arguments: bool = True
     short_ids: bool = False
     empty_tools: bool = False
+    only_objects: bool = False
 
-    def message(self, turn: Turn, text: str) -> dict[str, Any]:
-        """The message as the template reads it; ``text`` is the turn's content, written."""
-        content = [{"type": "text", "text": text}] if self.as_list else text
-        message: dict[str, Any] = {"role": turn.role, "content": content}
+    def content(self, text: str) -> str | list[dict[str, str]]:
+        """A message's content, which is ``text``."""
+        return [{"type": "text", "text": text}] if self.as_list else text
+
+    def message(self, turn: Turn) -> dict[str, Any]:
+        """What the template reads of a message beside its content."""
+        message: dict[str, Any] = {"role": turn.role}
         if turn.tool_calls:
             message["tool_calls"] = [self._call(call) for call in turn.tool_calls]
         if turn.tool_call_id is not None:
@@ -65,7 +72,12 @@ class MessageForm:
         return message
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        arguments = json.loads(call.arguments) if self.object_arguments else call.arguments
+        arguments: Any = call.arguments
+        if self.object_arguments:
+            arguments = json_object(call.arguments)
+            if arguments is None:
+                text = call.arguments
+                arguments = {"arguments": text} if self.only_objects else text
         function = {"name": call.name, "arguments": arguments}
         return {"id": self._id(call.id), "type": "function", "function": function}
 
@@ -74,6 +86,15 @@ class MessageForm:
             return call_id
         letters = "".join(filter(str.isalnum, call_id))
         return letters[-9:].rjust(9, "0")
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The object whose JSON ``text`` is, None where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write(content: tuple[Part, ...], stem: str, gap: str = "\n") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from server.api.anthropic.request import (
@@ -16,9 +15,10 @@ from server.api.anthropic.request import (
     ToolUseBlock,
     as_blocks,
 )
-from server.api.generate.dialog import Dialog, DialogReader, joined
+from server.api.generate.dialog import Dialog, DialogReader
 from server.errors import ImageError, RequestError
 from server.prompt import Part, Turn
+from server.prompt.roles import joined
 from server.tools import Tool, Toolbox, ToolCall
 from server.tools.tool import make_toolbox
 
@@ -44,7 +44,7 @@ def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
         param = f"{where}.content[{place}]"
         _check_role(message.role, block, param)
         if isinstance(block, ToolUseBlock):
-            calls.append(ToolCall(block.id, block.name, json.dumps(block.input)))
+            calls.append(ToolCall(block.id, block.name, block.input))
         elif isinstance(block, ToolResultBlock):
             reader.add(_result(reader, block, param), f"{param}.tool_use_id")
         else:

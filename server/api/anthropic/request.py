@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from server.api.fields.messages import Refused, Strict, Text, by_type, text_or_list
+from server.api.fields.messages import (
+    Arguments,
+    Refused,
+    Strict,
+    Text,
+    by_type,
+    text_or_list,
+)
 from server.api.fields.sampling import Count, Ratio, StopText, Window
 from server.api.fields.unsupported import refuse_fields
 from server.api.http.errors import validation_error
@@ -101,7 +108,7 @@ class ToolUseBlock(Strict):
     type: Literal["tool_use"]
     id: Id
     name: Name
-    input: dict[str, Any]
+    input: Arguments = "{}"
     cache_control: CacheControl | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -38,16 +39,16 @@ def writable(text: str) -> str:
 Text = Annotated[str, AfterValidator(writable)]
 
 
-def _object(text: str) -> str:
-    try:
-        if isinstance(json.loads(text), dict):
-            return text
-    except (ValueError, RecursionError):
-        pass
-    raise PydanticCustomError("json_object", "Input should be the text of a JSON object")
+def _arguments(value: object) -> object:
+    # Many clients and OpenAI itself write "" or null for a call without arguments.
+    if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
+        return "{}"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
-ObjectText = Annotated[str, AfterValidator(writable), AfterValidator(_object)]
+# Arguments of a call that was made before. A text that is no JSON object, such as that of a call
+# which max_tokens cut, is shown to the model as it is.
+Arguments = Annotated[str, BeforeValidator(_arguments), AfterValidator(writable)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[Text, Field(min_length=1, max_length=200)]
 
@@ -179,10 +180,10 @@ Content = Annotated[
 
 
 class CalledFunction(Strict):
-    """What the model called; ``arguments`` is the text of a JSON object."""
+    """What the model called; ``arguments`` should be the text of a JSON object."""
 
     name: FunctionName
-    arguments: ObjectText
+    arguments: Arguments = "{}"
 
 
 class MessageCall(Strict):

@@ -6,6 +6,7 @@ one way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -99,18 +100,24 @@ class DialogReader:
                     code="invalid_value",
                 )
             turn = Turn(turn.role, turn.content, (), turn.tool_call_id, turn.name or name)
+        if turn.role == "system" and not self.turns:
+            content = _without_billing(turn.content)
+            if turn.content and not content:
+                return
+            turn = Turn(turn.role, content)
         self._called.update((call.id, call.name) for call in turn.tool_calls)
         self.turns.append(turn)
 
 
-def joined(turns: Iterable[Turn], *roles: str) -> list[Turn]:
-    """Turns of one of these roles that follow each other are one turn."""
-    result: list[Turn] = []
-    for turn in turns:
-        last = result[-1] if result else None
-        if last is not None and last.role == turn.role and turn.role in roles:
-            calls = last.tool_calls + turn.tool_calls
-            result[-1] = Turn(turn.role, last.content + turn.content, calls)
-        else:
-            result.append(turn)
-    return result
+# Claude Code's first line, for Anthropic's accounting. It changes with requests or conversations,
+# and as the prompt's beginning it would keep all that follows out of the prefix cache.
+_BILLING = re.compile(r"\s*x-anthropic-billing-header:[^\n]{0,1000}(?:\n+|\Z)")
+
+
+def _without_billing(content: tuple[Part, ...]) -> tuple[Part, ...]:
+    first = content[0] if content else None
+    found = _BILLING.match(first) if isinstance(first, str) else None
+    if found is None or not isinstance(first, str):
+        return content
+    rest = first[found.end() :]
+    return (rest, *content[1:]) if rest else content[1:]

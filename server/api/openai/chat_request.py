@@ -256,7 +256,7 @@ def _check(message: ChatMessage, where: str) -> None:
         _refuse("only tool messages have it", f"{where}.tool_call_id")
     if message.role == "tool" and message.tool_call_id is None:
         _missing(f"{where}.tool_call_id")
-    if message.content is None and not message.tool_calls:
+    if message.content is None and message.role != "assistant":
         _missing(f"{where}.content")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server.api.generate.dialog import Dialog, DialogReader, joined
+from server.api.generate.dialog import Dialog, DialogReader
 from server.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -16,6 +16,7 @@ from server.api.responses.items import (
 from server.api.responses.request import InputRequest, read_toolbox
 from server.errors import ImageError
 from server.prompt import Part, Turn
+from server.prompt.roles import joined
 from server.tools import ToolCall
 
 _ROLES = {"developer": "system"}

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.fields.messages import ObjectText, Refused, Strict, Text, by_type, text_or_list
+from server.api.fields.messages import (
+    Arguments,
+    Refused,
+    Strict,
+    Text,
+    by_type,
+    text_or_list,
+)
 
 Id = Annotated[Text, Field(min_length=1, max_length=200)]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -76,7 +83,7 @@ class FunctionCall(Strict):
     type: Literal["function_call"]
     call_id: Id
     name: Name
-    arguments: ObjectText
+    arguments: Arguments = "{}"
     id: str | None = None
     status: Status | None = None
 
