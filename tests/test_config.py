@@ -77,6 +77,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "image_max_side": 14, "max_tokens": 16, "request_timeout": 17.5, "stall_timeout": 18,
         "max_queue": 20, "max_body_bytes": 21, "max_connections": 22, "rate_limit": "23/minute",
         "key_concurrency": 24, "client_timeout": 25.5, "drain_timeout": 26.5, "docs": False,
+        "page": False,
         "api_key_file": "/k.toml", "insecure": True, "ssl_key_file": "/k.pem",
         "ssl_cert_file": "/c.pem", "cors_origin": "https://a.test,http://b.test:81",
         "trusted_proxy": "10.0.0.1,10.1.0.0/16", "metrics_port": 27, "reuse_port": True,

@@ -33,6 +33,7 @@ from server.api.operator.health import add_health, add_metrics, ops_router
 from server.api.operator.inspect import images_router
 from server.api.operator.memory import memory_router
 from server.api.options import ApiOptions
+from server.api.page import page_router
 from server.api.responses import responses_router
 from server.engine_client.interface import Engine
 from server.metrics import Metrics
@@ -133,6 +134,8 @@ def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = No
     services = _services(engine, options)
     for router in _ROUTERS:
         app.include_router(router(services))
+    if options.page:
+        app.include_router(page_router())
     if options.docs:
         app.include_router(docs_router(app, keys=bool(options.api_keys or options.api_key_file)))
     errors.install(app, services.metrics)

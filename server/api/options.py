@@ -31,8 +31,8 @@ class ApiOptions:
     most ``responses_max_count`` responses of ``responses_max_bytes`` together are stored.
     Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
     ``image_prepared_bytes`` of prepared pictures are kept.
-    ``docs``: the OpenAPI document and the page that shows it are served. ``model_path`` is told
-    by /props.
+    ``docs``: the OpenAPI document and the page that shows it are served; ``page``: the page at /.
+    /props returns ``model_path``.
     """
 
     images: ImageOptions = field(default_factory=ImageOptions)
@@ -57,4 +57,5 @@ class ApiOptions:
     log_content: bool = False
     sse_ping_interval: float = 15.0
     docs: bool = True
+    page: bool = True
     model_path: Path | None = None

@@ -122,6 +122,7 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         serve_metrics=settings.metrics_port is None,
         max_body_bytes=settings.max_body_bytes,
         docs=settings.docs,
+        page=settings.page,
         fetch=FetchOptions(
             enabled=settings.image_urls,
             allow=settings.image_url_allow,

@@ -99,6 +99,9 @@ class AccessSettings(BaseModel):
         Field((), description="proxies or networks whose X-Forwarded-For and -Proto are believed")
     )
     docs: Annotated[bool, Flag("Access")] = Field(True, description="serve /docs and /openapi.json")
+    page: Annotated[bool, Flag("Access")] = Field(
+        True, description="serve a page at / to drop pictures on and chat"
+    )
     metrics_port: Annotated[int | None, Flag("Access", (), "PORT", "the same port")] = Field(
         None,
         ge=0,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
 from server.api.middleware.caller import caller
+from server.api.page import PAGE_PATHS
 from server.errors import AuthenticationError, LlavaError
 from server.metrics import Metrics
 from server.settings.key_file import Key, digest_of
@@ -99,7 +100,8 @@ _OPEN_PATHS = frozenset(
 def is_open(scope: Scope) -> bool:
     """Whether it needs no key: no request, or for probes, Prometheus, and readers of the docs."""
     path = scope.get("path", "")
-    return scope["type"] != "http" or path in _OPEN_PATHS or path.startswith("/docs/")
+    opened = path in _OPEN_PATHS or path in PAGE_PATHS or path.startswith("/docs/")
+    return scope["type"] != "http" or opened
 
 
 class Access:
