@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from image_files import pixels, smooth
 from PIL import Image
 
+from server.images import resize
 from server.images.resize import at_least, cap_edge, mean_colour, to_square
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,6 +56,45 @@ def test_equal_to_the_reference_bit_for_bit(size: tuple[int, int], target: int) 
 def test_any_shape_is_the_reference(width: int, height: int, target: int) -> None:
     image = smooth(width, height, seed=width)
     assert np.array_equal(pixels(to_square(image, target, MEAN)), pixels(reference(image, target)))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 60), st.integers(1, 2500), st.integers(1, 350))
+def test_a_narrow_picture_is_the_reference_too(width: int, height: int, target: int) -> None:
+    image = smooth(width, height, seed=height)
+    assert np.array_equal(pixels(to_square(image, target, MEAN)), pixels(reference(image, target)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 60),
+    st.integers(150, 900),
+    st.sampled_from((2, 4, 8)),
+    st.integers(1, 200),
+    st.data(),
+)
+def test_a_narrow_picture_that_was_drafted_equals_its_padded_self(
+    width: int, height: int, shrink: int, target: int, data: st.DataObject
+) -> None:
+    """As libjpeg leaves it: what the file's pixels cover begins and ends within pixels."""
+    cuts = [data.draw(st.integers(0, shrink - 1)) / shrink for _ in range(4)]
+    x0, y0 = cuts[0], cuts[1]
+    box = (x0, y0, max(x0 + 1 / shrink, width - cuts[2]), height - cuts[3])
+    image = smooth(width, height, seed=width)
+    made = to_square(image, target, MEAN, shrink=shrink, box=box)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resize, "_squeezed_narrow", resize._squeezed)
+        padded = to_square(image, target, MEAN, shrink=shrink, box=box)
+    assert np.array_equal(pixels(made), pixels(padded))
+
+
+@pytest.mark.parametrize("size", [(1, 32_768), (1080, 10_000), (32_768, 1)])
+def test_time_is_linear_in_the_longest_side(size: tuple[int, int]) -> None:
+    """Padded to squares, the first takes some 20 s of processor time and the second three."""
+    image = smooth(*size)
+    began = time.process_time()
+    to_square(image, 336, MEAN)
+    assert time.process_time() - began < 1.5
 
 
 @settings(deadline=None, max_examples=40)
