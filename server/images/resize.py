@@ -59,9 +59,8 @@ def to_square(
     left, top = x0 - (side - width) // 2 / shrink, y0 - (side - height) // 2 / shrink
     span = side / shrink
     colour = mean_colour(mean)
-    image = _faded(
-        image, (0, y0, image.width, y1) if width == side else (x0, 0, x1, image.height), colour
-    )
+    inside = (0, y0, image.width, y1) if width == side else (x0, 0, x1, image.height)
+    image = _faded(image, inside, colour)
     above = max(0, math.ceil(-top))
     narrow = Image.new("RGB", (size, math.ceil(above + top + span)), colour)
     squeeze = _squeezed if 2 * image.width > span else _squeezed_narrow
