@@ -50,7 +50,7 @@ class Loaded:
     state = EngineState.READY
     stats = SchedulerStats()
     restarts = 0
-    laid_aside = 0
+    pauses = 0
     ready = EngineReady(
         model=ModelFacts("model", "llama", "", 1, 1, 1, 1, 1, 1, 1, 1, None, "", ""),
         vision=VisionFacts("mlp", True, 1, 1, 1, 1, (0, 0, 0), True, (), (), "CPU"),

@@ -119,7 +119,7 @@ class FakeEngine:
     progress: EngineProgress | None = None
     stats: SchedulerStats = field(default_factory=SchedulerStats)
     restarts: int = 0
-    laid_aside: int = 0
+    pauses: int = 0
     step_age: float = 0.0
     error: Exception | None = None
     error_after: int = 0

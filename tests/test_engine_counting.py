@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_fakes import IMAGE_TOKENS, FakeRunner, picture
+from fakes import engine_ready
 
 from server.engine import loop as worker
 from server.engine.heartbeat import Pulse
 from server.engine.intake import count
 from server.engine_client.client import EngineClient
-from server.engine_client.interface import EngineState
+from server.engine_client.requests import Requests
+from server.engine_client.supervisor import EngineSupervisor
 from server.errors import EngineUnavailable, RequestError
-from server.messages import Counted, CountRequest, EngineConfig, Rejected, Shutdown, StepOutputs
+from server.messages import Counted, CountRequest, Rejected, Shutdown, StepOutputs
 
 PARTS = ("four", picture("a"), "six...", picture("b"))
 TEXT = 10
@@ -89,28 +90,26 @@ def test_the_worker_answers_at_once() -> None:
 class Process:
     """An engine process that answers with ``answer``, or not at all."""
 
-    def __init__(self, client: EngineClient, answer: Any) -> None:
-        self.client = client
+    def __init__(self, supervisor: EngineSupervisor, answer: Any) -> None:
+        self.supervisor = supervisor
         self.answer = answer
 
     def send(self, message: Any) -> None:
         if isinstance(message, CountRequest) and self.answer is not None:
             outputs = StepOutputs((self.answer(message.request_id),))
             loop = asyncio.get_running_loop()
-            loop.call_soon(self.client._take, self, outputs)
+            loop.call_soon(self.supervisor._take, self, outputs)
 
     def stop(self, patience: float) -> int:
         return -9
 
 
 def client_with(answer: Any) -> EngineClient:
-    config = EngineConfig(Path("m"), None, Path(), ctx_size=0, parallel=1, threads=1)
-    client = EngineClient(config)
-    client.state = EngineState.READY
-    process: Any = Process(client, answer)
-    client._process = process
-    client._requests.connect(process.send)
-    return client
+    requests = Requests()
+    supervisor = EngineSupervisor(requests)
+    process: Any = Process(supervisor, answer)
+    supervisor._become_ready(process, engine_ready())
+    return EngineClient(supervisor, requests)
 
 
 def test_the_client_hands_the_count_back_and_keeps_nothing() -> None:
@@ -131,7 +130,7 @@ def test_a_count_ends_with_the_engine() -> None:
         client = client_with(None)
         asking = asyncio.ensure_future(client.count(PARTS))
         await asyncio.sleep(0)
-        await client.stop()
+        await client._supervisor.stop()
         with pytest.raises(EngineUnavailable):
             await asking
         with pytest.raises(EngineUnavailable):

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import pytest
+from fakes import engine_ready
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.deadline import deadline
-from server.engine_client.client import EngineClient, EngineLimits
-from server.engine_client.interface import EngineState
+from server.engine_client.client import EngineClient
 from server.engine_client.requests import (
     FEW_UNREAD,
     HELD_UP_SECONDS,
+    ISOLATED,
+    MOST_ALONE,
     MOST_UNREAD,
+    PASS_TOKENS,
     STOPPED_SECONDS,
     SUSPECT,
     Requests,
     Running,
 )
+from server.engine_client.supervisor import EngineSupervisor
 from server.errors import DeadlineExceeded, EngineUnavailable, RequestError
 from server.messages import (
     AbortRequest,
     AddRequest,
     Admitted,
     CountRequest,
-    EngineConfig,
     FinishReason,
     Rejected,
     RequestTimings,
@@ -122,11 +127,142 @@ def test_suspects_are_tried_one_at_a_time_and_only_the_culprit_is_given_up() -> 
     assert engines.ids == ["a", "d"], "others go beside it"
     engines.requests.close(running["a"], abort=False)
     assert engines.ids == ["a", "d", "b"], "it was not the first: the second"
+    engines.restart()
+    assert engines.ids == ["b"], "it was in three losses, and is tried alone"
+    late = engines.requests.open(request("e"))
+    engines.restart()
+    assert engines.ids == ["b"], "alone in one loss is not enough"
     engines.requests.disconnect()
-    assert [len(items(one)) for one in (running["b"], running["c"], fresh)] == [1, 0, 0]
+    others = running["c"], fresh, late
+    assert [len(items(one)) for one in (running["b"], *others)] == [1, 0, 0, 0]
     engines.requests.close(running["b"], abort=True)
     engines.start()
-    assert engines.ids == ["c", "d"]
+    assert engines.ids == ["c", "d", "e"]
+
+
+def isolated(engines: Engines) -> Running:
+    """A request that was in as many losses as there may be before it is tried alone."""
+    engines.start()
+    running = engines.requests.open(request("a"))
+    for number in range(ISOLATED):
+        engines.requests.open(request(f"beside {number}"))
+        engines.restart()
+    assert engines.ids == ["a"]
+    assert (running.losses, running.all_alone) == (ISOLATED, 0)
+    return running
+
+
+def test_who_is_tried_alone_lets_the_others_in_when_it_comes_further() -> None:
+    engines = Engines()
+    running = isolated(engines)
+    say(engines, "a", *range(PASS_TOKENS - 1))
+    assert engines.ids == ["a"]
+    say(engines, "a", PASS_TOKENS - 1)
+    assert engines.ids == ["a", "beside 2"], "the others are suspects, too"
+    engines.restart()
+    assert engines.ids == ["a"]
+    say(engines, "a", *range(2 * PASS_TOKENS - 1))
+    assert engines.ids == ["a"], "further than last time"
+    assert not any(isinstance(item, EngineUnavailable) for item in items(running))
+
+
+@pytest.mark.parametrize("leave", ["close", "stop reading", "end"])
+def test_who_is_tried_alone_and_leaves_lets_the_others_in(leave: str) -> None:
+    engines = Engines()
+    running = isolated(engines)
+    if leave == "close":
+        engines.requests.close(running, abort=True)
+    elif leave == "end":
+        say(engines, "a", 0, reason=FinishReason.STOP)
+    else:
+        say(engines, "a", *range(FEW_UNREAD - 2))
+        assert len(engines.got) == 1
+        running.read -= 2 * STOPPED_SECONDS
+        for _ in range(4):
+            running.items.put_nowait(Admitted("a", 1, 0))
+        say(engines, "a", 1)
+        assert running.paused
+    assert "beside 0" in engines.ids[1:]
+
+
+def test_a_request_that_comes_further_between_two_losses_is_not_given_up() -> None:
+    engines = Engines()
+    engines.start()
+    running = engines.requests.open(request("a"))
+    for token in range(MOST_ALONE - 1):
+        engines.restart()
+        say(engines, "a", token)
+    assert not any(isinstance(item, EngineUnavailable) for item in items(running))
+    engines.restart()
+    (error,) = items(running)
+    assert isinstance(error, EngineUnavailable), "though it comes further each time"
+
+
+@given(st.lists(st.sampled_from(["open", "token", "end", "leave", "kill"]), max_size=60), st.data())
+def test_whoever_is_given_up_was_alone_in_two_losses(steps: list[str], data: st.DataObject) -> None:
+    """Engines are killed from outside, whatever they are at."""
+    engines = Engines()
+    engines.start()
+    running: dict[str, Running] = {}
+    in_engine: set[str] = set()
+    alone: Counter[str] = Counter()
+    for number, step in enumerate(steps):
+        if step == "open":
+            running[f"r{number}"] = engines.requests.open(request(f"r{number}"))
+        elif step == "kill":
+            had = [name for name in in_engine if name in running]
+            alone.update(had if len(had) == 1 else [])
+            engines.restart()
+            in_engine.clear()
+        elif names := sorted(in_engine & running.keys()):
+            name = data.draw(st.sampled_from(names))
+            if step == "leave":
+                engines.requests.close(running.pop(name), abort=True)
+            elif step == "end":
+                say(engines, name, number, reason=FinishReason.STOP)
+                engines.requests.close(running.pop(name), abort=False)
+            else:
+                say(engines, name, number)
+        in_engine.update(message.request_id for message in engines.got if name_of(message))
+        engines.got.clear()
+        for name, one in list(running.items()):
+            if any(isinstance(item, EngineUnavailable) for item in items(one)):
+                assert alone[name] >= 2, f"{name} was alone in {alone[name]} losses"
+                engines.requests.close(running.pop(name), abort=True)
+        waiting = [name for name in running if name not in in_engine]
+        assert not waiting or in_engine & running.keys(), "somebody waits for an idle engine"
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3))
+def test_a_request_that_kills_every_engine_is_found(
+    before: int, after: int, fresh_each_time: int
+) -> None:
+    engines = Engines()
+    engines.start()
+    beside = [engines.requests.open(request(f"before {number}")) for number in range(before)]
+    culprit = engines.requests.open(request("culprit"))
+    beside += [engines.requests.open(request(f"after {number}")) for number in range(after)]
+    for number in range(4 * (before + after + fresh_each_time) + 20):
+        if "culprit" in engines.ids:
+            beside += [
+                engines.requests.open(request(f"{number}.{other}"))
+                for other in range(fresh_each_time)
+            ]
+            engines.restart()
+        else:  # the others end sooner or later
+            ending = next(one for one in beside if one.sent)
+            beside.remove(ending)
+            engines.requests.close(ending, abort=False)
+        if culprit.ended:
+            break
+    (error,) = items(culprit)
+    assert isinstance(error, EngineUnavailable)
+    assert not any(items(one) for one in beside), "and nothing else is given up"
+
+
+def name_of(message: Any) -> bool:
+    """Whether a message hands a request over."""
+    return not isinstance(message, AbortRequest)
 
 
 def say(engines: Engines, name: str, *tokens: int, reason: FinishReason | None = None) -> None:
@@ -150,7 +286,7 @@ def test_a_reader_that_stops_is_taken_out_of_the_engine_until_it_reads_on() -> N
     engines = Engines()
     running = stopped(engines)
     assert [type(message) for message in engines.got] == [AddRequest, AbortRequest]
-    assert engines.requests.laid_aside == 1
+    assert engines.requests.pauses == 1
     assert not running.read_on
     say(engines, "a", MOST_UNREAD)
     assert len(items(running)) == MOST_UNREAD + 2, "what was on its way counts"
@@ -254,13 +390,11 @@ class Process:
         return 0
 
 
-def client_of(process: Process, **limits: Any) -> EngineClient:
-    config = EngineConfig(Path("m"), None, Path(), ctx_size=0, parallel=1, threads=1)
-    client = EngineClient(config, EngineLimits(**limits))
-    client.state = EngineState.READY
-    client._process = process  # type: ignore[assignment]
-    client._requests.connect(process.send)
-    return client
+def client_of(process: Process, max_tokens: int | None = None) -> EngineClient:
+    requests = Requests()
+    supervisor = EngineSupervisor(requests)
+    supervisor._become_ready(process, engine_ready())  # type: ignore[arg-type]
+    return EngineClient(supervisor, requests, max_tokens)
 
 
 def generate(client: EngineClient, **sampling: Any) -> Any:

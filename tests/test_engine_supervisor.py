@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from fakes import engine_ready
 
 import server.engine_client.supervisor as supervisor_module
 from server.engine_client.interface import EngineState
+from server.engine_client.requests import Requests
 from server.engine_client.supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
 from server.engine_client.watch import LOAD_PATIENCE, LOAD_SECONDS, LoadWatch
-from server.errors import StartupError
-from server.messages import EngineConfig, EngineProgress
+from server.errors import EngineUnavailable, StartupError
+from server.messages import CountRequest, EngineConfig, EngineProgress
 
 CONFIG = EngineConfig(Path("no.gguf"), None, Path("no"), 0, 1, 1)
 
@@ -58,9 +60,9 @@ async def until(condition: Any) -> None:
     raise AssertionError("it did not happen in time")
 
 
-async def started(processes: Processes, stall: float = 8.0) -> EngineSupervisor:
-    supervisor = EngineSupervisor(CONFIG, EngineLimits(stall=stall))
-    starting = asyncio.ensure_future(supervisor.start())
+async def started(processes: Processes, stall: float = 8.0, **limits: Any) -> EngineSupervisor:
+    supervisor = EngineSupervisor(Requests(), EngineLimits(stall=stall, **limits))
+    starting = asyncio.ensure_future(supervisor.start(CONFIG))
     await until(lambda: processes.made)
     processes.made[0].say(EngineProgress("weights", 0.0))
     processes.made[0].say(engine_ready())
@@ -86,12 +88,65 @@ def test_a_system_without_memory_for_a_process_is_asked_again(processes: Process
     asyncio.run(go())
 
 
+def test_an_engine_that_comes_back_says_how_long_it_took_and_who_continues(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        supervisor._requests.open(CountRequest("a", ("prompt",)))
+        caplog.set_level("INFO", "server")
+        processes.made[0].say(None)
+        await until(lambda: len(processes.made) == 2)
+        assert supervisor.accepts, "requests may wait for it"
+        processes.made[1].say(engine_ready())
+        await supervisor.stop()
+
+    asyncio.run(go())
+    (line,) = [line for line in caplog.messages if "is back" in line]
+    assert re.fullmatch(r"the engine is back after \d+\.\d s, 1 request continues", line)
+
+
+def test_the_last_failed_restart_ends_the_wait_with_its_reason(processes: Processes) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        waiting = asyncio.ensure_future(supervisor.wait_failed())
+        processes.errors = [OSError(24, "Too many open files")] * len(RESTART_PAUSES)
+        processes.made[0].say(None)
+        error = await asyncio.wait_for(waiting, 5)
+        assert "Too many open files" in error.message
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+def test_with_retry_engines_are_started_until_one_is_ready(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "RETRY_SECONDS", 0.01)
+
+    async def go() -> None:
+        supervisor = await started(processes, retry=True)
+        waiting = supervisor._requests.open(CountRequest("a", ("prompt",)))
+        processes.errors = [OSError(24, "Too many open files")] * 20
+        processes.made[0].say(None)
+        await until(lambda: len(processes.errors) < 10)
+        assert supervisor.state is EngineState.RESTARTING
+        assert isinstance(waiting.items.get_nowait(), EngineUnavailable), "a minute is too long"
+        assert not supervisor.accepts
+        await until(lambda: len(processes.made) == 2)
+        processes.made[1].say(engine_ready())
+        assert supervisor.state is EngineState.READY
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
 def test_a_first_start_that_gets_no_process_fails_in_words(processes: Processes) -> None:
     async def go() -> None:
         processes.errors = [OSError(12, "Cannot allocate memory")]
-        supervisor = EngineSupervisor(CONFIG)
+        supervisor = EngineSupervisor(Requests())
         with pytest.raises(StartupError, match="Cannot allocate memory"):
-            await supervisor.start()
+            await supervisor.start(CONFIG)
         await supervisor.stop()
 
     asyncio.run(go())
@@ -125,8 +180,8 @@ def test_a_first_start_and_one_without_a_watch_may_take_for_ever(
 ) -> None:
     async def go() -> None:
         if first:
-            supervisor = EngineSupervisor(CONFIG)
-            starting = asyncio.ensure_future(supervisor.start())
+            supervisor = EngineSupervisor(Requests())
+            starting = asyncio.ensure_future(supervisor.start(CONFIG))
             await until(lambda: processes.made)
         else:
             supervisor = await started(processes, stall=0)

@@ -71,7 +71,7 @@ def test_gauges_follow_the_engine() -> None:
     metrics = Metrics(engine)
     engine.stats = SchedulerStats(num_running=3, num_waiting=7, kv_cells_used=1, kv_cells_total=4)
     engine.restarts = 2
-    engine.laid_aside = 4
+    engine.pauses = 4
     values = samples(metrics)
     assert values["llava_num_requests_running",] == 3
     assert values["llava_num_requests_waiting",] == 7

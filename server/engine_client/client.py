@@ -1,17 +1,17 @@
-"""The engine as the web process sees it: asked to generate, and to count."""
+"""The engine as the API sees it: it generates, counts, embeds and tokenizes."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from server.deadline import deadline
 from server.engine_client.interface import EngineState
-from server.engine_client.requests import Item, Message, Running
-from server.engine_client.supervisor import EngineLimits, EngineSupervisor
+from server.engine_client.requests import Item, Message, Requests, Running
+from server.engine_client.supervisor import EngineSupervisor
 from server.errors import DeadlineExceeded, EngineUnavailable, LlavaError, RequestError
 from server.messages import (
     AddRequest,
@@ -21,19 +21,68 @@ from server.messages import (
     DetokenizeRequest,
     Embedded,
     EmbedRequest,
+    EngineProgress,
+    EngineReady,
     Pooling,
     PromptPart,
+    SchedulerStats,
+    StepOutputs,
     Tokenized,
     TokenizeRequest,
     TokenOutput,
 )
 from server.messages.sampling import SamplingParams
 
-__all__ = ["EngineClient", "EngineLimits"]
 
+class EngineClient:
+    """Hands requests to whichever engine the supervisor runs. Lives on one event loop."""
 
-class EngineClient(EngineSupervisor):
-    """Hands requests to the engine, whichever runs. Lives on one event loop."""
+    def __init__(
+        self, supervisor: EngineSupervisor, requests: Requests, max_tokens: int | None = None
+    ) -> None:
+        """``requests`` are those of the supervisor; ``max_tokens`` bounds what one generates."""
+        self._supervisor = supervisor
+        self._requests = requests
+        self._max_tokens = max_tokens
+
+    @property
+    def state(self) -> EngineState:
+        """Whether requests can come."""
+        return self._supervisor.state
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """Facts of the loaded model; None until it was loaded once."""
+        return self._supervisor.ready
+
+    @property
+    def progress(self) -> EngineProgress | None:
+        """How far downloading or loading is."""
+        return self._supervisor.progress
+
+    @property
+    def stats(self) -> SchedulerStats:
+        """The last step's statistics."""
+        return self._supervisor.stats
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine was started again."""
+        return self._supervisor.restarts
+
+    @property
+    def step_age(self) -> float:
+        """Seconds that the engine has been at its present work; 0 if it waits for some."""
+        return self._supervisor.step_age
+
+    @property
+    def pauses(self) -> int:
+        """How often a request left the engine because its reader had stopped."""
+        return self._requests.pauses
+
+    def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
+        """Calls ``on_step`` with all that comes from the engine, on the event loop."""
+        self._supervisor.watch(on_step)
 
     async def generate(
         self, parts: tuple[PromptPart, ...], sampling: SamplingParams, request_id: str
@@ -59,7 +108,7 @@ class EngineClient(EngineSupervisor):
                 if running.read_on:
                     self._requests.go_on(running)
                 if isinstance(item, LlavaError):
-                    # After its deadline, or if it was given up, the engine may still be at it.
+                    # After its deadline, or if it was given up, the engine may still work on it.
                     finished = not isinstance(item, DeadlineExceeded | EngineUnavailable)
                     raise item
                 assert isinstance(item, Admitted | TokenOutput)
@@ -102,7 +151,7 @@ class EngineClient(EngineSupervisor):
         return answer
 
     async def _ask(self, message: Message) -> Item:
-        """The one answer to a message; whoever stops waiting for it stops the engine's work."""
+        """The one answer to a message; the engine's work ends when its client stops waiting."""
         running = self._open(message)
         alarm = self._set_alarm(running)
         item: Item | None = None
@@ -117,8 +166,7 @@ class EngineClient(EngineSupervisor):
         return item
 
     def _open(self, message: Message) -> Running:
-        ready = self.state is EngineState.READY and not self._stopping
-        if ready or self.waits_for_engine:
+        if self._supervisor.accepts:
             return self._requests.open(message)
         raise EngineUnavailable(f"the engine is {self.state.value}; try again shortly")
 
@@ -132,7 +180,7 @@ class EngineClient(EngineSupervisor):
         return loop.call_at(end, running.items.put_nowait, error)
 
     def _limited(self, sampling: SamplingParams) -> SamplingParams:
-        most = self.limits.max_tokens
+        most = self._max_tokens
         if most is None:
             return sampling
         if sampling.max_tokens is None:

@@ -51,7 +51,7 @@ class Engine(Protocol):
 
     @property
     def progress(self) -> EngineProgress | None:
-        """How far loading is."""
+        """How far downloading or loading is."""
 
     @property
     def stats(self) -> SchedulerStats:
@@ -62,8 +62,8 @@ class Engine(Protocol):
         """How often the engine was started again."""
 
     @property
-    def laid_aside(self) -> int:
-        """How many requests left the engine because their reader had stopped."""
+    def pauses(self) -> int:
+        """How often a request left the engine because its reader had stopped."""
 
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
         """Call ``on_step`` with all that comes from the engine, on the event loop."""
@@ -105,7 +105,7 @@ def require_ready(engine: Engine) -> EngineReady:
 
 
 async def close(outputs: AsyncIterator[Admitted | TokenOutput]) -> None:
-    """Tell the engine that nobody waits for these outputs any more."""
+    """End an iterator of ``Engine.generate`` early, which aborts its request."""
     if isinstance(outputs, _Closable):
         await outputs.aclose()
 

@@ -1,7 +1,8 @@
-"""The requests that the engine is at, as the web process knows them: enough to begin again.
+"""The requests that the engine works on, as the web process knows them: enough to begin again.
 
-An engine that is lost takes nobody's request with it. Each is kept here with its prompt and the
-tokens that have come, and is handed to the next engine, which goes on behind them.
+A lost engine loses no request. Each is kept here with its prompt and the tokens that have come, and
+the next engine continues it behind them. Only a request that the engine is lost on again and again
+while it is alone in it is given up; ``Requests.disconnect`` has the rule.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ from server.messages import (
 
 logger = logging.getLogger(__name__)
 
-# A request that was in this many engines when they were lost may be what they died of.
+# A request that was in this many engines when they were lost may be the cause: a suspect.
 SUSPECT = 2
-# A reader has stopped, and the engine does not go on, when it has read nothing of what there is for
-# so long; sooner where so many outputs lie unread, but not at once: if this process itself was
-# held up, all of them come together. It goes on when there are few; of fewer nothing can be told.
+# From so many on it is tried alone, until it has come so many tokens further (twice as many after
+# each further loss), so that the next loss shows whether it is the cause.
+ISOLATED = 3
+PASS_TOKENS = 8
+# It is given up when it was alone in this many lost engines without a token in between, or in
+# MOST_ALONE whatever came in between.
+STUCK_ALONE, MOST_ALONE = 2, 5
+# A reader has stopped, and the engine pauses its request, when it has read nothing for so long;
+# sooner where so many outputs are unread, but not at once: if this process itself was held up, all
+# of them come together. It continues when few are unread; with fewer it is never paused.
 STOPPED_SECONDS = 1.0
 HELD_UP_SECONDS = 0.1
 MOST_UNREAD = 256
@@ -49,11 +57,13 @@ Output = Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """One request. ``losses`` counts the engines that were lost while they had it.
+    """One request. ``losses`` counts the engines that were lost while they had it, ``lost_alone``
+    those that had nothing else, since the last token that came between two of them, and
+    ``all_alone`` all of those.
 
-    It is ``parked`` while it is kept from the engine because nobody reads what there is. ``read``:
-    when something was read last, or began to lie there unread, ``time.monotonic()``. Once it has
-    ``ended`` no engine is to have it.
+    It is ``paused``, and not in the engine, while its reader has stopped. ``read``: when something
+    was read last, or began to be unread, ``time.monotonic()``. When it has ``ended`` it is sent to
+    no engine.
     """
 
     message: Message
@@ -62,33 +72,67 @@ class Running:
     admitted: bool = False
     sent: bool = False
     losses: int = 0
+    lost_alone: int = 0
+    all_alone: int = 0
+    tokens_at_loss: int = 0
     first: RequestTimings | None = None
-    parked: bool = False
+    paused: bool = False
     ended: bool = False
-    turns: int = 0
+    resumes: int = 0
     read: float = field(default_factory=time.monotonic)
 
     @property
     def stopped(self) -> bool:
-        """Whether its reader has stopped, and the engine is at it in vain."""
+        """Whether its reader has stopped, and the engine works on it in vain."""
         unread = self.items.qsize()
-        if unread <= FEW_UNREAD or self.parked or self.ended:
+        if unread <= FEW_UNREAD or self.paused or self.ended:
             return False
         patience = HELD_UP_SECONDS if unread > MOST_UNREAD else STOPPED_SECONDS
         return time.monotonic() - self.read > patience
 
     @property
     def read_on(self) -> bool:
-        """Whether it was kept from the engine, and its reader has come."""
-        return self.parked and not self.ended and self.items.qsize() <= FEW_UNREAD
+        """Whether it is paused, and its reader reads again."""
+        return self.paused and not self.ended and self.items.qsize() <= FEW_UNREAD
+
+    @property
+    def waits(self) -> bool:
+        """Whether an engine is to have it and has not."""
+        return not (self.sent or self.paused or self.ended)
 
     @property
     def suspect(self) -> bool:
         """Whether it is to be sent only while no other suspect is in the engine."""
         return self.losses >= SUSPECT
 
+    @property
+    def isolated(self) -> bool:
+        """Whether it is to be tried without any other request in the engine."""
+        return self.losses >= ISOLATED
+
+    @property
+    def passed(self) -> bool:
+        """Whether it came far enough since the last loss to let others beside it."""
+        further = len(self.tokens) - self.tokens_at_loss
+        return further >= PASS_TOKENS << (self.losses - ISOLATED)
+
+    @property
+    def culprit(self) -> bool:
+        """Whether engines are lost because of it, as far as can be known."""
+        return self.lost_alone >= STUCK_ALONE or self.all_alone >= MOST_ALONE
+
+    def lose(self, *, alone: bool) -> None:
+        """The engine that had it is lost; ``alone``: it had nothing else."""
+        self.sent = False
+        self.losses += 1
+        if len(self.tokens) > self.tokens_at_loss:
+            self.lost_alone = 0
+        self.tokens_at_loss = len(self.tokens)
+        self.lost_alone += alone
+        self.all_alone += alone
+
     def take(self, output: Output) -> None:
-        """Passes on what the engine says; what the client has heard already is left out."""
+        """Passes an output on; what the client has received already is left out."""
         if isinstance(output, Rejected):
             self.fail(output.error)
             return
@@ -106,7 +150,7 @@ class Running:
         self.items.put_nowait(output)
 
     def fail(self, error: LlavaError) -> None:
-        """It has ended with an error, which is told when its reader comes."""
+        """It has ended with an error, which its reader gets next."""
         self.ended = True
         self.items.put_nowait(error)
 
@@ -125,16 +169,19 @@ class Running:
 
 
 class Requests:
-    """All requests that somebody waits for, in the order of their arrival.
+    """All requests that a client waits for, in the order of their arrival.
 
-    ``connect`` names the engine that takes them; without one they wait. ``laid_aside`` counts how
-    often one was taken out of it because its reader had stopped.
+    ``connect`` names the engine that takes them; without one they wait. ``pauses`` counts how
+    often one was taken out of the engine because its reader had stopped. ``resumed`` is how many
+    the present engine continued for a lost one.
     """
 
     def __init__(self) -> None:
         self._running: dict[str, Running] = {}
         self._send: Callable[[Any], None] | None = None
-        self.laid_aside = 0
+        self._alone: Running | None = None
+        self.pauses = 0
+        self.resumed = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -145,83 +192,90 @@ class Requests:
     def open(self, message: Message) -> Running:
         """Takes a request in, and sends it if there is an engine."""
         running = self._running[message.request_id] = Running(message)
-        if self._send is not None:
-            self._dispatch(running)
+        self._dispatch(running)
         return running
 
     def close(self, running: Running, *, abort: bool) -> None:
-        """Nobody waits for it any more; with ``abort`` the engine is to stop, too."""
+        """Its client waits no longer; with ``abort`` the engine is to stop, too."""
         self._running.pop(running.message.request_id, None)
         if running.sent and self._send is not None:
             if abort:
                 self._send(AbortRequest(running.message.request_id))
-            if running.suspect:
-                self._send_waiting()
+            self._left(running)
 
     def take(self, output: Output) -> None:
-        """Something that the engine says of one of them."""
+        """An output of the engine for one of them."""
         running = self._running.get(output.request_id)
-        if running is not None:
-            running.take(output)
-            if running.ended:
-                self._end(running)
-            elif running.stopped:
-                self._park(running)
+        if running is None:
+            return
+        running.take(output)
+        if running.ended:
+            self._left(running)
+        elif running.stopped:
+            self._pause(running)
+        elif running is self._alone and running.passed:
+            self._alone = None
+            self._send_waiting()
 
-    def _end(self, running: Running) -> None:
-        """The engine is done with it, whenever its reader comes for the rest."""
+    def _left(self, running: Running) -> None:
+        """The engine no longer has it, whenever its reader comes for the rest."""
         running.sent = False
+        if running is self._alone:
+            self._alone = None
         if running.suspect:
             self._send_waiting()
 
-    def _park(self, running: Running) -> None:
-        """Takes it out of the engine; what that has said until it hears of this still counts."""
-        running.parked = True
-        self.laid_aside += 1
+    def _pause(self, running: Running) -> None:
+        """Takes it out of the engine; what the engine sends until it has done so still counts."""
+        running.paused = True
+        self.pauses += 1
         logger.info("request %s: its reader has stopped", running.message.request_id)
         if running.sent and self._send is not None:
-            running.sent = False
             self._send(AbortRequest(running.message.request_id))
-            if running.suspect:
-                self._send_waiting()
+            self._left(running)
 
     def go_on(self, running: Running) -> None:
-        """Gives it to the engine again: its reader has read what there was.
+        """Sends it to the engine again: its reader has read what there was.
 
         Under a new name, so that the engine takes it for another request than the aborted one.
         """
         del self._running[running.message.request_id]
-        running.turns += 1
+        running.resumes += 1
         name = running.message.request_id.partition("~")[0]
-        running.message = replace(running.message, request_id=f"{name}~{running.turns}")
+        running.message = replace(running.message, request_id=f"{name}~{running.resumes}")
         self._running[running.message.request_id] = running
-        running.parked = False
-        if self._send is not None:
-            self._dispatch(running)
+        running.paused = False
+        self._dispatch(running)
 
     def connect(self, send: Callable[[Any], None]) -> None:
-        """There is an engine: it is sent all that wait."""
+        """There is an engine: all that wait are sent, or the one that is to be tried alone."""
         self._send = send
+        self.resumed = sum(running.losses > 0 and running.waits for running in self)
+        isolated = [running for running in self if running.waits and running.isolated]
+        if isolated:
+            self._alone = max(isolated, key=lambda running: running.losses)
+            self._dispatch(self._alone)
         self._send_waiting()
 
     def disconnect(self) -> None:
-        """The engine is lost. If it was surely one request's fault, that one is not tried again.
+        """The engine is lost. A request that is surely the cause is not tried again.
 
-        All that it had may be what it died of. Those that were in two lost engines are suspects
-        and sent one at a time from then on, so that the next loss tells which one it is.
+        Any request that the engine had may be the cause. Those that were in ``SUSPECT`` lost
+        engines are sent one at a time, with others that are no suspects. One that was in more is
+        tried alone when the next engine begins, and the others wait until it has come further
+        than before. None is given up that was never alone in a loss: engines are also killed
+        from outside.
         """
-        self._send = None
+        self._send = self._alone = None
         had = [running for running in self if running.sent]
         for running in had:
-            running.sent = False
-            running.losses += 1
-        worst = max((running.losses for running in had), default=0)
-        suspects = [running for running in had if running.losses == worst]
-        if worst >= SUSPECT and len(suspects) == 1:
-            culprit = suspects[0]
+            running.lose(alone=len(had) == 1)
+        for culprit in (running for running in had if running.culprit):
             logger.error("request %s is not tried again", culprit.message.request_id)
             culprit.fail(
-                EngineUnavailable(f"the engine was lost {worst} times while this request ran")
+                EngineUnavailable(
+                    f"the engine was lost {culprit.losses} times while this request ran"
+                )
             )
 
     def fail(self, error: LlavaError) -> None:
@@ -231,12 +285,14 @@ class Requests:
 
     def _send_waiting(self) -> None:
         for running in self:
-            if not (running.sent or running.parked or running.ended):
+            if running.waits:
                 self._dispatch(running)
 
     def _dispatch(self, running: Running) -> None:
+        """Sends it, unless there is no engine or it has to wait for a suspect."""
+        if self._send is None or self._alone not in (None, running):
+            return
         if running.suspect and any(other.suspect and other.sent for other in self):
             return
-        assert self._send is not None
         running.sent = True
         self._send(running.next_message())

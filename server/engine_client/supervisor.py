@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -25,43 +26,46 @@ from server.messages import (
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
-# Pauses before the restarts after a loss; when they are used up without a ready engine, we stop.
+# Pauses before the restarts after a loss. When they are used up without a ready engine, the engine
+# has failed; with ``retry`` it is started again each RETRY_SECONDS.
 RESTART_PAUSES = (0.0, 1.0, 3.0, 10.0)
+RETRY_SECONDS = 60.0
 
 
 @dataclass(slots=True, frozen=True)
 class EngineLimits:
-    """How long the engine is waited for, in seconds, and how much one request may ask of it.
+    """Timeouts in seconds, and what happens after the last of them.
 
-    ``stall``: an engine that does not move for so long is replaced; 0 is never. ``restart``: how
-    long requests wait for the next one. ``max_tokens``: the most that a request may generate.
+    ``stall``: an engine without progress for so long is restarted; 0 disables. ``restart``: how
+    long requests wait for the next engine. ``retry``: go on starting engines for ever.
     """
 
     stall: float = 8.0
     restart: float = 120.0
-    max_tokens: int | None = None
+    retry: bool = False
 
 
 class EngineSupervisor:
-    """Keeps an engine process running, and tells it of the requests. Lives on one event loop."""
+    """Keeps an engine process running, and connects it to the requests. Lives on one event loop."""
 
-    def __init__(self, config: EngineConfig, limits: EngineLimits | None = None) -> None:
+    def __init__(self, requests: Requests, limits: EngineLimits | None = None) -> None:
         self.state = EngineState.STARTING
         self.ready: EngineReady | None = None
         self.progress: EngineProgress | None = None
         self.stats = SchedulerStats()
         self.restarts = 0
-        self.limits = limits or EngineLimits()
-        self._config = config
+        self._limits = limits or EngineLimits()
+        self._requests = requests
+        self._config: EngineConfig | None = None
+        self._sizes: LoadSizes | None = None
         self._process: EngineProcess | None = None
         self._gone: EngineProcess | None = None
-        self._requests = Requests()
-        self._sizes = LoadSizes(config)
         self._on_step: Callable[[StepOutputs], None] = lambda _: None
-        self._watch = Watch(self.limits.stall)
+        self._watch = Watch(self._limits.stall)
         self._load_watch = LoadWatch()
-        self._settled: asyncio.Future[None] | None = None
+        self._loaded, self._failed = asyncio.Event(), asyncio.Event()
         self._failures = 0
+        self._lost_at = 0.0
         self._error: LlavaError | None = None
         self._stopping = False
         self._patience: asyncio.TimerHandle | None = None
@@ -77,33 +81,40 @@ class EngineSupervisor:
         return float(self._load_watch.silence) if self._process is not None else 0.0
 
     @property
-    def laid_aside(self) -> int:
-        """How many requests left the engine because their reader had stopped."""
-        return self._requests.laid_aside
-
-    @property
-    def waits_for_engine(self) -> bool:
-        """Whether the engine was lost, and requests may wait for the next one."""
-        return self._patience is not None and not self._stopping
+    def accepts(self) -> bool:
+        """Whether requests may come: the engine is ready, or was just lost and is restarted."""
+        return not self._stopping and (
+            self.state is EngineState.READY or self._patience is not None
+        )
 
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
         """Calls ``on_step`` with all that comes from the engine, on the event loop."""
         self._on_step = on_step
 
-    async def start(self) -> None:
+    def report(self, progress: EngineProgress) -> None:
+        """What is done before the engine can be started, such as a download."""
+        self.progress = progress
+
+    async def start(self, config: EngineConfig) -> None:
         """Starts the process and waits until the model is loaded.
 
         Raises:
             StartupError: the engine could not load the model.
         """
-        self._loop = asyncio.get_running_loop()
-        self._settled = self._loop.create_future()
+        self._config, self._sizes = config, LoadSizes(config)
         self._run(self._watch_on())
         await self._spawn()
-        await self._settled
+        await _first(self._loaded, self._failed)
+        if self._failed.is_set():
+            raise self._error or StartupError("the engine cannot be started")
+
+    async def wait_failed(self) -> LlavaError:
+        """Returns when the engine cannot be restarted, with the reason."""
+        await self._failed.wait()
+        return self._error or StartupError("the engine cannot be restarted")
 
     async def stop(self, patience: float = STOP_SECONDS) -> None:
-        """Ends the process, however far it had come, and fails whatever still waits."""
+        """Ends the process, however far it had come, and fails the requests that still wait."""
         self._stopping = True
         process, self._process = self._process, None
         self._end_patience()
@@ -117,10 +128,12 @@ class EngineSupervisor:
 
     async def _spawn(self) -> None:
         """Raises StartupError where the system gives us no process."""
+        assert self._config is not None, "started before"
         self.progress = None
         self._load_watch.reset()
+        loop = asyncio.get_running_loop()
         try:
-            process = await asyncio.to_thread(EngineProcess, self._config, self._take, self._loop)
+            process = await asyncio.to_thread(EngineProcess, self._config, self._take, loop)
         except (OSError, RuntimeError) as error:
             raise StartupError(f"the engine process cannot be started: {error}") from error
         if self._stopping:
@@ -130,7 +143,7 @@ class EngineSupervisor:
             self._process = process
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -146,6 +159,7 @@ class EngineSupervisor:
             for step in message:
                 self._deliver(step)
         elif isinstance(message, EngineProgress):
+            assert self._sizes is not None, "it loads"
             self.progress = self._sizes.add_to(message)
         elif isinstance(message, EngineReady):
             self._become_ready(process, message)
@@ -162,13 +176,17 @@ class EngineSupervisor:
             self._requests.take(output)
 
     def _become_ready(self, process: EngineProcess, message: EngineReady) -> None:
+        again = self.state is EngineState.RESTARTING
         self.ready, self.state = message, EngineState.READY
         self.progress, self._error, self._failures = None, None, 0
         self._end_patience()
         self._watch.reset()
         self._requests.connect(process.send)
-        if self._settled is not None and not self._settled.done():
-            self._settled.set_result(None)
+        self._loaded.set()
+        if again:
+            seconds, resumed = time.monotonic() - self._lost_at, self._requests.resumed
+            what = "1 request continues" if resumed == 1 else f"{resumed} requests continue"
+            logger.info("the engine is back after %.1f s, %s", seconds, what)
 
     async def _watch_on(self) -> None:
         while True:
@@ -181,11 +199,11 @@ class EngineSupervisor:
             return
         loads = self.state is not EngineState.READY
         fault = self._load_watch.tick() if loads else self._watch.tick()
-        # Of the first start nothing is known, and whoever began it waits and sees its progress.
-        if fault is None or self.state is EngineState.STARTING or not self.limits.stall:
+        # How long a first load may take is not known, and its progress can be seen.
+        if fault is None or self.state is EngineState.STARTING or not self._limits.stall:
             return
-        logger.error("the engine does not move (%s): it is replaced", fault)
-        self._error = EngineUnavailable(f"it did not move: {fault}")
+        logger.error("the engine makes no progress (%s) and is killed", fault)
+        self._error = EngineUnavailable(f"it made no progress: {fault}")
         # Killed now and reaped below: a stopped process would not read our farewell.
         process.popen.kill()
         self._lose(process)
@@ -196,11 +214,11 @@ class EngineSupervisor:
         self.stats = SchedulerStats()
         self._requests.disconnect()
         self._run(self._replace(process))
-        if self.state is EngineState.STARTING:
+        if self.state is not EngineState.READY:
             return
-        self.state = EngineState.RESTARTING
-        if self._patience is None:
-            self._patience = self._loop.call_later(self.limits.restart, self._give_up)
+        self.state, self._lost_at = EngineState.RESTARTING, time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(self._limits.restart, self._give_up)
 
     async def _replace(self, process: EngineProcess) -> None:
         # Not on the loop: a process with much memory takes a while to end.
@@ -210,10 +228,7 @@ class EngineSupervisor:
         if self.state is EngineState.STARTING:
             self._fail(error)
             return
-        while self._failures < len(RESTART_PAUSES):
-            logger.error("the engine was lost: %s", error.message)
-            pause = RESTART_PAUSES[self._failures]
-            self._failures += 1
+        while (pause := self._next_pause(error)) is not None:
             await asyncio.sleep(pause)
             self.restarts += 1
             logger.info("restarting the engine")
@@ -223,15 +238,26 @@ class EngineSupervisor:
                 error = failure
             else:
                 return
-        logger.critical("the engine cannot be restarted: %s", error.message)
         self._fail(error)
 
-    def _fail(self, error: LlavaError) -> None:
-        """There will be no engine any more."""
-        self.state = EngineState.FAILED
+    def _next_pause(self, error: LlavaError) -> float | None:
+        """Seconds to wait before the next start; None after the last one."""
+        tries, self._failures = self._failures, self._failures + 1
+        if tries < len(RESTART_PAUSES):
+            logger.error("the engine was lost: %s", error.message)
+            return RESTART_PAUSES[tries]
+        logger.critical("the engine cannot be restarted: %s", error.message)
+        if not self._limits.retry:
+            return None
+        logger.info("trying again in %.0f s", RETRY_SECONDS)
         self._give_up()
-        if self._settled is not None and not self._settled.done():
-            self._settled.set_exception(error)
+        return RETRY_SECONDS
+
+    def _fail(self, error: LlavaError) -> None:
+        """There will be no other engine."""
+        self.state, self._error = EngineState.FAILED, error
+        self._give_up()
+        self._failed.set()
 
     def _give_up(self) -> None:
         self._end_patience()
@@ -241,6 +267,16 @@ class EngineSupervisor:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Waits for one of the events."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _how(code: int) -> str:

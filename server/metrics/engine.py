@@ -134,7 +134,7 @@ class MetricsSource(Protocol):
         """How often the engine was started again."""
 
     @property
-    def laid_aside(self) -> int:
+    def pauses(self) -> int:
         """How many requests left the engine because their reader had stopped."""
 
     def watch(self, on_step: Callable[[StepOutputs], None]) -> None:
@@ -170,7 +170,7 @@ class EngineCollector(Collector):
         yield self._counter(
             "llava_requests_laid_aside",
             "Requests that left the engine because nobody read",
-            self._source.laid_aside,
+            self._source.pauses,
         )
         ready = self._source.ready
         yield self._build(ready)

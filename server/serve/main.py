@@ -9,10 +9,12 @@ from contextlib import ExitStack, closing
 
 from server.api.app import Controls, create_app, create_ops_app
 from server.engine_client.client import EngineClient
-from server.errors import ConfigError
+from server.engine_client.requests import Requests
+from server.engine_client.supervisor import EngineSupervisor
+from server.errors import ConfigError, StartupError
 from server.hub.resolve import ResolvedModel
 from server.logs import configure_logging
-from server.messages import EngineReady
+from server.messages import EngineConfig, EngineReady
 from server.serve.lifecycle import Life
 from server.serve.listener import Listener, bind, inherited, notify, permit_files
 from server.serve.startup_messages import announce, show
@@ -53,44 +55,90 @@ def refuse_exposure(settings: Settings, listener: Listener) -> None:
         )
 
 
+class _WebProcess:
+    """All parts of the web process, built in order, and their life from start to end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: ResolvedModel,
+        listener: Listener,
+        ops_listener: Listener | None,
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        requests = Requests()
+        self._supervisor = EngineSupervisor(requests, engine_limits(settings))
+        engine = EngineClient(self._supervisor, requests, settings.max_tokens)
+        self._traces = tracing(settings)
+        app = create_app(engine, api_options(settings, model), self._traces)
+        controls: Controls = app.state.controls
+        self._templates = controls.services.templates
+        self._servers = [WebServer(app, listener, web_options(settings))]
+        self._life = Life(self._servers[0], controls.gate, settings.drain_timeout)
+        self._life.on_reload(controls.keys.reload)
+        self._life.on_reload(self._servers[0].reload_certificate)
+        if ops_listener is not None:
+            ops = create_ops_app(controls.services)
+            self._servers.append(WebServer(ops, ops_listener, WebOptions()))
+        self._running: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        """Serves until it is stopped.
+
+        Raises:
+            StartupError: the model cannot be loaded, or the engine was lost for good.
+        """
+        self._life.take_signals()
+        _keep_what_is_there()
+        # HTTP answers while the model loads: /health reports the progress. On a shared port the
+        # other server answers until then.
+        self._accept(shared=False)
+        work = asyncio.create_task(self._load_and_watch())
+        ending = asyncio.create_task(self._life.ending.wait())
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            work.cancel()
+            ending.cancel()
+            await self._stop()
+        return 0
+
+    async def _load_and_watch(self) -> None:
+        await _start(self._supervisor, engine_config(self._settings, self._model))
+        self._accept(shared=True)
+        ready = self._supervisor.ready
+        assert ready is not None
+        await self._templates.get(ready.model)
+        _announce(ready, self._servers)
+        notify("READY=1")
+        reason = await self._supervisor.wait_failed()
+        raise StartupError(f"the engine cannot be restarted: {reason.message}")
+
+    def _accept(self, *, shared: bool) -> None:
+        for server in self._servers:
+            if server.listener.shared is shared:
+                task = asyncio.create_task(server.run_until_stopped())
+                task.add_done_callback(lambda _: self._life.ending.set())
+                self._running.append(task)
+
+    async def _stop(self) -> None:
+        notify("STOPPING=1")
+        for server in self._servers:
+            server.stop()
+        # Requests that still wait get their answer before the connections are closed.
+        await self._supervisor.stop(**({"patience": 0.0} if self._life.hurried else {}))
+        await asyncio.gather(*self._running)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+
+
 async def _serve(
     settings: Settings, model: ResolvedModel, listener: Listener, ops_listener: Listener | None
 ) -> int:
-    engine = EngineClient(engine_config(settings, model), engine_limits(settings))
-    traces = tracing(settings)
-    app = create_app(engine, api_options(settings, model), traces)
-    controls: Controls = app.state.controls
-    servers = [WebServer(app, listener, web_options(settings))]
-    life = _live(servers[0], controls, settings)
-    if ops_listener is not None:
-        servers.append(WebServer(create_ops_app(controls.services), ops_listener, WebOptions()))
-    _keep_what_is_there()
-    # HTTP answers while the model loads: /health tells how far it is. On a port that is shared
-    # the other one answers until then.
-    running = [_run(server) for server in servers if not server.listener.shared]
-    start, ending = asyncio.create_task(_start(engine)), asyncio.create_task(life.ending.wait())
-    try:
-        await asyncio.wait({start, ending, *running}, return_when=asyncio.FIRST_COMPLETED)
-        if start.done():
-            start.result()
-            running += [_run(server) for server in servers if server.listener.shared]
-            assert engine.ready is not None
-            await controls.services.templates.get(engine.ready.model)
-            _announce(engine.ready, servers)
-            notify("READY=1")
-            await asyncio.wait({ending, *running}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        notify("STOPPING=1")
-        for task in (start, ending):
-            task.cancel()
-        for server in servers:
-            server.stop()
-        # Whoever still waits is told before the connections are closed.
-        await engine.stop(**({"patience": 0.0} if life.hurried else {}))
-        await asyncio.gather(*running)
-        if traces is not None:
-            await asyncio.to_thread(traces.close)
-    return 0
+    return await _WebProcess(settings, model, listener, ops_listener).run()
 
 
 def _announce(ready: EngineReady, servers: list[WebServer]) -> None:
@@ -101,28 +149,16 @@ def _announce(ready: EngineReady, servers: list[WebServer]) -> None:
 
 
 def _keep_what_is_there() -> None:
-    """Leaves it out of Python's garbage collections, for which everybody waits: a tenth of a
-    second, whenever some hundred connections had come.
+    """Leaves what is loaded out of Python's garbage collections, which stop every request for a
+    tenth of a second whenever some hundred connections have come.
     """
     gc.collect()
     gc.freeze()
 
 
-def _live(server: WebServer, controls: Controls, settings: Settings) -> Life:
-    life = Life(server, controls.gate, settings.drain_timeout)
-    life.on_reload(controls.keys.reload)
-    life.on_reload(server.reload_certificate)
-    life.take_signals()
-    return life
-
-
-def _run(server: WebServer) -> asyncio.Task[None]:
-    return asyncio.create_task(server.run_until_stopped())
-
-
-async def _start(engine: EngineClient) -> None:
-    bar = asyncio.create_task(show(engine))
+async def _start(supervisor: EngineSupervisor, config: EngineConfig) -> None:
+    bar = asyncio.create_task(show(supervisor))
     try:
-        await engine.start()
+        await supervisor.start(config)
     finally:
         bar.cancel()

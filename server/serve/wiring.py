@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.api.options import ApiOptions, CallerLimits
-from server.engine_client.client import EngineLimits
+from server.engine_client.supervisor import EngineLimits
 from server.errors import ConfigError
 from server.hub.resolve import ResolvedModel
 from server.images.limits import ImageLimits
@@ -58,11 +58,11 @@ def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
 
 
 def engine_limits(settings: Settings) -> EngineLimits:
-    """How long the engine is waited for, and how much one request may ask of it."""
+    """How long the engine is waited for, and what happens after that."""
     return EngineLimits(
         stall=settings.stall_timeout,
         restart=settings.restart_timeout,
-        max_tokens=settings.max_tokens,
+        retry=settings.engine_restart == "retry",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ByteSize, Field
 
 from server.settings.types import (
+    EngineRestart,
     Flag,
     LogFormat,
     LogLevel,
@@ -68,6 +69,11 @@ class LimitSettings(BaseModel):
     )
     stall_timeout: Annotated[int, Flag("Limits", (), "SECONDS")] = Field(
         8, ge=0, le=3600, description="an engine that does not move so long is replaced; 0 is never"
+    )
+    engine_restart: Annotated[EngineRestart, Flag("Limits", (), "exit|retry")] = Field(
+        "exit",
+        description="what to do when the engine cannot be restarted: end with exit code 1, so that"
+        " systemd or the like starts the server again, or retry every minute",
     )
     restart_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
         120.0, ge=0, description="longest time that requests wait for an engine that is restarted"
