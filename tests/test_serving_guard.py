@@ -24,6 +24,7 @@ from server.serve.connections import ClientLimits, Connections
 from server.serve.http_protocol import GuardedProtocol
 from server.serve.listener import Listener
 from server.serve.web_server import WebOptions, WebServer
+from server.settings.settings import Settings
 
 CHAT = "/v1/chat/completions"
 HEAD = f"POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
@@ -56,13 +57,16 @@ def guarded(
     engine: FakeEngine | None = None,
     limits: ClientLimits | None = None,
     tls: tuple[Path, Path] | None = None,
+    keep_alive: float = WebOptions.keep_alive,
     **options: Any,
 ) -> Iterator[Live]:
     limits, (cert, key) = limits or ClientLimits(timeout=0.5), tls or (None, None)
     app = create_app(engine or FakeEngine(), ApiOptions(**options))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = WebServer(app, Listener(listener), WebOptions(limits, cert, key))
+    server = WebServer(
+        app, Listener(listener), WebOptions(limits, cert, key, keep_alive=keep_alive)
+    )
     thread = threading.Thread(target=asyncio.run, args=(server.run_until_stopped(),))
     thread.start()
     try:
@@ -90,6 +94,22 @@ def test_who_says_nothing_is_hung_up_on() -> None:
         assert read_all(client) == b""
         assert time.monotonic() - start >= 0.4
         assert live.works()
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_a_connection_may_be_idle_between_requests_as_long_as_it_is_set(seconds: float) -> None:
+    with guarded(keep_alive=seconds) as live, live.connect() as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n")
+        while not client.recv(65536).endswith(b"}"):
+            pass
+        start = time.monotonic()
+        assert client.recv(1) == b""
+        assert seconds - 0.1 < time.monotonic() - start < seconds + 1
+
+
+def test_connections_are_kept_longer_than_proxies_keep_them() -> None:
+    """nginx keeps them for 60 s, Go's client for 90 s: one that we close first loses a request."""
+    assert WebOptions().keep_alive == Settings().timeout_keep_alive > 90
 
 
 def test_a_tls_handshake_that_never_ends_has_its_time(tmp_path: Path) -> None:

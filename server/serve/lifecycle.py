@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from server.errors import ConfigError
-from server.serve.web_server import KEEP_ALIVE_SECONDS, WebServer
+from server.serve.web_server import WebServer
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
+# While the server ends, idle connections on a shared socket may bring one more request for so long.
+_LAST_REQUEST_SECONDS = 6.0
 
 
 class Admission(Protocol):
@@ -92,8 +94,8 @@ class Life:
     def _waits(self, shared: bool, spent: float) -> bool:
         if spent > self._patience:
             return False
-        # Idle connections may bring one request more, which nobody else will answer.
-        idle = shared and len(self._server.connections) and spent < KEEP_ALIVE_SECONDS + 1
+        # Idle connections may bring one request more, which no other server can answer.
+        idle = shared and len(self._server.connections) and spent < _LAST_REQUEST_SECONDS
         return bool(self._admission.in_work or idle)
 
     def _end(self, *, now: bool) -> None:

@@ -18,22 +18,25 @@ from server.serve.connections import ClientLimits, Connections
 from server.serve.http_protocol import guarded
 from server.serve.listener import Listener, tune
 
-# Connections wait so long between two requests.
-KEEP_ALIVE_SECONDS = 5
 # Requests that were cut off get so long to clean up behind them.
 CLEAN_UP_SECONDS = 2
 
 
 @dataclass(slots=True, frozen=True)
 class WebOptions:
-    """How the app is put on the net. Without ``key_file`` and ``cert_file`` there is no TLS; only
-    ``trusted_proxies`` (addresses or networks) may say on whose behalf they ask.
+    """How the app is put on the net.
+
+    Without ``key_file`` and ``cert_file`` there is no TLS. Only ``trusted_proxies`` (addresses or
+    networks) may name the client that they forward for. A connection may be idle between two
+    requests for ``keep_alive`` seconds: longer than proxies keep theirs, or they send a request
+    into one that is just being closed.
     """
 
     clients: ClientLimits = field(default_factory=ClientLimits)
     cert_file: Path | None = None
     key_file: Path | None = None
     trusted_proxies: tuple[str, ...] = ()
+    keep_alive: float = 120.0
 
 
 class WebServer(uvicorn.Server):
@@ -52,7 +55,7 @@ class WebServer(uvicorn.Server):
             server_header=False,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type] (a float does)
             timeout_graceful_shutdown=CLEAN_UP_SECONDS,
             ssl_certfile=options.cert_file,
             ssl_keyfile=options.key_file,

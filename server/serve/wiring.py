@@ -101,6 +101,7 @@ def web_options(settings: Settings) -> WebOptions:
         cert_file=settings.ssl_cert_file,
         key_file=settings.ssl_key_file,
         trusted_proxies=settings.trusted_proxy,
+        keep_alive=settings.timeout_keep_alive,
     )
 
 

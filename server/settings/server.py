@@ -61,6 +61,13 @@ class LimitSettings(BaseModel):
     client_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
         30.0, ge=0, description="longest time for a client to send or read anything; 0 is any"
     )
+    timeout_keep_alive: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
+        120.0,
+        gt=0,
+        le=86_400,
+        description="close connections that are idle between two requests for this long; keep it"
+        " above your proxy's",
+    )
     request_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
         3600.0, ge=0, description="longest time from a request's arrival to its end; 0 is any"
     )
