@@ -55,7 +55,7 @@ class WebServer(uvicorn.Server):
             server_header=False,
             proxy_headers=bool(proxies),
             forwarded_allow_ips=proxies,
-            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type] (a float does)
+            timeout_keep_alive=options.keep_alive,  # type: ignore[arg-type]
             timeout_graceful_shutdown=CLEAN_UP_SECONDS,
             ssl_certfile=options.cert_file,
             ssl_keyfile=options.key_file,
