@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
 
 from scripts import document_settings
 from server.errors import ConfigError
+from server.messages import EngineConfig
 from server.settings.command_line import (
     Parser,
     add_settings,
@@ -123,7 +125,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         (["--llava-fix", "maybe"], "--llava-fix: should be 'auto' or 'off'"),
         (["--model", " "], "--model: must not be empty"),
         (["--api-key", ""], "--api-key: must not be empty"),
-        (["-ctk", "q3_0"], "--cache-type-k: should be 'f32', 'f16'"),
+        (["-ctk", "q3_0"], "--cache-type-k: must be auto or one of f32, f16"),
         (["-fa", "maybe"], "--flash-attn: should be 'on' or 'off'"),
         (["-ts", "0,0"], "--tensor-split: must be numbers from 0 on, and one of them more than 0"),
         (["-ts", "1,x"], "--tensor-split: must be numbers such as 3,1"),
@@ -271,3 +273,24 @@ def test_the_help_shows_every_setting_with_its_default() -> None:
 def test_the_page_of_settings_is_up_to_date() -> None:
     page = document_settings.PAGE.read_text(encoding="utf-8")
     assert page == document_settings.page(), "run python -m scripts.document_settings"
+
+
+def test_defaults_are_written_once() -> None:
+    """A default that stood in two places was 50 million in one and 64 in the other."""
+    from server.images.limits import ImageLimits
+
+    settings = Settings()
+    limits = ImageLimits()
+    assert limits.max_bytes == settings.image_max_bytes
+    assert limits.max_pixels == settings.image_max_pixels
+    assert limits.max_side == settings.image_max_side
+    assert limits.max_images == settings.image_max_count
+    assert limits.max_frames == settings.image_max_frames
+    bare = EngineConfig(Path(), None, Path(), None, None, 1)
+    # Milliseconds on the command line, seconds inside; the others are other names or types.
+    units = {"itl_target": 1000, "stream_interval": 1000}
+    other = {"model", "cache_dir", "threads", "llava_fix"}
+    for name, field in EngineConfig.__dataclass_fields__.items():
+        if name in Settings.model_fields and name not in other and field.default is not MISSING:
+            found = getattr(bare, name) * units[name] if name in units else getattr(bare, name)
+            assert found == getattr(settings, name), name

@@ -58,13 +58,6 @@ def test_quantized_cells_by_hand() -> None:
     assert found == [4096 * (4 * 34 + 4 * 18)]
 
 
-def test_sequences_with_cells_of_their_own() -> None:
-    model = header("llama", block_count=1, embedding_length=128, attention__head_count=1)
-    found = layer_bytes(model, replace(HERE, kv_unified=False, n_seq_max=3, ctx_size=1000))
-    # 1024 cells for three are 341 each, rounded up to 512
-    assert found == [3 * 512 * 2 * 128 * 2]
-
-
 def test_heads_may_differ_by_layer() -> None:
     model = header(
         "deci", block_count=2, embedding_length=128, attention__head_count=[2, 2],

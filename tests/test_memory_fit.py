@@ -97,12 +97,12 @@ def test_what_cannot_fit_is_refused_with_figures() -> None:
     with pytest.raises(OutOfMemory) as caught:
         make_fit((ram(4 * GIB),), margin=512 * MIB).best()
     assert caught.value.message == (
-        "the model does not fit: CPU would need 4.9 GiB and has 3.5 GiB to give beside a margin"
+        "the model does not fit: CPU would need 4.89 GiB and has 3.50 GiB to give beside a margin"
         " of 512 MiB; take a smaller quantization of the model, or start anyway with --fit off"
     )
     with pytest.raises(OutOfMemory) as caught:
         make_fit((gpu(free=3 * GIB), ram()), n_gpu_layers=33, ctx_size=8192).best()
-    assert "CUDA0 would need 4.6 GiB and has 2.6 GiB to give" in caught.value.message
+    assert "CUDA0 would need 4.64 GiB and has 2.62 GiB to give" in caught.value.message
     assert "lower --ctx-size, --n-gpu-layers or leave it on auto" in caught.value.message
 
 

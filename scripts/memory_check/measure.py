@@ -76,6 +76,7 @@ def _model(case: dict[str, Any]) -> Any:
 def _vision(case: dict[str, Any], model: Any) -> Any:
     params = mtmd_cpp.mtmd_context_params_default()
     params.use_gpu, params.print_timings, params.warmup = False, False, True
+    params.flash_attn_type = 1 if case["flash_attn"] else 0
     return mtmd_cpp.mtmd_init_from_file(case["mmproj"].encode(), model, params)
 
 

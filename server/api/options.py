@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.defaults import IMAGE_PREPARED_BYTES
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
 
@@ -46,7 +47,7 @@ class ApiOptions:
     serve_metrics: bool = True
     max_body_bytes: int = 64 * 1024 * 1024
     image_workers: int = 2
-    image_prepared_bytes: int = 64 * 1024 * 1024
+    image_prepared_bytes: int = IMAGE_PREPARED_BYTES
     fetch: FetchOptions = field(default_factory=FetchOptions)
     image_root: Path | None = None
     request_timeout: float = 0.0

@@ -5,11 +5,11 @@ While it loads it sends no heartbeats: there its progress is what counts.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from server.gguf.split import split_names
 from server.messages import EngineConfig, EngineProgress, Heartbeat
 
 # An engine that loads may show nothing new for so many seconds, or for so many times what one that
@@ -87,8 +87,6 @@ class LoadWatch:
         return None
 
 
-# llama.cpp's names for a model in several files (llama_split_path).
-_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 _WEIGHTS, _TOWER = "weights", "vision tower"
 
 
@@ -113,13 +111,8 @@ class LoadSizes:
 
 def size_of(path: Path) -> int:
     """Bytes of a GGUF, of all its parts if it has several; 0 for what is not there."""
-    parts = [path]
-    if match := _PART.fullmatch(path.name):
-        count = int(match[2])
-        names = (f"{match[1]}-{part:05}-of-{count:05}.gguf" for part in range(1, count + 1))
-        parts = [path.parent / name for name in names]
     total = 0
-    for part in parts:
+    for name in split_names(path.name):
         with suppress(OSError):
-            total += part.stat().st_size
+            total += (path.parent / name).stat().st_size
     return total

@@ -13,6 +13,7 @@ from server.errors import StartupError
 from server.gguf.cursor import LongList
 from server.gguf.file import read_header
 from server.gguf.header import GGUFHeader
+from server.gguf.split import split_names
 
 _LAYER: Final = re.compile(r"^blk\.(\d+)\.")
 _MOST_LAYERS: Final = 512  # llama.cpp's LLAMA_MAX_LAYERS
@@ -139,10 +140,16 @@ def _sane(value: Any) -> int:
 class TowerHeader(Header):
     """The header of a mmproj."""
 
+    @cached_property
+    def projector(self) -> str:
+        """libmtmd's name of the projector."""
+        name = self.text("clip.projector_type") or self.text("clip.vision.projector_type")
+        # libmtmd tells Yi's projector by its tensors (clip.cpp).
+        return "mlp_norm" if name == "mlp" and "mm.3.weight" in self.by_name else name
+
 
 # The vocabulary is long and says nothing of memory but its length; layers are at most 512.
 LONGEST: Final = 4096
-SPLIT: Final = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def read_model_header(path: Path) -> ModelHeader:
@@ -175,15 +182,6 @@ def split_parts(path: Path) -> list[Path]:
         if not part.is_file():
             raise StartupError(f"cannot read {part}: no such file")
     return parts
-
-
-def split_names(name: str) -> list[str]:
-    """The names of all parts of the model that ``name`` is a part of."""
-    found = SPLIT.search(name)
-    if found is None or not 0 < int(found[1]) <= int(found[2]):
-        return [name]
-    total = int(found[2])
-    return [f"{name[: found.start()]}-{part:05}-of-{found[2]}.gguf" for part in range(1, total + 1)]
 
 
 def model_header(name: str, parts: Sequence[GGUFHeader]) -> ModelHeader:

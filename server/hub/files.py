@@ -24,12 +24,12 @@ from huggingface_hub.errors import (
 )
 
 from server.errors import ConfigError, StartupError
+from server.gguf.split import split_names
 
 RemoteFile = tuple[str, str]
 
 PREFERRED_QUANTS = ("q4_k_m", "q4_k", "q4_k_s", "q5_k_m", "q8_0", "q4_0", "int4", "f16")
 PREFERRED_MMPROJ = ("f16", "bf16", "q8_0", "f32")
-SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class HubFiles:
@@ -136,11 +136,7 @@ def choose(files: Sequence[str], repo: str, selector: str | None) -> tuple[list[
         known = ", ".join(models) or "no GGUF model at all"
         wish = f"no {selector}" if selector else "no usual quantization to choose"
         raise ConfigError(f"--model: {repo} has {wish}; it has {known}")
-    split = SPLIT.search(found)
-    parts = [found]
-    if split:
-        stem = found[: split.start()]
-        parts = [file for file in models if file.startswith(stem) and SPLIT.search(file)]
+    parts = split_names(found)
     projectors = [file for file in ggufs if "mmproj" in file.lower()]
     return sorted(parts), _first(projectors, PREFERRED_MMPROJ) or next(iter(projectors), None)
 

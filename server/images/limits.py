@@ -7,6 +7,12 @@ from typing import Final
 
 from PIL import Image
 
+from server.defaults import (
+    IMAGE_MAX_BYTES,
+    IMAGE_MAX_COUNT,
+    IMAGE_MAX_PIXELS,
+    IMAGE_MAX_SIDE,
+)
 from server.errors import ConfigError, ImageError
 
 # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS), so a higher limit would be a lie.
@@ -25,10 +31,10 @@ class ImageLimits:
     Raises ConfigError for a limit that is not positive or that Pillow cannot honour.
     """
 
-    max_bytes: int = 20 * 1024 * 1024
-    max_pixels: int = 64_000_000
-    max_side: int = 32_768
-    max_images: int = 16
+    max_bytes: int = IMAGE_MAX_BYTES
+    max_pixels: int = IMAGE_MAX_PIXELS
+    max_side: int = IMAGE_MAX_SIDE
+    max_images: int = IMAGE_MAX_COUNT
     max_frames: int | None = None
 
     def __post_init__(self) -> None:

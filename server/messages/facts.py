@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.mmproj.projectors import projector_of
+
 
 @dataclass(slots=True, frozen=True)
 class BuildFacts:
@@ -86,7 +88,7 @@ class VisionFacts:
     @property
     def is_llava(self) -> bool:
         """Whether pictures are followed by a newline in its prompts, and its faults are undone."""
-        return self.projector in {"mlp", "mlp_norm", "ldp", "ldpv2"}
+        return projector_of(self.projector).llava
 
     @property
     def tiled(self) -> bool:

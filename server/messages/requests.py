@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from server.defaults import (
+    IMAGE_CACHE_BYTES,
+    IMAGE_CACHE_DIR_BYTES,
+    IMAGE_MAX_PIXELS,
+    IMAGE_MAX_SIDE,
+)
 from server.messages.memory import MemoryWishes
 from server.messages.pictures import ImageInput
 from server.messages.sampling import SamplingParams
@@ -75,8 +81,8 @@ class EngineConfig:
     memory: MemoryWishes = field(default_factory=MemoryWishes)
     image_size: int | None = None
     image_max_edge: int | None = None
-    image_max_side: int = 32_768
-    image_max_pixels: int = 50_000_000
+    image_max_side: int = IMAGE_MAX_SIDE
+    image_max_pixels: int = IMAGE_MAX_PIXELS
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
     llava_fix: bool = True
@@ -84,9 +90,9 @@ class EngineConfig:
     stream_interval: float = 0.025
     prefix_cache_cells: int = 512
     prompt_cache_bytes: int | None = None
-    image_cache_bytes: int = 256 * 1024 * 1024
+    image_cache_bytes: int = IMAGE_CACHE_BYTES
     image_cache_dir: Path | None = None
-    image_cache_dir_bytes: int = 4 * 1024**3
+    image_cache_dir_bytes: int = IMAGE_CACHE_DIR_BYTES
     mtmd_batch_max_tokens: int | None = None
     log_level: str = "info"
     log_format: str = "text"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from server.errors import StartupError
 from server.gguf.file import GGUFFile, open_gguf
 from server.mmproj import layout
+from server.mmproj.projectors import projector_of
 
 
 def read_newline(mmproj: Path, n_out: int) -> NDArray[np.float32] | None:
@@ -116,40 +117,14 @@ class Keys:
         return tensor.shape[-1] if tensor and tensor.shape else 0
 
 
-# The projectors that libmtmd computes in clip_graph_llava (tools/mtmd/models/llava.cpp).
-_LLAVA: Final = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
-# Where each of them ends; its last dimension is the language model's width (clip_n_mmproj_embd).
+# Where each of LLaVA's projectors ends; its last dimension is the language model's width
+# (clip_n_mmproj_embd).
 _LAST_TENSOR: Final = {
     "mlp": "mm.2.weight",
     "mlp_norm": "mm.3.bias",
     "ldp": "mm.model.mb_block.1.block.2.1.bias",
     "ldpv2": "mm.model.peg.0.bias",
 }
-# Whose preprocessing heeds image_min_tokens and image_max_tokens (clip.cpp, wherever
-# set_limit_image_tokens is called).
-_DYNAMIC: Final = frozenset(
-    {
-        "deepseek4v",
-        "gemma4uv",
-        "gemma4v",
-        "glm4v",
-        "glm5v",
-        "hunyuanvl",
-        "idefics3",
-        "kimik25",
-        "kimivl",
-        "lfm2",
-        "lightonocr",
-        "ling3vl",
-        "minimax_m3",
-        "muse-glimmer",
-        "pixtral",
-        "qwen2.5vl_merger",
-        "qwen2vl_merger",
-        "qwen3vl_merger",
-        "youtuvl",
-    }
-)
 _LDP_GRID: Final = 24  # written into the graph, as is the 2 x 2 pooling after it
 # Layers of whole towers by width: CLIP B, L, H and SigLIP so400m.
 FULL_DEPTH: Final = {768: 12, 1024: 24, 1280: 32, 1152: 27}
@@ -188,12 +163,13 @@ class TowerFacts:
     @property
     def is_llava(self) -> bool:
         """Whether libmtmd computes it in the graph whose faults this room undoes."""
-        return self.projector_type in _LLAVA and self.has_position_table
+        return projector_of(self.projector_type).llava and self.has_position_table
 
     @property
     def pools(self) -> bool:
         """Whether the projector works on the grid (MobileVLM), so that rows are not patches."""
-        return self.projector_type in {"ldp", "ldpv2"}
+        known = projector_of(self.projector_type)
+        return known.llava and known.merge > 1
 
     @property
     def fixed(self) -> bool:
@@ -208,7 +184,12 @@ class TowerFacts:
     @property
     def dynamic(self) -> bool:
         """Whether the tower takes pictures of any size, within bounds that can be set."""
-        return self.projector_type in _DYNAMIC
+        return projector_of(self.projector_type).bounded
+
+    @property
+    def any_size(self) -> bool:
+        """Whether a picture goes through the tower in one piece, at its own size."""
+        return projector_of(self.projector_type).any_size
 
     @property
     def stores_all_layers(self) -> bool:
@@ -247,7 +228,7 @@ def facts_of(file: GGUFFile) -> TowerFacts:
             f"{file.path} holds {what}; give --mmproj the mmproj GGUF of a model that sees"
         )
     projector = keys.projector()
-    least = int(projector in _LLAVA)  # towers without attention have no heads to speak of
+    least = int(projector_of(projector).llava)  # towers without attention have no heads to speak of
     facts = TowerFacts(
         name=keys.text("general.name") or file.path.stem,
         projector_type=projector,
@@ -269,7 +250,7 @@ def facts_of(file: GGUFFile) -> TowerFacts:
         n_params=sum(tensor.n_elements for tensor in file.tensors.values()),
         n_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
     )
-    if projector in _LLAVA:
+    if projector_of(projector).llava:
         _check_llava(file, facts)
     return facts
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ByteSize, Field
 from server.settings.types import (
     AutoCount,
     AutoOff,
-    CacheType,
+    CacheTypeName,
     Fit,
     Flag,
     FlashAttention,
@@ -117,10 +117,10 @@ class MemorySettings(BaseModel):
     mmproj_offload: Annotated[
         Place, Flag("Memory", (), "auto|gpu|cpu", "auto", bare="gpu", negative="cpu")
     ] = Field(None, description="where the vision tower runs")
-    cache_type_k: Annotated[CacheType, Flag("Memory", ("-ctk",), "TYPE", "auto")] = Field(
+    cache_type_k: Annotated[CacheTypeName, Flag("Memory", ("-ctk",), "TYPE", "auto")] = Field(
         None, description="type of the KV cache's keys; auto is f16, or q8_0 where that fits better"
     )
-    cache_type_v: Annotated[CacheType, Flag("Memory", ("-ctv",), "TYPE", "auto")] = Field(
+    cache_type_v: Annotated[CacheTypeName, Flag("Memory", ("-ctv",), "TYPE", "auto")] = Field(
         None, description="type of the KV cache's values; quantized ones need flash attention"
     )
     flash_attn: Annotated[FlashAttention, Flag("Memory", ("-fa",), "on|off|auto", "auto")] = Field(

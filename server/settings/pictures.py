@@ -6,6 +6,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ByteSize, Field
 
+from server.defaults import (
+    IMAGE_CACHE_BYTES,
+    IMAGE_CACHE_DIR_BYTES,
+    IMAGE_MAX_BYTES,
+    IMAGE_MAX_COUNT,
+    IMAGE_MAX_PIXELS,
+    IMAGE_MAX_SIDE,
+    IMAGE_PREPARED_BYTES,
+)
 from server.settings.types import Colour, Detail, Flag, Hosts, Positive, UserPath
 
 
@@ -28,28 +37,32 @@ class PicturesSettings(BaseModel):
         Field(None, description="most tokens of a picture, for towers that take any size")
     )
     image_max_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "20MiB")] = Field(
-        ByteSize(20 * 1024**2), gt=0, description="largest encoded picture, such as 20MiB"
+        ByteSize(IMAGE_MAX_BYTES), gt=0, description="largest encoded picture, such as 20MiB"
     )
     image_max_pixels: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
-        50_000_000, description="most pixels of one picture"
+        IMAGE_MAX_PIXELS, description="most pixels of one picture"
     )
     image_max_side: Annotated[Positive, Flag("Pictures", (), "PIXELS")] = Field(
-        32_768, description="longest edge of one picture as it arrives"
+        IMAGE_MAX_SIDE, description="longest edge of one picture as it arrives"
     )
     image_max_frames: Annotated[Positive | None, Flag("Pictures", (), "N", "any number")] = Field(
         None, description="most frames of an animation, of which the first is seen"
     )
     image_max_count: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
-        16, description="most pictures in one request"
+        IMAGE_MAX_COUNT, description="most pictures in one request"
     )
     image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
         (255, 255, 255), description="what shows through transparent pictures"
     )
     image_prepared_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "64MiB")] = Field(
-        ByteSize(64 * 1024**2), ge=0, description="most bytes of decoded pictures kept; 0 is none"
+        ByteSize(IMAGE_PREPARED_BYTES),
+        ge=0,
+        description="most bytes of decoded pictures kept; 0 is none",
     )
     image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
-        ByteSize(256 * 1024**2), ge=0, description="most bytes of encoded pictures kept; 0 is none"
+        ByteSize(IMAGE_CACHE_BYTES),
+        ge=0,
+        description="most bytes of encoded pictures kept; 0 is none",
     )
     mtmd_batch_max_tokens: Annotated[
         int | None, Flag("Pictures", (), "N", "0 on a CPU, 1024 on a GPU")
@@ -58,7 +71,7 @@ class PicturesSettings(BaseModel):
         None, description="folder where encoded pictures stay over a restart"
     )
     image_cache_dir_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "4GiB")] = Field(
-        ByteSize(4 * 1024**3), gt=0, description="most bytes in that folder"
+        ByteSize(IMAGE_CACHE_DIR_BYTES), gt=0, description="most bytes in that folder"
     )
     image_urls: Annotated[bool, Flag("Pictures")] = Field(
         True, description="fetch pictures from http and https URLs"

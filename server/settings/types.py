@@ -13,6 +13,8 @@ from PIL import ImageColor
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from server.cache_types import CACHE_TYPES
+
 _RATE = re.compile(r"[1-9][0-9]*\s*(/|per)\s*([1-9][0-9]*\s*)?(second|minute|hour|day)s?")
 
 
@@ -153,6 +155,12 @@ def _on_off(value: object) -> object:
     return "on" if text in _TRUE else "off" if text in _FALSE else text
 
 
+def _cache_type(value: str | None) -> str | None:
+    if value is not None and value not in CACHE_TYPES:
+        raise ValueError(f"must be auto or one of {', '.join(CACHE_TYPES)}")
+    return value
+
+
 def _place(value: object) -> object:
     """Read gpu, cpu or auto; a switch's true and false are llama-server's spelling."""
     text = _lower_or_auto(value)
@@ -173,10 +181,7 @@ def _shares(value: object) -> object:
 
 
 AutoCount = Annotated[int | None, BeforeValidator(_auto)]
-CacheType = Annotated[
-    Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] | None,
-    BeforeValidator(_lower_or_auto),
-]
+CacheTypeName = Annotated[str | None, AfterValidator(_cache_type), BeforeValidator(_lower_or_auto)]
 FlashAttention = Annotated[Literal["on", "off"] | None, BeforeValidator(_on_off)]
 Fit = Annotated[Literal["on", "off"], BeforeValidator(_on_off)]
 Place = Annotated[Literal["gpu", "cpu"] | None, BeforeValidator(_place)]

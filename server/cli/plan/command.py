@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from server.cache_types import CACHE_TYPES
 from server.cli.plan.machine import described, this_machine
 from server.cli.plan.measured import key_of, show
 from server.cli.plan.model import Subject, find_subject, quantizations
 from server.cli.plan.outcome import Asked, choose, work_out
 from server.cli.plan.report import as_json, report
 from server.errors import ConfigError, StartupError
-from server.memory.estimate.inputs import CACHE_TYPES, PlanSettings
+from server.memory.estimate.inputs import PlanSettings
 from server.messages import DeviceMemory, MemoryWishes
 
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

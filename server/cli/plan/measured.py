@@ -12,9 +12,9 @@ import httpx2
 from server.errors import StartupError
 from server.memory.measured.report import format_report
 from server.messages import DeviceMemory, MemoryPart, MemoryReport
+from server.sizes import MIB
 
 _SECONDS = 10.0
-_MIB = 1024 * 1024
 
 
 def show(url: str, api_key: str | None, *, as_json: bool) -> int:
@@ -67,7 +67,7 @@ def lines(body: dict[str, Any]) -> Iterator[str]:
     yield f"KV cache: {cells['used']} of {cells['total']} cells used, {body['parallel']} slots"
     for name, process in body["processes"].items():
         if process is not None:
-            sizes = ", ".join(f"{kind} {size / _MIB:.0f} MiB" for kind, size in process.items())
+            sizes = ", ".join(f"{kind} {size / MIB:.0f} MiB" for kind, size in process.items())
             yield f"{name} process: {sizes}"
     for device in body["devices"]:
         if device["temperature"] is not None:

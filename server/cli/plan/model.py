@@ -19,9 +19,9 @@ from server.gguf.model_header import (
     model_header,
     read_model_header,
     read_tower_header,
-    split_names,
     tower_header,
 )
+from server.gguf.split import split_names
 from server.hub import catalogue
 from server.hub.files import HubFiles, RemoteFile, choose
 from server.hub.header_ranges import HubSource

@@ -11,12 +11,13 @@ from server.memory.estimate.inputs import PlanDevice, PlanSettings
 from server.memory.estimate.kv_cache import takes_blocks
 from server.memory.estimate.plan import MemoryPlan, plan_memory
 from server.memory.estimate.search import largest_context, largest_offload
-from server.memory.estimate.vision import LLAVA, image_tokens, patch, projector, side, tower_parts
+from server.memory.estimate.vision import image_tokens, patch, side, tower_parts
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import with_prompt_cache
 from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
 from server.memory.fit.wants import Placement, Wants
 from server.messages import DeviceMemory, FitDecision, MemoryWishes
+from server.mmproj.projectors import projector_of
 
 
 @dataclass(slots=True, frozen=True)
@@ -182,7 +183,8 @@ def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Res
     own = side(tower, replace(settings, image_size=None))
     chosen = side(tower, settings)
     sizes = {own, chosen} - {0}
-    if projector(tower) in LLAVA and projector(tower) not in {"ldp", "ldpv2"}:
+    known = projector_of(tower.projector)
+    if known.llava and known.merge == 1:
         sizes |= {size for size in _SIDES if size % patch(tower) == 0}
     found = []
     for size in sorted(sizes):

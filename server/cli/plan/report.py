@@ -11,8 +11,8 @@ from server.cli.plan.machine import is_plenty
 from server.cli.plan.model import Subject
 from server.cli.plan.outcome import Outcome, Quantization
 from server.memory.estimate.inputs import PlanDevice
+from server.sizes import in_words
 
-_MIB, _GIB = 1 << 20, 1 << 30
 _PARTS = {
     "weights": "weights",
     "kv_cache": "KV cache",
@@ -34,13 +34,6 @@ _SHADES = {
     "image_cache": "i",
     "prompt_cache": "p",
 }
-
-
-def in_words(size: int) -> str:
-    """Bytes as people say them."""
-    if size >= _GIB:
-        return f"{size / _GIB:.2f} GiB"
-    return f"{size / _MIB:.1f} MiB" if size < 10 * _MIB else f"{size / _MIB:.0f} MiB"
 
 
 def report(outcome: Outcome, width: int) -> Iterator[str]:

@@ -11,15 +11,11 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from server.cache_types import CACHE_TYPES
 from server.engine.llama.model import Model
 from server.errors import StartupError
 
 _NO_CELLS = 1
-# enum ggml_type, of those that llama.cpp takes for a KV cache.
-_CACHE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20,
-    "bf16": 30,
-}  # fmt: skip
 # enum llama_flash_attn_type
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}
 
@@ -122,7 +118,7 @@ class Context:
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE  # we pool ourselves
-        params.type_k, params.type_v = (_CACHE_TYPES[name] for name in cache_types)
+        params.type_k, params.type_v = (CACHE_TYPES[name].number for name in cache_types)
         params.flash_attn_type = FLASH_ATTENTION[flash_attn]
         params.no_perf = True
         self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)

@@ -32,6 +32,7 @@ from server.memory.fit.wants import Placement
 from server.memory.measured.live import measure_used
 from server.memory.measured.report import format_report, make_report
 from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineReady, MemoryReport
+from server.mmproj.projectors import projector_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +118,19 @@ def _report(
         model_size=handles.model.facts(0, 0).size,
         decisions=fitted.decisions,
         margins=tuple((pool.devices[0], pool.margin) for pool in fit.pools),
+        unmeasured=_unmeasured(handles),
     )
     for line in format_report(report):
         logger.info("%s", line)
     return report
+
+
+def _unmeasured(handles: Handles) -> frozenset[str]:
+    """libmtmd logs what one small picture takes, and nothing when a larger one takes more."""
+    vision = handles.vision
+    if vision is None or not (projector_of(vision.projector).any_size or vision.batch_tokens):
+        return frozenset()
+    return frozenset({"vision_compute"})
 
 
 def _read_build(devices: tuple[DeviceMemory, ...]) -> BuildFacts:

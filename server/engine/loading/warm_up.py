@@ -17,7 +17,9 @@ from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.vision.encoder import VisionEncoder
 from server.errors import StartupError
+from server.memory.fit.planner import batch_tokens
 from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
+from server.mmproj.projectors import picture_grid
 
 _GREY = 0x7F
 
@@ -68,27 +70,30 @@ def largest_picture(config: EngineConfig, tower: VisionFacts) -> ImageInput:
     if not tower.fixed:
         edge = min(config.image_max_edge or config.image_max_side, config.image_max_side)
         pixels = min(config.image_max_pixels, tower.most_pixels or config.image_max_pixels)
-        edge = max(min(edge, math.isqrt(pixels)), tower.patch_size)
-        return _picture(edge)
+        rows, columns = picture_grid(tower.projector, config.image_max_tokens)
+        width, height = math.isqrt(pixels * columns // rows), math.isqrt(pixels * rows // columns)
+        if width > edge:
+            width = height = max(min(edge, math.isqrt(pixels)), tower.patch_size)
+        return _picture(width, height)
     if not tower.tiled:
-        return _picture(tower.image_size)
+        return _picture(tower.image_size, tower.image_size)
     size = tower.image_size
     width, height = max(tower.pinpoints, key=lambda shape: shape[0] * shape[1])
     columns, rows = width // size, height // size
     side = math.isqrt(tower.tokens_per_image)
     layout = TileLayout(columns, rows, 0, 0, columns * side, rows * side)
-    return _picture(size, tiles=columns * rows, layout=layout)
+    return _picture(size, size, tiles=columns * rows, layout=layout)
 
 
-def _picture(edge: int, tiles: int = 0, layout: TileLayout | None = None) -> ImageInput:
-    rgb = bytes([_GREY]) * (edge * edge * 3)
-    return ImageInput("warm-up", edge, edge, rgb, edge, edge, tiles=(rgb,) * tiles, layout=layout)
+def _picture(
+    width: int, height: int, tiles: int = 0, layout: TileLayout | None = None
+) -> ImageInput:
+    rgb = bytes([_GREY]) * (width * height * 3)
+    size = width, height
+    return ImageInput("warm-up", *size, rgb, *size, tiles=(rgb,) * tiles, layout=layout)
 
 
 logger = logging.getLogger(__name__)
-
-# llama.cpp's own default of --mtmd-batch-max-tokens.
-_BATCH_TOKENS = 1024
 
 
 def for_pictures(config: EngineConfig, encoder: VisionEncoder | None, backend: str) -> EngineConfig:
@@ -100,10 +105,7 @@ def for_pictures(config: EngineConfig, encoder: VisionEncoder | None, backend: s
     """
     if encoder is None:
         return config
-    wanted = config.mtmd_batch_max_tokens
-    # On a CPU several at once are no faster than one after the other, and all wait for all.
-    default = 0 if backend == "CPU" else _BATCH_TOKENS
-    encoder.encode_together(default if wanted is None else wanted)
+    encoder.encode_together(batch_tokens(config.mtmd_batch_max_tokens, on_gpu=backend != "CPU"))
     if not encoder.whole:
         return config
     largest = encoder.largest_picture()

@@ -117,12 +117,18 @@ class VisionEncoder:
 
     ``newline`` is the embedding after each row of a tiled picture, float32 [n_embd]. ``whole``:
     the language model attends to a picture in both directions, so it is computed in one batch;
-    ``n_sections`` is how many positions an embedding has.
+    ``n_sections`` is how many positions an embedding has. ``most_tokens``: those of the largest
+    picture, where the tower takes any size.
     """
 
     def __init__(
-        self, vision: Vision, tower: PreparedTower, newline: NDArray[np.float32] | None = None
+        self,
+        vision: Vision,
+        tower: PreparedTower,
+        newline: NDArray[np.float32] | None = None,
+        most_tokens: int = 0,
     ) -> None:
+        self._most_tokens = most_tokens
         self._vision = vision
         self._tower = tower
         self._newline = newline
@@ -156,7 +162,9 @@ class VisionEncoder:
         """Tokens of the largest picture, or of its largest tile, found by asking libmtmd."""
         sizes = [(edge, edge) for edge in _PROBES] + [(edge, edge // 2) for edge in _PROBES]
         blanks = (ImageInput("", *size, b"", *size) for size in sizes)
-        return max(_most_tokens(self.tokenize([blank])) for blank in blanks)
+        found = max(_most_tokens(self.tokenize([blank])) for blank in blanks)
+        # A picture of another shape may have more: 28 x 40 tokens where squares have 33 x 33.
+        return max(found, self._most_tokens)
 
     def most_pixels(self) -> int:
         """Pixels beyond which libmtmd makes no more of a picture, found by asking it.

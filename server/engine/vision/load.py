@@ -18,6 +18,7 @@ from server.messages import EngineConfig, ImageInput
 from server.mmproj.facts import TowerFacts, read_facts, read_newline
 from server.mmproj.faults import Faults
 from server.mmproj.prepare import PreparedTower, prepare
+from server.mmproj.projectors import picture_grid
 from server.mmproj.self_test import find_faults
 
 
@@ -105,7 +106,9 @@ def load_vision(
     vision = _open(config, tower, model, cuts, device if offload else None, offload=offload)
     _check_places(vision, tower, model)
     _check_words(vision, tower, model)
-    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower))
+    rows, columns = picture_grid(facts.projector_type, config.image_max_tokens)
+    most_tokens = rows * columns if facts.any_size else 0
+    return VisionEncoder(vision, tower, _read_newline(config.mmproj, tower), most_tokens)
 
 
 def _open(

@@ -6,14 +6,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
+from server.cache_types import CACHE_TYPES
 from server.gguf.model_header import ModelHeader
 from server.memory.estimate.arena import Tape
 from server.memory.estimate.graph import F32, GraphShape, Inputs, LayerShape, add_layer
 from server.memory.estimate.inputs import PlannedPart, PlanSettings, padded
 from server.memory.estimate.kv_cache import layer_heads, recurrent, slides, window_cells
 from server.memory.estimate.weights import CPU
-
-_QUANTIZED = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"})
 
 
 def layer_shapes(model: ModelHeader, settings: PlanSettings) -> tuple[LayerShape, ...]:
@@ -47,8 +46,8 @@ def layer_shapes(model: ModelHeader, settings: PlanSettings) -> tuple[LayerShape
                 experts=experts if routed else 0,
                 experts_used=used[il] if routed else 0,
                 expert_ff=_expert_ff(model, block) if routed else 0,
-                rotate_k=settings.cache_type_k in _QUANTIZED and head_k % 64 == 0,
-                rotate_v=settings.cache_type_v in _QUANTIZED and head_v % 64 == 0,
+                rotate_k=CACHE_TYPES[settings.cache_type_k].is_quantized and head_k % 64 == 0,
+                rotate_v=CACHE_TYPES[settings.cache_type_v].is_quantized and head_v % 64 == 0,
                 cast_k=settings.cache_type_k == "f32",
                 cast_v=settings.cache_type_v == "f32",
                 mask=int(slide[il]),
@@ -218,7 +217,7 @@ def _on_gpu(
     for il, shape in enumerate(shapes):
         if devices[il] == name:
             layers.append(shape)
-        elif devices[il] == CPU and first and settings.op_offload:
+        elif devices[il] == CPU and first:
             layers.append(replace(shape, copied=_largest(model, il)))
     if not layers and devices[-1] != name:
         return None

@@ -3,21 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-# Bytes of a block and numbers in it, of the types that llama.cpp takes for the KV cache
-# (ggml-common.h).
-CACHE_TYPES: Final = {
-    "f32": (4, 1),
-    "f16": (2, 1),
-    "bf16": (2, 1),
-    "q8_0": (34, 32),
-    "q5_1": (24, 32),
-    "q5_0": (22, 32),
-    "q4_1": (20, 32),
-    "q4_0": (18, 32),
-    "iq4_nl": (18, 32),
-}
+from server.defaults import IMAGE_CACHE_BYTES
 
 
 @dataclass(slots=True, frozen=True)
@@ -40,7 +27,7 @@ class PlanSettings:
     sequences together, ``n_seq_max`` the sequence ids of the context. ``n_outputs_max`` 0 is
     ``n_batch``. ``image_size`` is the resolution of a fixed tower, None its own;
     ``image_batch_tokens`` is what pictures that are encoded together may give. Of
-    ``prompt_cache_bytes`` None is auto: it takes of what all else leaves (prompt_cache.py).
+    ``prompt_cache_bytes`` None is auto: it takes of what all else leaves (memory.fit.planner).
     """
 
     devices: tuple[PlanDevice, ...]
@@ -53,29 +40,22 @@ class PlanSettings:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attn: bool = True
-    kv_unified: bool = True
-    kv_offload: bool = True
-    op_offload: bool = True
     swa_full: bool = True
-    use_mmap: bool = True
-    split_mode: str = "layer"
     tensor_split: tuple[float, ...] = ()
     main_gpu: int = 0
     mmproj_offload: bool = True
     image_size: int | None = None
     image_min_tokens: int | None = None
     image_max_tokens: int | None = None
-    image_cache_bytes: int = 256 * 1024 * 1024
+    image_max_edge: int | None = None
+    image_cache_bytes: int = IMAGE_CACHE_BYTES
     prompt_cache_bytes: int | None = 0
     image_batch_tokens: int = 0
 
     @property
     def gpus(self) -> tuple[PlanDevice, ...]:
         """The devices that layers can be offloaded to."""
-        found = tuple(device for device in self.devices if device.kind in {"gpu", "igpu"})
-        if self.split_mode == "none" and found:
-            return (found[min(self.main_gpu, len(found) - 1)],)
-        return found
+        return tuple(device for device in self.devices if device.kind in {"gpu", "igpu"})
 
     @property
     def cells(self) -> int:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from server.cache_types import CACHE_TYPES
 from server.gguf.model_header import ModelHeader
-from server.memory.estimate.inputs import CACHE_TYPES, PlanSettings, padded
+from server.memory.estimate.inputs import PlanSettings, padded
 
 
 @dataclass(slots=True, frozen=True)
@@ -177,20 +178,18 @@ def layer_bytes(model: ModelHeader, settings: PlanSettings) -> list[int]:
     keeps, slide, states = attends(model), slides(model), recurrent(model)
     heads = layer_heads(model)
     full, small = settings.cells, window_cells(model, settings)
-    streams = 1 if settings.kv_unified else max(1, settings.n_seq_max)
-    if not settings.kv_unified:
-        full = padded(max(settings.cells // streams, 1), 256)
     widest = max((one.v for one in heads), default=0)
     state = _state_bytes(model) * max(1, settings.n_seq_max)
     indexed, latent = _indexer_layers(model), is_latent(model)
+    key_type, value_type = CACHE_TYPES[settings.cache_type_k], CACHE_TYPES[settings.cache_type_v]
     found = []
     for il, one in enumerate(heads):
-        cells = (small if slide[il] else full) * streams
+        cells = small if slide[il] else full
         value = one.v if settings.flash_attn or not one.v else widest
-        size = _row(settings.cache_type_k, one.k) + _row(settings.cache_type_v, value)
-        size += _row(settings.cache_type_k, indexed[il])
+        size = key_type.row_bytes(one.k) + value_type.row_bytes(value)
+        size += key_type.row_bytes(indexed[il])
         if not latent:
-            size += _row(settings.cache_type_v, indexed[il])
+            size += value_type.row_bytes(indexed[il])
         found.append((cells * size if keeps[il] else 0) + (state if states[il] else 0))
     return found
 
@@ -224,18 +223,12 @@ def is_latent(model: ModelHeader) -> bool:
     return bool(model.key("attention.key_length_mla") and model.key("attention.value_length_mla"))
 
 
-def _row(kind: str, width: int) -> int:
-    size, numbers = CACHE_TYPES[kind]
-    return width // numbers * size
-
-
 def window_cells(model: ModelHeader, settings: PlanSettings) -> int:
     """Cells of a layer with a sliding window: those of all sequences, and of one more batch."""
     if settings.swa_full:
         return settings.cells
-    sequences = settings.n_seq_max if settings.kv_unified else 1
     n_ubatch = min(settings.n_ubatch, settings.n_batch)
-    return padded(min(settings.cells, window(model) * sequences + n_ubatch), 256)
+    return padded(min(settings.cells, window(model) * settings.n_seq_max + n_ubatch), 256)
 
 
 def _indexer_layers(model: ModelHeader) -> list[int]:

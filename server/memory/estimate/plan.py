@@ -85,7 +85,6 @@ def _cells(
 ) -> list[PlannedPart]:
     found: dict[str, int] = {}
     for device, size in zip(devices, layer_bytes(model, settings), strict=False):
-        where = device if settings.kv_offload else CPU
-        found[where] = found.get(where, 0) + size
+        found[device] = found.get(device, 0) + size
     guess = is_estimated(model)
     return [PlannedPart("kv_cache", name, size, guess) for name, size in found.items() if size]

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from server.gguf.model_header import TowerHeader
 from server.memory.estimate.inputs import PlannedPart, PlanSettings, padded
 from server.memory.estimate.vision_graph import VisionShape, vision_bytes
+from server.memory.estimate.vision_other import ConvShape, GemmaShape, conv_bytes, gemma_bytes
 from server.memory.estimate.weights import CPU
+from server.mmproj.projectors import largest_grid, projector_of
 
-LLAVA: Final = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2"})
-POOLED: Final = frozenset({"ldp", "ldpv2"})
 _NEWLINES: Final = ("model.image_newline", "v.image_newline")
-# What libmtmd allows at most where neither the file nor a setting says (clip.cpp).
-_MOST: Final = 4096
-# Patches along a side that become one token, where the file does not say.
-_JOINED: Final = {"gemma3": 4, "idefics3": 3, "internvl": 2, "llama4": 2}
-# Towers whose pictures may have any size, 2 x 2 patches a token (pixtral's file says).
-_ANY_SIZE: Final = frozenset(
-    {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "pixtral", "lightonocr", "kimivl"}
-    | {"kimik25", "lfm2", "glm4v", "glm5v", "hunyuanvl", "youtuvl", "dots_ocr", "paddleocr"}
-)
-
-
-def projector(tower: TowerHeader) -> str:
-    """The projector's type, under either key."""
-    return tower.text("clip.projector_type") or tower.text("clip.vision.projector_type")
+_POSITIONS: Final = "v.position_embd.weight"
+_CLASS: Final = "v.class_embd"
+# Whose graphs are followed tensor by tensor, as measured (docs/memory.md).
+_EXACT: Final = frozenset({"mlp", "ldpv2", "gemma4v", "yasa2"})
+_F32: Final = 4
+_ALIGNMENT: Final = 64
+_NATIVE: Final = PlanSettings(devices=())
 
 
 def side(tower: TowerHeader, settings: PlanSettings) -> int:
@@ -42,40 +36,51 @@ def patch(tower: TowerHeader) -> int:
 
 def is_resized(tower: TowerHeader, settings: PlanSettings) -> bool:
     """Whether ``image_size`` means this tower: those of any size are not rewritten."""
-    return settings.image_size is not None and projector(tower) in LLAVA
+    return settings.image_size is not None and projector_of(tower.projector).llava
+
+
+def merge(tower: TowerHeader) -> int:
+    """Patches along a side that become one token."""
+    known = projector_of(tower.projector)
+    if known.llava:
+        return known.merge
+    found = tower.number("clip.vision.spatial_merge_size", 0, most=64)
+    return found or tower.number("clip.vision.projector.scale_factor", known.merge, most=64) or 1
 
 
 def patches(tower: TowerHeader, settings: PlanSettings) -> int:
     """Patches of the largest square or picture that is computed at once."""
-    if projector(tower) in _ANY_SIZE:
-        return _most_tokens(tower, settings) * joined(tower) ** 2
+    if projector_of(tower.projector).any_size:
+        rows, columns = largest_grid(_most_tokens(tower, settings))
+        return rows * columns * merge(tower) ** 2
     return max(side(tower, settings) // patch(tower), 1) ** 2
 
 
 def patches_at_once(tower: TowerHeader, settings: PlanSettings) -> int:
-    """Patches of all pictures that are encoded together; LLaVA's graph takes one at a time."""
-    if projector(tower) in LLAVA:
-        return patches(tower, settings)
-    return max(patches(tower, settings), settings.image_batch_tokens * joined(tower) ** 2)
+    """Patches of all pictures that are encoded together, where the tower's graph takes several."""
+    one = patches(tower, settings)
+    if not projector_of(tower.projector).batches:
+        return one
+    together = settings.image_batch_tokens * merge(tower) ** 2
+    return max(one, together // one * one)
 
 
-def joined(tower: TowerHeader) -> int:
-    """Patches along a side that become one token."""
-    kind = projector(tower)
-    if kind in POOLED:
-        return 2
-    if kind in LLAVA:
-        return 1
-    default = 2 if kind in _ANY_SIZE else _JOINED.get(kind, 1)
-    found = tower.number("clip.vision.spatial_merge_size", 0, most=64)
-    return found or tower.number("clip.vision.projector.scale_factor", default, most=64) or 1
+def square_tokens(tower: TowerHeader, settings: PlanSettings) -> int:
+    """The tokens of one square, or of the largest picture of a tower of any size."""
+    known = projector_of(tower.projector)
+    if tower.projector == "gemma3nv":
+        # clip_n_output_tokens: its adapter always gives a grid of 16 x 16.
+        return max(side(tower, settings) // patch(tower), 1)
+    if tower.projector == "resampler":
+        version = tower.number("clip.minicpmv_version", 2)
+        return tower.number("clip.minicpmv_query_num") or (96 if version == 2 else known.tokens)
+    return known.tokens or max(patches(tower, settings) // merge(tower) ** 2, 1)
 
 
 def image_tokens(tower: TowerHeader, settings: PlanSettings) -> int:
     """The most tokens that one picture takes, tiles and the ends of their rows included."""
-    tokens = max(patches(tower, settings) // joined(tower) ** 2, 1)
-    found = [tokens, *(_tiled(tower, tokens, *size) for size in _pinpoints(tower))]
-    return max(found)
+    tokens = square_tokens(tower, settings)
+    return max([tokens, *(_tiled(tower, tokens, *size) for size in _pinpoints(tower))])
 
 
 def _tiled(tower: TowerHeader, tokens: int, columns: int, rows: int) -> int:
@@ -89,32 +94,27 @@ def _pinpoints(tower: TowerHeader) -> list[tuple[int, int]]:
     """Columns and rows of tiles that a picture may be cut to."""
     edge = side(tower, _NATIVE)
     flat = tower.metadata.get("clip.vision.image_grid_pinpoints")
-    if projector(tower) not in LLAVA or not edge or not isinstance(flat, list):
+    if not projector_of(tower.projector).llava or not edge or not isinstance(flat, list):
         return []
     tiles = [max(1, round(size / edge)) for size in flat if type(size) is int and size > 0]
     return list(zip(tiles[::2], tiles[1::2], strict=False))
 
 
 def _most_tokens(tower: TowerHeader, settings: PlanSettings) -> int:
-    if settings.image_max_tokens:
-        return settings.image_max_tokens
+    """What bounds the tokens of a picture: a setting, the file, libmtmd; and its size."""
+    known, unit = projector_of(tower.projector), patch(tower) * merge(tower)
     pixels = tower.number("clip.vision.image_max_pixels")
-    if pixels:
-        return max(pixels // (patch(tower) * joined(tower)) ** 2, 1)
-    if projector(tower) == "pixtral":
-        return max(side(tower, settings) // (patch(tower) * joined(tower)), 1) ** 2
-    return _MOST
-
-
-_NATIVE: Final = PlanSettings(devices=())
-
-
-_POSITIONS: Final = "v.position_embd.weight"
-_CLASS: Final = "v.class_embd"
-# Whose graphs are those of vision_graph.py, as measured (docs/memory.md).
-_EXACT: Final = frozenset({"mlp", "ldpv2"})
-_F32: Final = 4
-_ALIGNMENT: Final = 64
+    if settings.image_max_tokens and known.bounded:
+        most = settings.image_max_tokens
+    else:
+        most = pixels // unit**2 if pixels and not known.fixed_bound else known.most_tokens
+    if tower.projector == "lightonocr":  # its pictures are bounded by their longer edge
+        edge = tower.number("clip.vision.preproc_image_size") or side(tower, settings)
+        most = min(most, max(edge // unit, 1) ** 2)
+    if settings.image_max_edge:
+        least = settings.image_min_tokens or 0
+        most = min(most, max(math.ceil(settings.image_max_edge / unit) ** 2, least))
+    return max(most, 1)
 
 
 def tower_parts(tower: TowerHeader | None, settings: PlanSettings) -> list[PlannedPart]:
@@ -123,11 +123,11 @@ def tower_parts(tower: TowerHeader | None, settings: PlanSettings) -> list[Plann
         return []
     on_gpu = bool(settings.mmproj_offload and settings.gpus)
     device = _gpu(settings) if on_gpu else CPU
-    shape = vision_shape(tower, settings)
-    guess = on_gpu or projector(tower) not in _EXACT
+    batched = patches_at_once(tower, settings) > patches(tower, settings)
+    guess = on_gpu or batched or tower.projector not in _EXACT
     return [
         PlannedPart("vision_encoder", device, tower_bytes(tower, settings)),
-        PlannedPart("vision_compute", device, vision_bytes(shape), guess),
+        PlannedPart("vision_compute", device, compute_bytes(tower, settings), guess),
         PlannedPart("image_cache", CPU, settings.image_cache_bytes),
     ]
 
@@ -149,12 +149,62 @@ def tower_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
     return size - padded(table.n_bytes, _ALIGNMENT) + padded(rows * shape.n_embd * _F32, _ALIGNMENT)
 
 
+def compute_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
+    """Bytes of the buffer that the tower computes in."""
+    if tower.projector == "gemma4v":
+        return gemma_bytes(_gemma_shape(tower, settings))
+    if tower.projector == "yasa2":
+        return conv_bytes(_conv_shape(tower, settings))
+    if tower.projector == "gemma3nv":
+        return _mobilenet_bytes(tower, settings)
+    return vision_bytes(vision_shape(tower, settings))
+
+
+def _gemma_shape(tower: TowerHeader, settings: PlanSettings) -> GemmaShape:
+    return GemmaShape(
+        rows=patches_at_once(tower, settings),
+        merge=merge(tower),
+        patch=patch(tower),
+        n_embd=tower.number("clip.vision.embedding_length"),
+        n_ff=_ff(tower),
+        n_head=tower.number("clip.vision.attention.head_count"),
+        gated="v.blk.0.ffn_gate.weight" in tower.by_name,
+        per_head_norm="v.blk.0.attn_q_norm.weight" in tower.by_name,
+        out=_width(tower, ("mm.input_projection.weight",)),
+        flash_attn=settings.flash_attn,
+    )
+
+
+def _conv_shape(tower: TowerHeader, settings: PlanSettings) -> ConvShape:
+    """Channels and blocks of each stage, told by the tensors' names."""
+    stages: list[tuple[int, int]] = []
+    while block := tower.by_name.get(f"v.stage.{len(stages)}.blk.0.pw1.weight"):
+        prefix = f"v.stage.{len(stages)}.blk."
+        names = {name.split(".")[4] for name in tower.by_name if name.startswith(prefix)}
+        stages.append((block.shape[0], len(names)))
+    return ConvShape(
+        side=side(tower, settings),
+        patch=patch(tower),
+        stages=tuple(stages) or ((tower.number("clip.vision.embedding_length"), 1),),
+        hidden=_width(tower, ("mm.0.weight",)),
+        out=_width(tower, ("mm.2.weight",)),
+    )
+
+
+def _mobilenet_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
+    """Three of the first stage's results, the largest of a MobileNet. Not measured."""
+    stem = tower.by_name.get("v.conv_stem.conv.weight")
+    channels = stem.shape[-1] if stem else 64
+    return 3 * (side(tower, settings) // 2) ** 2 * channels * _F32
+
+
 def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
     """The largest square that the tower will compute."""
     rows = patches_at_once(tower, settings)
     width = tower.number("clip.vision.embedding_length")
+    known = projector_of(tower.projector)
     return VisionShape(
-        pixels=side(tower, settings) ** 2 or rows * patch(tower) ** 2,
+        pixels=side(tower, settings) ** 2 if known.llava else rows * patch(tower) ** 2,
         patch=patch(tower),
         rows=rows,
         class_token=_CLASS in tower.by_name,
@@ -166,8 +216,9 @@ def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
         gated="v.blk.0.ffn_gate.weight" in tower.by_name,
         hidden=_width(tower, ("mm.0.weight", "mm.model.mlp.0.weight", "mm.model.mlp.1.weight")),
         out=_width(tower, ("mm.2.weight", "mm.model.mlp.2.weight", "mm.model.mlp.3.weight")),
-        pooled=projector(tower) in POOLED,
-        flash_attn=True,
+        pooled=known.llava and known.merge > 1,
+        flash_attn=settings.flash_attn,
+        windowed=known.windowed,
     )
 
 

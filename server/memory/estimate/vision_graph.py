@@ -21,7 +21,7 @@ class VisionShape:
     """A tower on one square of ``side`` pixels: ``rows`` patches, one more with a class token.
 
     ``hidden`` and ``out`` are the widths of the projector; ``pooled``: it joins 2 x 2 patches by
-    convolutions (MobileVLM-V2's ldpv2).
+    convolutions (MobileVLM-V2's ldpv2). ``windowed``: a mask over all patches is applied.
     """
 
     pixels: int
@@ -38,6 +38,7 @@ class VisionShape:
     out: int
     pooled: bool
     flash_attn: bool
+    windowed: bool = False
 
 
 @lru_cache(maxsize=64)
@@ -47,6 +48,9 @@ def vision_bytes(shape: VisionShape) -> int:
     rows = shape.rows + shape.class_token
     picture, positions = tape.input(shape.pixels * 3 * _F32), tape.input(rows * 4)
     patches = tape.input(shape.rows * 4)
+    if shape.windowed:  # kept for all layers, in 16 bits too with flash attention
+        mask = tape.input(rows * rows * _F32)
+        tape.op(rows * rows * _F16 * shape.flash_attn, mask, kept=True)
     hidden = _embed(tape, shape, rows, picture, positions)
     if shape.pre_norm:
         hidden = _norm(tape, rows * shape.n_embd * _F32, hidden)

@@ -9,9 +9,7 @@ from typing import Protocol
 from server.memory.fit.pools import Pool
 from server.memory.fit.wants import CELLS_A_SLOT, Placement, Wants
 from server.messages import FitDecision
-
-_MIB = 1024 * 1024
-_GIB = 1024**3
+from server.sizes import in_words
 
 # Bytes too many by device of a placement, empty where it fits.
 Excess = Callable[[Placement], dict[str, int]]
@@ -23,11 +21,6 @@ class Prediction(Protocol):
     def on(self, device: str) -> int:
         """Bytes on one device."""
         ...
-
-
-def size(n_bytes: int) -> str:
-    """A number of bytes for people: ``3.8 GiB``, ``512 MiB``."""
-    return f"{n_bytes / _GIB:.1f} GiB" if n_bytes >= _GIB else f"{n_bytes / _MIB:.0f} MiB"
 
 
 def explain(wants: Wants, found: Placement, excess: Excess) -> tuple[FitDecision, ...]:
@@ -104,14 +97,14 @@ def _too_much(placement: Placement, excess: Excess) -> str:
     if not over:
         return "the layers could not be spread over the GPUs"
     most = max(over, key=lambda name: over[name])
-    return f"{most} would lack {size(over[most])}"
+    return f"{most} would lack {in_words(over[most])}"
 
 
 def refuse(wants: Wants, least: Prediction, pools: Sequence[Pool]) -> str:
     """Why nothing fits: the figures of the least that the settings allow, and what to change."""
     lacking = [
-        f"{pool.devices[0]} would need {size(pool.room + pool.excess(least.on))} and has"
-        f" {size(pool.room)} to give beside a margin of {size(pool.margin)}"
+        f"{pool.devices[0]} would need {in_words(pool.room + pool.excess(least.on))} and has"
+        f" {in_words(pool.room)} to give beside a margin of {in_words(pool.margin)}"
         for pool in pools
         if pool.excess(least.on) > 0
     ]

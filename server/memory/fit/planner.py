@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from server.cache_types import CACHE_TYPES
 from server.errors import ConfigError
 from server.gguf.model_header import ModelHeader, TowerHeader, read_model_header, read_tower_header
 from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
 from server.memory.estimate.kv_cache import takes_blocks
 from server.memory.estimate.plan import MemoryPlan, plan_memory
-from server.memory.estimate.vision import image_tokens, projector
+from server.memory.estimate.vision import image_tokens
 from server.memory.estimate.weights import CPU
 from server.memory.fit.fit import Fit
 from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
 from server.memory.fit.wants import MAX_SEQUENCES, Placement, Wants
 from server.messages import DeviceMemory, EngineConfig, MemoryWishes
 from server.mmproj.facts import read_facts
+from server.mmproj.projectors import attends_both_ways
+from server.sizes import GIB
 
-_WHOLE_TYPES = {None, "f32", "f16", "bf16"}
 _NO_GPU = (
     "there is no GPU that this llama.cpp can use; leave it out (docs/install.md says how to"
     " install a build for your GPU)"
@@ -47,14 +49,18 @@ def check_wishes(
         _check_split(wishes, gpus)
 
 
+def _is_quantized(name: str | None) -> bool:
+    return name is not None and CACHE_TYPES[name].is_quantized
+
+
 def _check_cache(wishes: MemoryWishes, *, takes_blocks: bool) -> None:
-    if wishes.flash_attn is False and wishes.cache_type_v not in _WHOLE_TYPES:
+    if wishes.flash_attn is False and _is_quantized(wishes.cache_type_v):
         raise ConfigError(
             f"--cache-type-v {wishes.cache_type_v}: quantized values need flash attention; leave"
             " --flash-attn on auto"
         )
     for flag, value in (("k", wishes.cache_type_k), ("v", wishes.cache_type_v)):
-        if value not in _WHOLE_TYPES and not takes_blocks:
+        if _is_quantized(value) and not takes_blocks:
             raise ConfigError(
                 f"--cache-type-{flag} {value}: the heads of this model have a size that is no"
                 " multiple of 32, which llama.cpp cannot quantize; use f16"
@@ -97,7 +103,19 @@ def _check_split(wishes: MemoryWishes, gpus: Sequence[DeviceMemory]) -> None:
         )
 
 
-_MOST: Final = 1 << 30
+# llama.cpp's own default of --mtmd-batch-max-tokens.
+_BATCH_TOKENS: Final = 1024
+
+
+def batch_tokens(asked: int | None, *, on_gpu: bool) -> int:
+    """Most tokens of pictures that are encoded together; 0 is one by one.
+
+    On a CPU several at once are no faster than one after the other, and all wait for all.
+    """
+    return (_BATCH_TOKENS if on_gpu else 0) if asked is None else asked
+
+
+_MOST: Final = GIB
 _SHARE: Final = 8
 
 
@@ -118,10 +136,6 @@ def with_prompt_cache(
     return replace(plan, parts=(*plan.parts, PlannedPart("prompt_cache", CPU, size)))
 
 
-# Whose pictures are computed in one micro-batch (mtmd_decode_use_non_causal).
-_WHOLE_PICTURES: Final = frozenset({"gemma3", "gemma4v", "gemma4uv"})
-
-
 @dataclass(slots=True, frozen=True)
 class Planner:
     """Predicts what a placement takes, from the headers alone."""
@@ -132,11 +146,13 @@ class Planner:
     gpus: tuple[DeviceMemory, ...]
     ram: DeviceMemory
 
-    def plan(self, placement: Placement) -> MemoryPlan:
-        """The plan of one placement."""
+    def settings(self, placement: Placement) -> PlanSettings:
+        """One placement in the words of the sums."""
         config, wishes = self.config, self.config.memory
         gpus = self.gpus if placement.use_gpu else ()
-        settings = PlanSettings(
+        wanted = config.mtmd_batch_max_tokens
+        return replace(
+            self._of_pictures,
             devices=tuple(
                 PlanDevice(d.name, d.kind, d.free, d.total, d.description)
                 for d in (*gpus, self.ram)
@@ -149,17 +165,17 @@ class Planner:
             cache_type_k=placement.cache_type_k,
             cache_type_v=placement.cache_type_v,
             flash_attn=wishes.flash_attn is not False,
-            use_mmap=wishes.mmap,
             tensor_split=placement.tensor_split,
             main_gpu=(wishes.main_gpu or 0) if wishes.split_mode == "layer" else 0,
             mmproj_offload=placement.encoder_on_gpu,
-            image_size=config.image_size,
-            image_min_tokens=config.image_min_tokens,
-            image_max_tokens=config.image_max_tokens,
             image_cache_bytes=config.image_cache_bytes,
             prompt_cache_bytes=config.prompt_cache_bytes,
+            image_batch_tokens=batch_tokens(wanted, on_gpu=placement.encoder_on_gpu),
         )
-        return plan_memory(self.model, self.tower, settings)
+
+    def plan(self, placement: Placement) -> MemoryPlan:
+        """The plan of one placement."""
+        return plan_memory(self.model, self.tower, self.settings(placement))
 
     def whole_plan(self, placement: Placement, pools: Sequence[Pool]) -> MemoryPlan:
         """The plan, with what takes of the rest."""
@@ -169,36 +185,53 @@ class Planner:
     @property
     def picture_tokens(self) -> int:
         """Tokens of the largest picture, all tiles of it together; 0 without a tower."""
-        if self.tower is None:
-            return 0
+        return 0 if self.tower is None else image_tokens(self.tower, self._of_pictures)
+
+    @property
+    def _of_pictures(self) -> PlanSettings:
         config = self.config
-        settings = PlanSettings(
+        return PlanSettings(
             devices=(),
             image_size=config.image_size,
             image_min_tokens=config.image_min_tokens,
             image_max_tokens=config.image_max_tokens,
+            image_max_edge=config.image_max_edge,
         )
-        return image_tokens(self.tower, settings)
 
     @property
     def _ubatch(self) -> int:
         """As server.engine.loading.warm_up will have it."""
         size = min(self.config.ubatch_size, self.config.batch_size)
-        whole = self.tower is not None and projector(self.tower) in _WHOLE_PICTURES
+        tower = self.tower
+        whole = tower is not None and attends_both_ways(tower.projector, self.model.n_embd)
         return max(size, self.picture_tokens) if whole else size
 
 
 def make_fit(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> tuple[Fit, Planner]:
-    """The search for this model on these devices.
+    """The search for the model of the config's files on these devices.
 
     Raises:
         StartupError: a file cannot be read.
         ConfigError: settings of memory that contradict each other, the model or the machine.
     """
+    _check_slots(config)
+    return fit_model(config, *_read_headers(config), devices)
+
+
+def fit_model(
+    config: EngineConfig,
+    model: ModelHeader,
+    tower: TowerHeader | None,
+    devices: tuple[DeviceMemory, ...],
+) -> tuple[Fit, Planner]:
+    """The search for a model on these devices, from its headers alone; no file is read.
+
+    Raises:
+        ConfigError: settings of memory that contradict each other, the model or the machine.
+    """
     wishes = config.memory
     _check_slots(config)
     gpus = offload_devices(devices)
-    model, tower = _read_headers(config)
     blocks = takes_blocks(model)
     check_wishes(wishes, gpus, has_tower=tower is not None, takes_blocks=blocks)
     if wishes.split_mode == "none":

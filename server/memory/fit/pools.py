@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.messages import DeviceMemory
+from server.sizes import MIB
 
 CPU = "CPU"
 
@@ -44,7 +45,7 @@ def ram_of(devices: Sequence[DeviceMemory]) -> DeviceMemory:
 # Backends whose GPU works in the machine's own RAM, although it is not called integrated.
 _UNIFIED = {"MTL", "Metal"}
 # What stays free where the operator does not say: this much, of small devices a share of them.
-_MARGIN, _SHARE = 512 * 1024 * 1024, 8
+_MARGIN, _SHARE = 512 * MIB, 8
 
 
 @dataclass(slots=True, frozen=True)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from server.messages import DeviceMemory, FitDecision, MemoryPart, MemoryReport
+from server.sizes import MIB
 
-_MIB = 1024 * 1024
 _BUFFER = re.compile(
     r"(?P<function>\w+): +(?P<device>\S+) +(?P<what>model|KV|RS|output|compute) buffer size ="
     r" +(?P<mib>[\d.]+) MiB"
@@ -55,8 +55,11 @@ def make_report(
     model_size: int = 0,
     decisions: tuple[FitDecision, ...] = (),
     margins: tuple[tuple[str, int], ...] = (),
+    unmeasured: frozenset[str] = frozenset(),
 ) -> MemoryReport:
     """The report of a finished load: ``lines`` are llama.cpp's, ``devices`` as they are now.
+
+    ``unmeasured`` parts grow without a line in the log, so what it says of them is left out.
 
     ``layers`` counts the output layer too, as llama.cpp does; ``model_size`` are the bytes of all
     tensors (llama_model_size).
@@ -64,6 +67,7 @@ def make_report(
     lines = list(lines)
     offloaded = [int(found["done"]) for line in lines if (found := _OFFLOADED.search(line))]
     sizes = measured_parts(lines, model_size)
+    sizes = {key: size for key, size in sizes.items() if key[0] not in unmeasured}
     return MemoryReport(
         devices=tuple(devices),
         parts=pair(planned, sizes),
@@ -112,7 +116,7 @@ def measured_parts(lines: Iterable[str], model_size: int = 0) -> dict[_Key, int]
             tower_device = found["device"]
         elif "load_hparams" in line and (found := _TOWER_SIZE.search(line)):
             buffers["vision_encoder", tower_device] = float(found["mib"])
-    _count_once(buffers, model_size / _MIB)
+    _count_once(buffers, model_size / MIB)
     return _by_device(buffers)
 
 
@@ -132,7 +136,7 @@ def _by_device(buffers: dict[_Key, float]) -> dict[_Key, int]:
     for (part, buffer), mib in buffers.items():
         key = (part, _device(buffer))
         sizes[key] = sizes.get(key, 0.0) + mib
-    return {key: round(mib * _MIB) for key, mib in sizes.items()}
+    return {key: round(mib * MIB) for key, mib in sizes.items()}
 
 
 def tower_backend(lines: Iterable[str]) -> str:
@@ -177,7 +181,7 @@ def _total(parts: tuple[MemoryPart, ...]) -> MemoryPart:
 
 def _numbers(part: MemoryPart) -> str:
     return "".join(
-        f"{'-' if size is None else f'{size / _MIB:.1f}':>12}"
+        f"{'-' if size is None else f'{size / MIB:.1f}':>12}"
         for size in (part.predicted, part.measured)
     )
 
@@ -188,9 +192,9 @@ def _devices(report: MemoryReport) -> Iterator[str]:
         if not device.total:
             continue  # an accelerator that works in the RAM (BLAS, AMX)
         where = "RAM" if device.kind in {"cpu", "igpu"} else "VRAM"
-        used = "" if device.used is None else f", {device.used / _MIB:.0f} MiB used by the engine"
+        used = "" if device.used is None else f", {device.used / MIB:.0f} MiB used by the engine"
         note = " (no GPU: everything is in the RAM)" if no_gpu else ""
         yield (
-            f"{device.name} ({device.description}): {device.free / _MIB:.0f} MiB of"
-            f" {device.total / _MIB:.0f} MiB {where} free{used}{note}"
+            f"{device.name} ({device.description}): {device.free / MIB:.0f} MiB of"
+            f" {device.total / MIB:.0f} MiB {where} free{used}{note}"
         )
