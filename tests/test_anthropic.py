@@ -98,6 +98,14 @@ def test_events_come_in_anthropic_s_order() -> None:
     assert found[-2]["usage"]["output_tokens"] == 3
 
 
+def test_a_silent_stream_has_pings_of_anthropic_s_kind() -> None:
+    engine = FakeEngine(texts=("x", "y"), token_seconds=0.3)
+    answer = post(engine, body(stream=True), sse_ping_interval=0.05)
+    kinds = [event["type"] for event in events(answer)]
+    assert kinds.count("ping") > 1
+    assert ": ping" not in answer.text
+
+
 @pytest.mark.parametrize(
     ("source", "field"),
     [

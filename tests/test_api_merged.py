@@ -11,13 +11,13 @@ from server.api.generate.choices import MOST_UNREAD, Merged
 
 
 def test_all_of_every_stream_comes_in_its_order() -> None:
-    async def stream(count: int) -> AsyncIterator[int]:
+    async def stream(index: int, count: int) -> AsyncIterator[tuple[int, int]]:
         for number in range(count):
-            yield number
+            yield index, number
             await asyncio.sleep(0)
 
     async def go() -> list[tuple[int, int]]:
-        return [item async for item in Merged([stream(3), stream(0), stream(200)])]
+        return [item async for item in Merged([stream(0, 3), stream(1, 0), stream(2, 200)])]
 
     got = asyncio.run(go())
     assert [number for index, number in got if index == 0] == [0, 1, 2]
@@ -53,7 +53,7 @@ def test_an_error_comes_behind_what_was_there_before_it() -> None:
         await asyncio.sleep(3600)
         yield 0
 
-    got: list[tuple[int, int]] = []
+    got: list[int] = []
 
     async def read(merged: Merged[int]) -> None:
         async for item in merged:
@@ -66,4 +66,4 @@ def test_an_error_comes_behind_what_was_there_before_it() -> None:
         await merged.aclose()
 
     asyncio.run(go())
-    assert got == [(0, number) for number in range(MOST_UNREAD * 2)]
+    assert got == list(range(MOST_UNREAD * 2))

@@ -229,9 +229,23 @@ def test_input_is_counted() -> None:
 
 def test_an_error_in_a_stream_is_an_event_that_sdks_raise() -> None:
     engine = FakeEngine(error=EngineUnavailable("gone"), error_after=1)
-    last = events(post(engine, stream=True))[-1]
-    assert last["type"] == "error"
-    assert last["message"] == last["error"]["message"] == "gone"
+    error, failed = events(post(engine, stream=True))[-2:]
+    assert error["type"] == "error"
+    assert error["message"] == error["error"]["message"] == "gone"
+    # Codex reads this one, and asks six times where it is missing.
+    assert failed["type"] == "response.failed"
+    assert failed["response"]["status"] == "failed"
+    assert failed["response"]["error"] == {"code": "server_error", "message": "gone"}
+
+
+def test_a_silent_stream_repeats_that_the_response_is_in_progress() -> None:
+    engine = FakeEngine(texts=("x",), token_seconds=0.3)
+    app = app_of(engine, sse_ping_interval=0.1)
+    answer = call(app, "POST", PATH, json={"input": "a", "stream": True})
+    kinds = [event["type"] for event in events(answer)]
+    assert kinds.count("response.in_progress") > 1
+    assert ": ping" not in answer.text
+    assert kinds[-1] == "response.completed"
 
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}

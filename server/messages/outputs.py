@@ -92,7 +92,6 @@ class FinishReason(str, Enum):
 
     STOP = "stop"
     LENGTH = "length"
-    ABORT = "abort"
 
 
 @dataclass(slots=True, frozen=True)

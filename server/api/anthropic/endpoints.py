@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +12,12 @@ from fastapi.responses import JSONResponse, Response
 
 from server.api.anthropic.conversation import read_dialog
 from server.api.anthropic.errors import told_error
-from server.api.anthropic.reply import MessageReply, event
+from server.api.anthropic.reply import PING, MessageReply, event
 from server.api.anthropic.request import CountRequest, MessagesRequest, parse_count, parse_messages
-from server.api.generate.answer import Answer, begin
-from server.api.generate.dialog import prompt_of
-from server.api.generate.events import EventStream, told
+from server.api.generate.answer import Answer
+from server.api.generate.choices import begin
+from server.api.generate.dialog import prepare, prompt_of
+from server.api.generate.events import EventStream
 from server.api.generate.services import Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
@@ -74,8 +74,14 @@ def _add_messages(router: APIRouter, services: Services) -> None:
         started = _start(services, ready, body, reply.id, arrival)
         answer = await while_connected(request.receive, started)
         if body.stream:
-            events = _guarded(reply.events(answer), services, request)
-            return EventStream(events, answer.aclose, services.options.sse_ping_interval)
+            request_id = request.state.request_id
+            return EventStream(
+                reply.events(answer),
+                answer.aclose,
+                services,
+                on_error=lambda error: event(told_error(error, request_id)),
+                ping=lambda: event(PING),
+            )
         return await while_connected(request.receive, _whole(reply, answer))
 
 
@@ -113,7 +119,8 @@ async def _start(
         param = "output_config.format.schema"
         grammar = await to_thread.run_sync(schema_grammar, form.json_schema, param)
         sampling = replace(sampling, grammar=grammar)
-    return await begin(services, ready, dialog, sampling, request_id=request_id, arrival=arrival)
+    prepared = await prepare(services, ready, dialog, sampling)
+    return await begin(services, prepared, request_id=request_id, arrival=arrival)
 
 
 async def _whole(reply: MessageReply, answer: Answer) -> Response:
@@ -121,14 +128,3 @@ async def _whole(reply: MessageReply, answer: Answer) -> Response:
         return JSONResponse(await reply.whole(answer))
     finally:
         await answer.aclose()
-
-
-async def _guarded(
-    events: AsyncIterator[bytes], services: Services, request: Request
-) -> AsyncIterator[bytes]:
-    try:
-        async for each in events:
-            yield each
-    except Exception as exc:
-        error = told(exc, services, request)
-        yield event(told_error(error, request.state.request_id))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from server.api.generate.answer import Answer, Step
-from server.api.generate.generation import Generation
-from server.api.generate.reply_parts import images
+from server.api.generate.answer import Answer, Delta
+from server.api.generate.reply_parts import Tally, images
 from server.messages import FinishReason, TokenOutput
 from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
+
+PING: Final = {"type": "ping"}
 
 
 def event(payload: dict[str, Any]) -> bytes:
@@ -35,36 +36,36 @@ class MessageReply:
     async def whole(self, answer: Answer) -> dict[str, Any]:
         """The answer in one piece."""
         last: TokenOutput | None = None
-        async for step in answer:
-            last = step.output
-            for piece in step.pieces:
+        async for delta in answer:
+            last = delta.output
+            for piece in delta.pieces:
                 self._gather(piece)
         assert last is not None
         for block in self._blocks:
             if block["type"] == "tool_use":
                 block["input"] = _object(block["input"])
         return {
-            **self._message(answer.generation),
+            **self._message(answer),
             "content": self._blocks,
             **self._stopped(answer, last),
-            **images(answer.generation),
+            **images(answer),
         }
 
     async def events(self, answer: Answer) -> AsyncIterator[bytes]:
         """The answer as events; begins with the engine's first output, when all is counted."""
         begun = False
-        async for step in answer:
+        async for delta in answer:
             if not begun:
                 begun = True
-                yield event({"type": "message_start", "message": self._message(answer.generation)})
-                yield event({"type": "ping"})
-            for each in self._events(step):
+                yield event({"type": "message_start", "message": self._message(answer)})
+                yield event(PING)
+            for each in self._events(delta):
                 yield event(each)
-            if step.output.finish_reason is not None:
-                for each in self._end(answer, step.output):
+            if delta.output.finish_reason is not None:
+                for each in self._end(answer, delta.output):
                     yield event(each)
 
-    def _message(self, generation: Generation) -> dict[str, Any]:
+    def _message(self, tally: Tally) -> dict[str, Any]:
         return {
             "id": self.id,
             "type": "message",
@@ -73,7 +74,7 @@ class MessageReply:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": usage(generation),
+            "usage": usage(tally),
         }
 
     def _gather(self, piece: Piece) -> None:
@@ -86,8 +87,8 @@ class MessageReply:
         elif isinstance(piece, CallArguments):
             self._blocks[-1]["input"] += piece.text
 
-    def _events(self, step: Step) -> Iterator[dict[str, Any]]:
-        for piece in step.pieces:
+    def _events(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        for piece in delta.pieces:
             if isinstance(piece, Content):
                 yield from self._begin("text", {"type": "text", "text": ""})
                 yield self._delta({"type": "text_delta", "text": piece.text})
@@ -119,8 +120,8 @@ class MessageReply:
         yield {
             "type": "message_delta",
             "delta": self._stopped(answer, last),
-            "usage": usage(answer.generation),
-            **images(answer.generation),
+            "usage": usage(answer),
+            **images(answer),
         }
         yield {"type": "message_stop"}
 
@@ -134,13 +135,13 @@ class MessageReply:
         return {"stop_reason": reason, "stop_sequence": last.stop}
 
 
-def usage(generation: Generation) -> dict[str, Any]:
+def usage(tally: Tally) -> dict[str, Any]:
     """Tokens as Anthropic counts them: what the cache held is not among ``input_tokens``."""
     return {
-        "input_tokens": generation.prompt_tokens - generation.cached_tokens,
+        "input_tokens": tally.prompt_tokens - tally.cached_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": generation.cached_tokens,
-        "output_tokens": generation.completion_tokens,
+        "cache_read_input_tokens": tally.cached_tokens,
+        "output_tokens": tally.completion_tokens,
     }
 
 

@@ -1,34 +1,41 @@
-"""Answer: a running generation, divided into text for the reader and calls of functions."""
+"""Answer: one generation of the engine, measured, and divided into text and function calls."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from anyio import to_thread
-
-from server.api.generate.dialog import Dialog, note_prompt, prompt_of
-from server.api.generate.generation import Generation
-from server.api.generate.services import Services
-from server.api.http.record import pictures_of
-from server.errors import RequestError
-from server.messages import EngineReady, FinishReason, PromptPart, TokenLogprob, TokenOutput
-from server.messages.sampling import SamplingParams
-from server.tools import Toolbox
-from server.tools.grammar import blamed, with_tools
+from server.api.http.record import ImageReport, current_record
+from server.engine_client.interface import close
+from server.errors import EngineError
+from server.messages import (
+    Admitted,
+    EncodedImage,
+    FinishReason,
+    ImageInput,
+    RequestTimings,
+    TokenLogprob,
+    TokenOutput,
+)
+from server.metrics import ABORTED, Metrics
 from server.tools.parse import CallBegin, CallParser, Content, Piece
 from server.tools.style import ToolStyle
 
+log = logging.getLogger(__name__)
 
-@dataclass(slots=True, frozen=True)
-class Step:
-    """What one output of the engine brought, as it is to be told.
 
-    ``logprobs`` are those of tokens of the content; a call's are not told. ``finish_reason`` is
+@dataclass(slots=True)
+class Delta:
+    """What one output of the engine adds to the answer ``index`` of its request.
+
+    ``logprobs`` are those of tokens of the content; a call's are not sent. ``finish_reason`` is
     in OpenAI's words, and comes with the last one.
     """
 
-    pieces: tuple[Piece, ...]
+    index: int
+    pieces: list[Piece]
     output: TokenOutput
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: str | None = None
@@ -40,116 +47,137 @@ class Step:
 
 
 class Answer:
-    """The steps of ``generation``; ``style`` says how it writes calls, None that it writes none.
+    """The deltas of one generation, whose ``pictures`` are in the order of the prompt.
+
+    ``style`` says how the model writes calls, None that there are none. Prompt and pictures are
+    counted and reported if it is the ``first`` answer to its prompt.
 
     ``aclose`` must be awaited however it ends.
     """
 
-    def __init__(self, generation: Generation, style: ToolStyle | None = None) -> None:
-        self.generation = generation
-        self.called = False
+    def __init__(
+        self,
+        outputs: AsyncIterator[Admitted | TokenOutput],
+        metrics: Metrics,
+        arrival: float,
+        pictures: tuple[ImageInput, ...] = (),
+        *,
+        style: ToolStyle | None = None,
+        index: int = 0,
+        first: bool = True,
+    ) -> None:
+        self._outputs = outputs
+        self._metrics = metrics.requests
+        self._picture_metrics = metrics.pictures
+        self._arrival = arrival
+        self._pictures = pictures
+        self._index = index
         self._parser = CallParser(style) if style is not None else None
         self._held: tuple[TokenLogprob, ...] = ()
-
-    async def __aiter__(self) -> AsyncIterator[Step]:
-        async for output in self.generation:
-            pieces = tuple(self._pieces(output))
-            self.called |= any(isinstance(piece, CallBegin) for piece in pieces)
-            reason = output.finish_reason.value if output.finish_reason else None
-            if self.called and output.finish_reason is FinishReason.STOP:
-                reason = "tool_calls"
-            yield Step(pieces, output, self._logprobs(pieces, output), reason)
+        self._open = True
+        self._begun = False
+        self.first = first
+        self.called = False
+        self.prompt_tokens = 0
+        self.image_tokens = 0
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.images: tuple[ImageReport, ...] = ()
+        self.timings: RequestTimings | None = None
+        self.finish = ""
+        self._record = current_record()
+        self._record.answers.append(self)
 
     @property
     def may_call(self) -> bool:
         """Whether there may be calls in it."""
         return self._parser is not None
 
+    async def admit(self) -> None:
+        """Wait until the prompt was counted. Raises RequestError when it does not fit."""
+        try:
+            first = await anext(self._outputs)
+            if not isinstance(first, Admitted):
+                raise EngineError("the engine began without admitting the request")
+        except BaseException as exc:
+            self._open = False
+            self.finish = "error" if isinstance(exc, Exception) else ABORTED
+            await close(self._outputs)
+            raise
+        self.prompt_tokens = first.prompt_tokens
+        self.image_tokens = first.image_tokens
+        if self.first:
+            self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        try:
+            async for output in self._outputs:
+                if isinstance(output, TokenOutput):
+                    self._take(output)
+                    yield self._delta(output)
+                    if output.finish_reason is not None:
+                        return
+            raise EngineError("the engine's outputs ended without a finish reason")
+        except Exception:
+            self._open = False
+            self.finish = "error"
+            raise
+
     async def aclose(self) -> None:
         """Abort what still runs."""
-        await self.generation.aclose()
+        await close(self._outputs)
+        self._end(ABORTED)
 
-    def _pieces(self, output: TokenOutput) -> list[Piece]:
+    def _delta(self, output: TokenOutput) -> Delta:
+        reason = output.finish_reason.value if output.finish_reason else None
         if self._parser is None:
-            return [Content(output.text)] if output.text else []
+            pieces: list[Piece] = [Content(output.text)] if output.text else []
+            return Delta(self._index, pieces, output, output.logprobs, reason)
         pieces = self._parser.push(output.text)
-        if output.finish_reason is not None:
+        if reason is not None:
             pieces += self._parser.flush(cut=output.finish_reason is FinishReason.LENGTH)
-        return pieces
+        self.called |= any(isinstance(piece, CallBegin) for piece in pieces)
+        if self.called and output.finish_reason is FinishReason.STOP:
+            reason = "tool_calls"
+        logprobs = self._content_logprobs(self._parser, pieces, output)
+        return Delta(self._index, pieces, output, logprobs, reason)
 
-    def _logprobs(self, pieces: tuple[Piece, ...], output: TokenOutput) -> tuple[TokenLogprob, ...]:
-        if self._parser is None:
-            return output.logprobs
+    def _content_logprobs(
+        self, parser: CallParser, pieces: list[Piece], output: TokenOutput
+    ) -> tuple[TokenLogprob, ...]:
         # Text that may begin a call is held back, and so is what belongs to it.
         self._held += output.logprobs
-        if self._parser.in_call or not any(isinstance(piece, Content) for piece in pieces):
+        if parser.in_call or not any(isinstance(piece, Content) for piece in pieces):
             return ()
         ready, self._held = self._held, ()
         return ready
 
+    def _take(self, output: TokenOutput) -> None:
+        self.completion_tokens = output.completion_tokens
+        self.timings = output.timings or self.timings
+        if not self._begun:
+            self._begun = True
+            self.cached_tokens = output.cached_tokens
+            waited = time.monotonic() - self._arrival
+            self._metrics.first_token(waited, self.prompt_tokens, self.cached_tokens, self.timings)
+        elif output.gap:
+            self._metrics.token_gap(output.gap)
+        if self._record.content is not None:
+            self._record.content.answers.append(output.text)
+        if output.images and self.first:
+            self._record_images(output.images)
+        if output.finish_reason is not None:
+            self._end(output.finish_reason.value)
 
-async def begin(
-    services: Services,
-    ready: EngineReady,
-    dialog: Dialog,
-    sampling: SamplingParams,
-    *,
-    request_id: str,
-    arrival: float,
-) -> Answer:
-    """Start to answer; returns once the prompt was counted and fits.
+    def _record_images(self, images: tuple[EncodedImage, ...]) -> None:
+        self.images = tuple(map(ImageReport, self._pictures, images))
+        for report in self.images:
+            self._picture_metrics.encoded(report.image, report.encoded)
+            log.info("%s %s", self._record.request_id, report.line)
 
-    Raises RequestError, naming the field, or EngineUnavailable.
-    """
-    prepared = await prepare(services, ready, dialog, sampling)
-    return await admitted(services, prepared, request_id=request_id, arrival=arrival)
-
-
-@dataclass(slots=True, frozen=True)
-class Prepared:
-    """A request as the engine reads it; ``style`` says how its answer writes calls, if any."""
-
-    parts: tuple[PromptPart, ...]
-    sampling: SamplingParams
-    toolbox: Toolbox
-    style: ToolStyle | None
-
-
-async def prepare(
-    services: Services, ready: EngineReady, dialog: Dialog, sampling: SamplingParams
-) -> Prepared:
-    """The dialog's prompt, told to the request's record, and the grammar of its answers.
-
-    Raises RequestError, naming the field.
-    """
-    toolbox, style = dialog.toolbox, None
-    sampling = replace(sampling, continues=dialog.continues)
-    if toolbox.callable:
-        style = (await services.templates.get(ready.model)).tool_style
-        grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
-        sampling = replace(sampling, grammar=grammar)
-    parts = await prompt_of(services, ready, dialog)
-    note_prompt(parts)
-    return Prepared(parts, sampling, toolbox, style)
-
-
-async def admitted(
-    services: Services,
-    prepared: Prepared,
-    *,
-    request_id: str,
-    arrival: float,
-    first: bool = True,
-) -> Answer:
-    """An answer whose prompt was counted and fits; not ``first``: one more to the same prompt.
-
-    Raises RequestError, naming the field, or EngineUnavailable.
-    """
-    parts = prepared.parts
-    outputs = services.engine.generate(parts, prepared.sampling, request_id)
-    generation = Generation(outputs, services.metrics, arrival, pictures_of(parts), first=first)
-    try:
-        await generation.admit()
-    except RequestError as exc:
-        raise blamed(exc, prepared.toolbox) from exc
-    return Answer(generation, prepared.style)
+    def _end(self, reason: str) -> None:
+        if self._open:
+            self._open = False
+            self.finish = reason
+            seconds = time.monotonic() - self._arrival
+            self._metrics.finished(reason, self.completion_tokens, seconds, self.timings)

@@ -1,14 +1,14 @@
 """Dialog: what any of our APIs asks of the model, in one form.
 
-Each API reads its own messages into turns (chat, responses/, anthropic/); from here on they go
-one way.
+Each API reads its own messages into turns (chat, responses/, anthropic/); ``prepare`` makes of
+them what the engine reads.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from anyio import fail_after, to_thread
 
@@ -18,8 +18,11 @@ from server.api.http.record import current_record
 from server.errors import LlavaError, RequestError
 from server.images.prepare import Detail
 from server.messages import EngineReady, LiteralText, PromptPart
+from server.messages.sampling import SamplingParams
 from server.prompt import ChatTemplate, Part, Picture, Turn
 from server.tools import Toolbox
+from server.tools.grammar import with_tools
+from server.tools.style import ToolStyle
 
 # A template checks its own time now and then; this is for one that never gets that far.
 _TEMPLATE_SECONDS = 5.0
@@ -36,6 +39,34 @@ class Dialog:
     sources: Sequence[Source] = ()
     toolbox: Toolbox = field(default_factory=Toolbox)
     continues: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Prepared:
+    """A prompt as the engine reads it; ``style`` says how its answer writes calls, if any."""
+
+    parts: tuple[PromptPart, ...]
+    sampling: SamplingParams
+    toolbox: Toolbox = field(default_factory=Toolbox)
+    style: ToolStyle | None = None
+
+
+async def prepare(
+    services: Services, ready: EngineReady, dialog: Dialog, sampling: SamplingParams
+) -> Prepared:
+    """The dialog's prompt, and the grammar of its answers.
+
+    Raises RequestError, naming the field.
+    """
+    toolbox, style = dialog.toolbox, None
+    sampling = replace(sampling, continues=dialog.continues)
+    if toolbox.callable:
+        style = (await services.templates.get(ready.model)).tool_style
+        grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
+        sampling = replace(sampling, grammar=grammar)
+    parts = await prompt_of(services, ready, dialog)
+    note_prompt(parts)
+    return Prepared(parts, sampling, toolbox, style)
 
 
 async def prompt_of(

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -31,35 +30,18 @@ def event(payload: dict[str, Any]) -> bytes:
     return b"data: " + compact(payload).encode("ascii") + b"\n\n"
 
 
-async def guarded(
-    events: AsyncIterator[bytes], services: Services, request: Request
-) -> AsyncIterator[bytes]:
-    """The events, then [DONE]; an error on the way becomes an event that OpenAI's SDKs raise."""
-    try:
-        async for each in events:
-            yield each
-    except Exception as exc:
-        yield event(error_body(told(exc, services, request)))
-    yield DONE
-
-
-def told(error: Exception, services: Services, request: Request) -> LlavaError:
-    """The error as the client may see it; counted, and logged when nobody foresaw it."""
-    if not isinstance(error, LlavaError):
-        request_id = request.state.request_id
-        log.error("request %s failed in its stream", request_id, exc_info=error)
-        error = internal_error(request_id)
-    services.metrics.failed(error.status, error.code)
-    current_record().error = error.code or ""
-    return error
+def error_event(error: LlavaError) -> bytes:
+    """An error in the middle of a stream, in the form that OpenAI's SDKs raise."""
+    return event(error_body(error))
 
 
 # The connection's own way to send a piece of an answer that has begun (server.serve.http_protocol).
 WritePiece = Callable[[bytes], bool]
 
 
-# A comment, which every reader of server-sent events passes over.
-PING = b": ping\n\n"
+def comment() -> bytes:
+    """What every reader of server-sent events passes over."""
+    return b": ping\n\n"
 
 
 def _nothing() -> None:
@@ -67,10 +49,12 @@ def _nothing() -> None:
 
 
 class EventStream(Response):
-    """Server-sent events. ``close`` is always awaited: at the end, or when the client left.
+    """Server-sent events, then ``last``. ``close`` is always awaited: at the end, or when the
+    client has left.
 
-    After ``ping_interval`` seconds of silence a comment is sent, so that no proxy takes a long
-    prefill for a dead connection; 0 sends none.
+    An exception on the way is counted, and sent as ``on_error`` encodes it. After
+    ``ping_interval`` seconds of silence ``ping`` is sent, so that no proxy and no client takes a
+    long prefill for a dead connection; 0 sends none.
     """
 
     media_type = "text/event-stream"
@@ -79,7 +63,12 @@ class EventStream(Response):
         self,
         events: AsyncIterator[bytes],
         close: Callable[[], Awaitable[None]],
-        ping_interval: float = 0.0,
+        services: Services,
+        *,
+        ping_interval: float | None = None,
+        on_error: Callable[[LlavaError], bytes] = error_event,
+        ping: Callable[[], bytes] = comment,
+        last: bytes = b"",
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -87,11 +76,16 @@ class EventStream(Response):
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._events = events
         self._close = close
-        self._interval = ping_interval
-        self._last = 0.0
+        self._metrics = services.metrics
+        usual = services.options.sse_ping_interval
+        self._interval = usual if ping_interval is None else ping_interval
+        self._on_error = on_error
+        self._make_ping = ping
+        self._ending = last
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until they end or nobody reads them."""
+        """Send the events until they end or the client has left."""
         try:
             await while_connected(receive, self._send_all(send, scope["state"]))
         except ClientGone:
@@ -103,12 +97,18 @@ class EventStream(Response):
         write: WritePiece | None = state.get("write_piece")
         flush: Callable[[], None] = state.get("flush_pieces", _nothing)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        self._last = time.monotonic()
+        self._sent_at = time.monotonic()
         # One task a stream instead of a timeout around every event, of which there are many.
         pings = asyncio.ensure_future(self._ping(send)) if self._interval > 0 else None
         try:
-            async for event in self._events:
-                self._last = time.monotonic()
+            while True:
+                try:
+                    event = await anext(self._events)
+                except StopAsyncIteration:
+                    break
+                except Exception as exc:
+                    event = self._on_error(self._counted(exc))
+                self._sent_at = time.monotonic()
                 if write is None or not write(event):
                     flush()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
@@ -117,12 +117,24 @@ class EventStream(Response):
             if pings is not None:
                 pings.cancel()
                 await asyncio.gather(pings, return_exceptions=True)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": self._ending, "more_body": False})
+
+    def _counted(self, exc: Exception) -> LlavaError:
+        """The error as the client may see it; logged where it is none of ours."""
+        record = current_record()
+        error = exc if isinstance(exc, LlavaError) else internal_error(record.request_id)
+        if error is not exc:
+            log.error("request %s failed in its stream", record.request_id, exc_info=exc)
+        self._metrics.failed(error.status, error.code)
+        record.error = error.code or ""
+        return error
 
     async def _ping(self, send: Send) -> None:
         while True:
-            silence = time.monotonic() - self._last
+            silence = time.monotonic() - self._sent_at
             if silence >= self._interval:
-                self._last, silence = time.monotonic(), 0.0
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
+                self._sent_at, silence = time.monotonic(), 0.0
+                await send(
+                    {"type": "http.response.body", "body": self._make_ping(), "more_body": True}
+                )
             await asyncio.sleep(self._interval - silence)

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
-from server.api.generate.generation import Tally
-from server.messages import Counted, TokenLogprob
+from server.api.http.record import ImageReport
+from server.messages import Counted, RequestTimings, TokenLogprob
+
+
+class Tally(Protocol):
+    """What one answer took, or several together; each prompt is counted once."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's tokens."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Those of them that are pictures."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """Those of them that were taken from the cache."""
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far."""
+
+    @property
+    def images(self) -> tuple[ImageReport, ...]:
+        """What became of the pictures."""
+
+    @property
+    def timings(self) -> RequestTimings | None:
+        """When which stage was reached."""
 
 
 def timings(tally: Tally) -> dict[str, Any]:

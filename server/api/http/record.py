@@ -85,8 +85,8 @@ class Stage:
     result: str = "ok"
 
 
-class Generated(Protocol):
-    """What a generation tells of itself; see server.api.generate.generation."""
+class Answered(Protocol):
+    """What is known of one answer; see server.api.generate.answer."""
 
     first: bool
     prompt_tokens: int
@@ -124,7 +124,7 @@ class RequestRecord:
     error: str = ""
     start: float = field(default_factory=time.monotonic)
     end: float = 0.0
-    generations: list[Generated] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     content: Content | None = None
 

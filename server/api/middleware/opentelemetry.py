@@ -20,7 +20,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server import __version__
-from server.api.http.record import Generated, RequestRecord
+from server.api.http.record import Answered, RequestRecord
 from server.api.middleware.tracing import Trace, TraceContext
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -105,22 +105,22 @@ def _stretches(record: RequestRecord) -> Iterator[_Stretch]:
     for stage in record.stages:
         failed = stage.result == "failed"
         yield _Stretch(f"image.{stage.name}", stage.start, stage.end, failed=failed)
-    for generation in record.generations:
-        yield from _generated(generation)
+    for answer in record.answers:
+        yield from _answered(answer)
 
 
-def _generated(generation: Generated) -> Iterator[_Stretch]:
-    times = generation.timings
+def _answered(answer: Answered) -> Iterator[_Stretch]:
+    times = answer.timings
     if times is None:
         return
     yield _Stretch("queue", times.queued, times.started)
-    for image in generation.images:
+    for image in answer.images:
         encoded = image.encoded
         if encoded.encode_start:
             end = encoded.encode_start + encoded.encode_seconds
             attributes = {"llava.image.tokens": encoded.tokens}
             yield _Stretch("image.encode", encoded.encode_start, end, attributes)
-    computed = {"llava.prompt.cached_tokens": generation.cached_tokens}
+    computed = {"llava.prompt.cached_tokens": answer.cached_tokens}
     yield _Stretch("prefill", times.started, times.first_token, computed)
     if times.finished:
         yield _Stretch("decode", times.first_token, times.finished)
@@ -137,14 +137,14 @@ def _attributes(record: RequestRecord) -> dict[str, Any]:
     }
     if record.error:
         found["error.type"] = record.error
-    prompts = [one for one in record.generations if one.first]
+    prompts = [one for one in record.answers if one.first]
     if prompts:
         found |= {
             "gen_ai.operation.name": "chat",
             "gen_ai.request.model": record.model,
             "gen_ai.usage.input_tokens": sum(one.prompt_tokens for one in prompts),
-            "gen_ai.usage.output_tokens": sum(one.completion_tokens for one in record.generations),
-            "gen_ai.response.finish_reasons": [one.finish for one in record.generations],
+            "gen_ai.usage.output_tokens": sum(one.completion_tokens for one in record.answers),
+            "gen_ai.response.finish_reasons": [one.finish for one in record.answers],
             "llava.images": sum(len(one.images) for one in prompts),
             "llava.image_tokens": sum(one.image_tokens for one in prompts),
         }

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response, internal_error
-from server.api.http.record import Content, Generated, RequestRecord, seconds_of, set_record
+from server.api.http.record import Answered, Content, RequestRecord, seconds_of, set_record
 from server.api.middleware.tracing import Trace, Tracing, read_trace
 from server.api.options import ApiOptions
 from server.metrics import Metrics
@@ -35,29 +35,29 @@ def fields(record: RequestRecord) -> dict[str, Any]:
     if stages:
         found["fetch_ms"] = _ms(seconds_of(stages, "fetch"))
         found["image_ms"] = _ms(seconds_of(stages, "decode", "resize"))
-    if record.generations:
-        found |= {"model": record.model, **_generated(record.generations)}
+    if record.answers:
+        found |= {"model": record.model, **_answered(record.answers)}
     if record.content is not None and record.content.prompts:
         found["prompt"] = "".join(record.content.prompts)
         found["answer"] = "".join(record.content.answers)
     return found
 
 
-def _generated(generations: list[Generated]) -> dict[str, Any]:
+def _answered(answers: list[Answered]) -> dict[str, Any]:
     # A prompt counts once, however many answers it gets.
-    prompts = [one for one in generations if one.first]
+    prompts = [one for one in answers if one.first]
     found: dict[str, Any] = {
         "pictures": sum(len(one.images) for one in prompts),
         "image_tokens": sum(one.image_tokens for one in prompts),
         "prompt_tokens": sum(one.prompt_tokens for one in prompts),
         "cached_tokens": sum(one.cached_tokens for one in prompts),
-        "completion_tokens": sum(one.completion_tokens for one in generations),
-        "finish": ",".join(dict.fromkeys(one.finish for one in generations)),
+        "completion_tokens": sum(one.completion_tokens for one in answers),
+        "finish": ",".join(dict.fromkeys(one.finish for one in answers)),
     }
     # Several choices run side by side: their times are those of the slowest.
-    timings = [one.timings for one in generations if one.timings is not None]
+    timings = [one.timings for one in answers if one.timings is not None]
     if timings:
-        encodes = (image.encoded for one in generations for image in one.images)
+        encodes = (image.encoded for one in answers for image in one.images)
         found["queue_ms"] = _ms(max(one.queue_seconds for one in timings))
         found["encode_ms"] = _ms(sum(image.encode_seconds for image in encodes))
         found["prefill_ms"] = _ms(max(one.prefill_seconds for one in timings))

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.fields.output_format import with_grammar
-from server.api.generate.answer import Step
+from server.api.generate.answer import Delta
 from server.api.generate.choices import Choices, begin_choices
-from server.api.generate.dialog import prompt_of
-from server.api.generate.events import EventStream, guarded
+from server.api.generate.dialog import prepare, prompt_of
+from server.api.generate.events import DONE, EventStream
 from server.api.generate.reply_parts import chat_logprobs, images, input_tokens_of, timings
 from server.api.generate.services import Services
 from server.api.http.body import read_body
@@ -66,9 +66,9 @@ def chat_router(services: Services) -> APIRouter:
         started = _start(services, ready, body, reply.id, arrival)
         choices = await while_connected(request.receive, started)
         if body.stream:
-            events = guarded(_events(reply, choices, body.include_usage), services, request)
+            events = _events(reply, choices, body.include_usage)
             interval = body.ping_interval(services.options.sse_ping_interval)
-            return EventStream(events, choices.aclose, interval)
+            return EventStream(events, choices.aclose, services, ping_interval=interval, last=DONE)
         whole = _whole(reply, choices, bool(body.logprobs))
         return await while_connected(request.receive, whole)
 
@@ -79,9 +79,9 @@ async def _start(
     services: Services, ready: EngineReady, body: ChatRequest, request_id: str, arrival: float
 ) -> Choices:
     sampling = await with_grammar(body.sampling(), body, body.response_format)
-    dialog = read_chat(body)
+    prepared = await prepare(services, ready, read_chat(body), sampling)
     return await begin_choices(
-        services, ready, dialog, sampling, body.n or 1, request_id=request_id, arrival=arrival
+        services, [prepared], body.n or 1, request_id=request_id, arrival=arrival
     )
 
 
@@ -97,15 +97,15 @@ class _Whole:
 async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Response:
     wholes = [_Whole() for _ in choices.answers]
     try:
-        async for index, step in choices:
-            whole = wholes[index]
-            for piece in step.pieces:
+        async for delta in choices:
+            whole = wholes[delta.index]
+            for piece in delta.pieces:
                 whole.writer.add(piece)
-            whole.tokens += step.logprobs
-            whole.reason = step.finish_reason or ""
+            whole.tokens += delta.logprobs
+            whole.reason = delta.finish_reason or ""
     finally:
         await choices.aclose()
-    told = [
+    made = [
         reply.choice(
             index,
             whole.writer.message,
@@ -114,37 +114,39 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
         )
         for index, whole in enumerate(wholes)
     ]
-    return JSONResponse(reply.whole(told, choices))
+    return JSONResponse(reply.whole(made, choices))
 
 
 async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:
     for index, answer in enumerate(choices.answers):
         content = None if answer.may_call else ""
         yield reply.delta({"role": "assistant", "content": content}, index=index)
-    async for index, step in choices:
-        for chunk in _chunks(reply, step, index):
+    async for delta in choices:
+        for chunk in _chunks(reply, delta):
             yield chunk
-        if step.finish_reason:
+        if delta.finish_reason:
+            index = delta.index
             last = {} if include_usage else timings(choices)
             seen = {} if index else images(choices)
-            yield reply.delta({}, step.finish_reason, index=index, **seen, **last)
+            yield reply.delta({}, delta.finish_reason, index=index, **seen, **last)
     if include_usage:
         yield reply.usage_chunk(choices)
 
 
-def _chunks(reply: ChatReply, step: Step, index: int) -> Iterator[bytes]:
-    if not step.logprobs and all(isinstance(piece, Content) for piece in step.pieces):
-        if step.pieces:
-            yield reply.text(step.text, index)
+def _chunks(reply: ChatReply, delta: Delta) -> Iterator[bytes]:
+    pieces, index = delta.pieces, delta.index
+    if not delta.logprobs and all(isinstance(piece, Content) for piece in pieces):
+        if pieces:
+            yield reply.text(delta.text, index)
         return
-    logprobs = chat_logprobs(step.logprobs) if step.logprobs else None
-    deltas = [delta for piece in step.pieces if (delta := delta_of(piece)) is not None]
-    if logprobs is not None and not deltas:
-        deltas = [{"content": ""}]
-    for delta in deltas:
-        told = logprobs if "content" in delta else None
-        yield reply.delta(delta, logprobs=told, index=index)
-        logprobs = None if told else logprobs
+    logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
+    changes = [change for piece in pieces if (change := delta_of(piece)) is not None]
+    if logprobs is not None and not changes:
+        changes = [{"content": ""}]
+    for change in changes:
+        own = logprobs if "content" in change else None
+        yield reply.delta(change, logprobs=own, index=index)
+        logprobs = None if own else logprobs
 
 
 def input_tokens_router(services: Services) -> APIRouter:

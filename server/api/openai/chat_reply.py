@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.generate.events import compact, event
-from server.api.generate.generation import Tally
-from server.api.generate.reply_parts import images, timings, usage
+from server.api.generate.reply_parts import Tally, images, timings, usage
 from server.tools.parse import CallArguments, CallBegin, Content, Piece
 
 
@@ -71,9 +70,9 @@ class ChatReply:
 
     def text(self, text: str, index: int = 0) -> bytes:
         """A chunk of plain text: what ``delta`` gives for it, in a tenth of the time."""
-        told = json.dumps(text)
+        content = json.dumps(text)
         end = ',"logprobs":null,"finish_reason":null}]}\n\n'
-        return f'{self._front}{index},"delta":{{"content":{told}}}{end}'.encode("ascii")
+        return f'{self._front}{index},"delta":{{"content":{content}}}{end}'.encode("ascii")
 
     def usage_chunk(self, tally: Tally) -> bytes:
         """The chunk after the last choice, asked for by ``include_usage``."""

@@ -12,16 +12,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.fields.output_format import with_grammar
-from server.api.generate.choices import Several
-from server.api.generate.dialog import note_prompt
-from server.api.generate.events import EventStream, event, guarded
-from server.api.generate.generation import Generation
+from server.api.generate.choices import Choices, begin_choices
+from server.api.generate.dialog import Prepared, note_prompt
+from server.api.generate.events import DONE, EventStream, event
 from server.api.generate.reply_parts import images, text_logprobs, timings, usage
 from server.api.generate.services import Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
-from server.api.http.record import pictures_of
 from server.api.openai.completions_request import (
     CompletionRequest,
     Prompt,
@@ -32,22 +30,27 @@ from server.api.shapes.openai import Completion, CompletionEvent
 from server.engine_client.interface import require_ready
 from server.errors import RequestError
 from server.messages import EngineReady, TokenLogprob
-from server.messages.sampling import SamplingParams
 
 
 @dataclass(slots=True, frozen=True)
 class CompletionReply:
-    """Writes the answers to one request. Every prompt has ``each`` generations, in order."""
+    """Writes the answers to one request."""
 
     id: str
     model: str
-    each: int
-    generations: Sequence[Generation]
+    choices: Choices
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The answer in one piece."""
-        return {**self._head(), "choices": choices, "usage": self.usage(), **self.more()}
+        tally = self.choices
+        return {
+            **self._head(),
+            "choices": choices,
+            "usage": usage(tally),
+            **self.times(),
+            **images(tally),
+        }
 
     def chunk(self, choice: dict[str, Any], **more: Any) -> bytes:
         """A piece of one answer."""
@@ -55,33 +58,11 @@ class CompletionReply:
 
     def usage_chunk(self) -> bytes:
         """The chunk after the last choice, asked for by ``include_usage``."""
-        return event({**self._head(), "choices": [], "usage": self.usage(), **self.times()})
-
-    def usage(self) -> dict[str, Any]:
-        """All tokens; a prompt counts once, however many answers it gets."""
-        total = usage(self.generations[0])
-        for number, generation in enumerate(self.generations[1:], 1):
-            other = usage(generation)
-            total["completion_tokens"] += other["completion_tokens"]
-            if number % self.each == 0:
-                total["prompt_tokens"] += other["prompt_tokens"]
-                for name, count in other["prompt_tokens_details"].items():
-                    total["prompt_tokens_details"][name] += count
-        total["total_tokens"] = total["prompt_tokens"] + total["completion_tokens"]
-        return total
+        return event({**self._head(), "choices": [], "usage": usage(self.choices), **self.times()})
 
     def times(self) -> dict[str, Any]:
         """``timings``, where there is one answer for them to be of."""
-        return timings(self.generations[0]) if len(self.generations) == 1 else {}
-
-    def more(self) -> dict[str, Any]:
-        """``timings`` and ``images``."""
-        found = [
-            report
-            for generation in self.generations[:: self.each]
-            for report in images(generation).get("images", ())
-        ]
-        return {**self.times(), **({"images": found} if found else {})}
+        return timings(self.choices) if len(self.choices.answers) == 1 else {}
 
     def _head(self) -> dict[str, Any]:
         return {
@@ -122,108 +103,93 @@ def completions_router(services: Services) -> APIRouter:
         arrival = time.monotonic()
         ready = require_ready(services.engine)
         body = await read_body(request, services.body_limits, parse_completion)
-        begun = _Begun(services, ready, body, arrival)
-        await while_connected(request.receive, begun.start())
+        request_id = f"cmpl-{uuid.uuid4().hex}"
+        started = _start(services, ready, body, request_id, arrival)
+        prompts, choices = await while_connected(request.receive, started)
+        reply = CompletionReply(request_id, services.served_name(ready.model), choices)
+        fronts = [_front(body, prompt) for prompt in prompts for _ in range(body.choices_each)]
         if body.stream:
-            events = guarded(begun.events(), services, request)
+            events = _events(body, reply, fronts)
             interval = body.ping_interval(services.options.sse_ping_interval)
-            return EventStream(events, begun.running.aclose, interval)
-        return await while_connected(request.receive, begun.whole())
+            return EventStream(events, choices.aclose, services, ping_interval=interval, last=DONE)
+        return await while_connected(request.receive, _whole(body, reply, fronts))
 
     return router
 
 
-class _Begun:
-    """A request that is being answered: for each prompt so many generations, in order."""
-
-    def __init__(
-        self, services: Services, ready: EngineReady, body: CompletionRequest, arrival: float
-    ) -> None:
-        self._services = services
-        self._ready = ready
-        self._body = body
-        self._arrival = arrival
-        self._prompts: list[Prompt] = []
-        self._id = f"cmpl-{uuid.uuid4().hex}"
-        self.running = Several(())
-
-    async def start(self) -> None:
-        """Returns once all prompts were counted and fit. Raises RequestError, naming the field."""
-        self._prompts = await read_prompts(self._services, self._ready, self._body)
-        note_prompt(part for prompt in self._prompts for part in prompt.parts)
-        sampling = await with_grammar(self._body.sampling(), self._body, self._body.response_format)
-        each = [self._body.of_choice(sampling, n) for n in range(self._body.choices_each)]
-        self.running = Several(
-            [
-                self._generate(prompt, params, first=not number)
-                for prompt in self._prompts
-                for number, params in enumerate(each)
-            ]
+async def _start(
+    services: Services,
+    ready: EngineReady,
+    body: CompletionRequest,
+    request_id: str,
+    arrival: float,
+) -> tuple[list[Prompt], Choices]:
+    """Returns once all prompts were counted and fit. Raises RequestError, naming the field."""
+    prompts = await read_prompts(services, ready, body)
+    note_prompt(part for prompt in prompts for part in prompt.parts)
+    sampling = await with_grammar(body.sampling(), body, body.response_format)
+    prepared = [Prepared(prompt.parts, sampling) for prompt in prompts]
+    try:
+        choices = await begin_choices(
+            services, prepared, body.choices_each, request_id=request_id, arrival=arrival
         )
-        try:
-            await self.running.admit()
-        except RequestError as exc:
-            if exc.param == "messages":  # the engine's word for any prompt
-                exc.param = "prompt"
-            raise
-        self._reply = CompletionReply(
-            self._id,
-            self._services.served_name(self._ready.model),
-            self._body.choices_each,
-            self.running.generations,
-        )
+    except RequestError as exc:
+        if exc.param == "messages":  # the engine's word for any prompt
+            exc.param = "prompt"
+        raise
+    return prompts, choices
 
-    def _generate(self, prompt: Prompt, sampling: SamplingParams, *, first: bool) -> Generation:
-        request_id = f"{self._id}-{uuid.uuid4().hex[:8]}"
-        outputs = self._services.engine.generate(prompt.parts, sampling, request_id)
-        pictures, metrics = pictures_of(prompt.parts), self._services.metrics
-        return Generation(outputs, metrics, self._arrival, pictures, first=first)
 
-    def _front(self, index: int) -> str:
-        """What ``echo`` puts before an answer."""
-        return self._prompts[index // self._body.choices_each].text if self._body.echo else ""
+def _front(body: CompletionRequest, prompt: Prompt) -> str:
+    """What ``echo`` puts before an answer."""
+    return prompt.text if body.echo else ""
 
-    async def whole(self) -> Response:
-        """The answer in one piece."""
-        count = len(self.running.generations)
-        texts = [self._front(index) for index in range(count)]
-        reasons = [""] * count
-        tokens: list[list[TokenLogprob]] = [[] for _ in range(count)]
-        try:
-            async for index, output in self.running:
-                texts[index] += output.text
-                tokens[index] += output.logprobs
-                if output.finish_reason:
-                    reasons[index] = output.finish_reason.value
-        finally:
-            await self.running.aclose()
-        choices = [
-            choice(index, texts[index], reasons[index], self._logprobs(tokens[index], 0))
-            for index in range(count)
-        ]
-        return JSONResponse(self._reply.whole(choices))
 
-    def _logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
-        return None if self._body.logprobs is None else text_logprobs(tokens, offset)
+async def _whole(body: CompletionRequest, reply: CompletionReply, fronts: list[str]) -> Response:
+    """The answer in one piece."""
+    texts = list(fronts)
+    reasons = [""] * len(fronts)
+    tokens: list[list[TokenLogprob]] = [[] for _ in fronts]
+    try:
+        async for delta in reply.choices:
+            texts[delta.index] += delta.text
+            tokens[delta.index] += delta.logprobs
+            reasons[delta.index] = delta.finish_reason or ""
+    finally:
+        await reply.choices.aclose()
+    choices = [
+        choice(index, texts[index], reasons[index], _logprobs(body, tokens[index], 0))
+        for index in range(len(fronts))
+    ]
+    return JSONResponse(reply.whole(choices))
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The answers as they come."""
-        left = len(self.running.generations)
-        offsets = [0] * left
-        for index in range(left if self._body.echo else 0):
-            yield self._reply.chunk(choice(index, self._front(index)))
-        async for index, output in self.running:
-            reason = output.finish_reason.value if output.finish_reason else None
-            left -= reason is not None
-            more = {}
-            if not left:
-                more = self._reply.more()
-                if self._body.include_usage:
-                    more.pop("timings", None)
-            logprobs = self._logprobs(output.logprobs, offsets[index])
-            offsets[index] += len(output.text)
-            if output.text or output.logprobs or reason:
-                piece = choice(index, output.text, reason, logprobs)
-                yield self._reply.chunk(piece, **more)
-        if self._body.include_usage:
-            yield self._reply.usage_chunk()
+
+def _logprobs(
+    body: CompletionRequest, tokens: Sequence[TokenLogprob], offset: int
+) -> dict[str, Any] | None:
+    return None if body.logprobs is None else text_logprobs(tokens, offset)
+
+
+async def _events(
+    body: CompletionRequest, reply: CompletionReply, fronts: list[str]
+) -> AsyncIterator[bytes]:
+    """The answers as they come."""
+    left = len(fronts)
+    offsets = [0] * left
+    for index, front in enumerate(fronts):
+        if body.echo:
+            yield reply.chunk(choice(index, front))
+    async for delta in reply.choices:
+        index, text, reason = delta.index, delta.text, delta.finish_reason
+        left -= reason is not None
+        more: dict[str, Any] = {}
+        if not left:
+            more = images(reply.choices)
+            if not body.include_usage:
+                more = {**reply.times(), **more}
+        logprobs = _logprobs(body, delta.logprobs, offsets[index])
+        offsets[index] += len(text)
+        if text or delta.logprobs or reason:
+            yield reply.chunk(choice(index, text, reason, logprobs), **more)
+    if body.include_usage:
+        yield reply.usage_chunk()

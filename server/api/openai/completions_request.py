@@ -138,9 +138,9 @@ class CompletionRequest(SamplingFields):
             return None
         return super().most_tokens or _DEFAULT_TOKENS
 
-    def of_choice(self, params: SamplingParams, choice: int) -> SamplingParams:
-        """The parameters for choice ``choice``, with the log-probabilities that are asked for."""
-        return replace(params.of_choice(choice), logprobs=self.logprobs)
+    def sampling(self) -> SamplingParams:
+        """The sampling parameters, with the log-probabilities that are asked for."""
+        return replace(super().sampling(), logprobs=self.logprobs)
 
 
 _validate = validator(CompletionRequest)

@@ -12,9 +12,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 
 from server.api.fields.output_format import with_grammar
-from server.api.generate.answer import Answer, begin
-from server.api.generate.dialog import Dialog, prompt_of
-from server.api.generate.events import EventStream, told
+from server.api.generate.answer import Answer
+from server.api.generate.choices import begin
+from server.api.generate.dialog import Dialog, prepare, prompt_of
+from server.api.generate.events import EventStream
 from server.api.generate.reply_parts import input_tokens_of
 from server.api.generate.services import Services
 from server.api.http.body import read_body
@@ -148,16 +149,21 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
             dialog = await dialog_of(body, before)
             form = body.text.format if body.text else None
             sampling = await with_grammar(body.sampling(), body, form)
-            return await begin(
-                services, ready, dialog, sampling, request_id=reply.id, arrival=arrival
-            )
+            prepared = await prepare(services, ready, dialog, sampling)
+            return await begin(services, prepared, request_id=reply.id, arrival=arrival)
 
         answer = await while_connected(request.receive, start())
         writer = ResponseWriter(reply, answer)
         events = _kept(writer, reply, store, before)
         if body.stream:
-            sent = _encoded(events, writer, services, request)
-            return EventStream(sent, answer.aclose, services.options.sse_ping_interval)
+            return EventStream(
+                (encoded(event) async for event in events),
+                answer.aclose,
+                services,
+                ping_interval=body.ping_interval(services.options.sse_ping_interval),
+                on_error=lambda error: b"".join(map(encoded, writer.failed(error))),
+                ping=lambda: encoded(writer.in_progress()),
+            )
         return await while_connected(request.receive, _whole(events, answer))
 
 
@@ -202,16 +208,3 @@ async def _whole(events: AsyncIterator[dict[str, Any]], answer: Answer) -> Respo
     finally:
         await answer.aclose()
     return JSONResponse(last["response"])
-
-
-async def _encoded(
-    events: AsyncIterator[dict[str, Any]],
-    writer: ResponseWriter,
-    services: Services,
-    request: Request,
-) -> AsyncIterator[bytes]:
-    try:
-        async for event in events:
-            yield encoded(event)
-    except Exception as exc:
-        yield encoded(writer.error(told(exc, services, request)))

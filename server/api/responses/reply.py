@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.api.fields.messages import Strict
-from server.api.generate.answer import Answer, Step
-from server.api.generate.generation import Generation
-from server.api.generate.reply_parts import chat_logprobs, images
+from server.api.generate.answer import Answer, Delta
+from server.api.generate.reply_parts import Tally, chat_logprobs, images
 from server.api.http.errors import error_body
 from server.api.responses.request import FunctionTool, ResponsesRequest, TextFormat
 from server.errors import LlavaError
@@ -46,9 +45,9 @@ class ResponseReply:
             "incomplete_details": cut,
             "model": self.model,
             "output": self.output,
-            "usage": usage(answer.generation) if ended else None,
+            "usage": usage(answer) if ended else None,
             **_asked(self.request),
-            **(images(answer.generation) if ended else {}),
+            **(images(answer) if ended else {}),
         }
 
 
@@ -102,18 +101,18 @@ def _tool(tool: FunctionTool) -> dict[str, Any]:
     }
 
 
-def usage(generation: Generation) -> dict[str, Any]:
+def usage(tally: Tally) -> dict[str, Any]:
     """Tokens; ``image_tokens`` are ours, and among the input's."""
     return {
-        "input_tokens": generation.prompt_tokens,
+        "input_tokens": tally.prompt_tokens,
         "input_tokens_details": {
-            "cached_tokens": generation.cached_tokens,
+            "cached_tokens": tally.cached_tokens,
             "cache_write_tokens": 0,
-            "image_tokens": generation.image_tokens,
+            "image_tokens": tally.image_tokens,
         },
-        "output_tokens": generation.completion_tokens,
+        "output_tokens": tally.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+        "total_tokens": tally.prompt_tokens + tally.completion_tokens,
     }
 
 
@@ -140,19 +139,27 @@ class ResponseWriter:
         """All events, from ``response.created`` to the last one."""
         for kind in ("created", "in_progress"):
             yield self._whole(kind)
-        async for step in self._answer:
-            for event in self._step(step):
+        async for delta in self._answer:
+            for event in self._delta(delta):
                 yield event
         yield self._whole(self._reply.status)
 
-    def error(self, error: LlavaError) -> Event:
-        """The event of an error in the middle of the stream.
+    def failed(self, error: LlavaError) -> list[Event]:
+        """The events of an error in the middle of the stream.
 
-        The Responses API has the fields flat; OpenAI's clients raise what they find under
-        ``error``.
+        The Responses API has the fields of ``error`` flat; OpenAI's SDKs raise what they find
+        under ``error``. Other clients (Codex) ask again unless the response itself has failed.
         """
         detail = error_body(error)["error"]
-        return self._event("error", **{**detail, "type": "error"}, error=detail)
+        self._reply.status = "failed"
+        return [
+            self._event("error", **{**detail, "type": "error"}, error=detail),
+            self._event("response.failed", response=self._reply.json(self._answer, error)),
+        ]
+
+    def in_progress(self) -> Event:
+        """Sent again where nothing else is: clients (Codex) do not count comments as life."""
+        return self._whole("in_progress")
 
     def _event(self, kind: str, **fields: Any) -> Event:
         self._sequence += 1
@@ -161,14 +168,14 @@ class ResponseWriter:
     def _whole(self, kind: str) -> Event:
         return self._event(f"response.{kind}", response=self._reply.json(self._answer))
 
-    def _step(self, step: Step) -> Iterator[Event]:
-        logprobs = chat_logprobs(step.logprobs)["content"]
-        for piece in step.pieces:
+    def _delta(self, delta: Delta) -> Iterator[Event]:
+        logprobs = chat_logprobs(delta.logprobs)["content"]
+        for piece in delta.pieces:
             yield from self._piece(piece, logprobs)
             if isinstance(piece, Content):
                 logprobs = []
-        if step.output.finish_reason is not None:
-            cut = step.output.finish_reason is FinishReason.LENGTH
+        if delta.output.finish_reason is not None:
+            cut = delta.output.finish_reason is FinishReason.LENGTH
             self._reply.status = "incomplete" if cut else "completed"
             if not self._reply.output:
                 yield from self._begin_message()

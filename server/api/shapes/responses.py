@@ -83,7 +83,7 @@ class ResponseObject(Answer):
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: ItemStatus
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
     error: dict[str, Any] | None
     incomplete_details: IncompleteDetails | None
     model: str
@@ -134,7 +134,11 @@ class ResponseWhole(Answer):
     """The response begins, or has ended."""
 
     type: Literal[
-        "response.created", "response.in_progress", "response.completed", "response.incomplete"
+        "response.created",
+        "response.in_progress",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
     ]
     sequence_number: Count
     response: ResponseObject

@@ -1,4 +1,4 @@
-"""A generation closes the engine's outputs however it ends, whatever kind of iterator they are."""
+"""An answer closes the engine's outputs however it ends, whatever kind of iterator they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from fakes import FakeEngine
 
 from server.api.generate.answer import Answer
 from server.api.generate.choices import Choices
-from server.api.generate.generation import Generation
 from server.api.openai.chat import _whole
 from server.api.openai.chat_reply import ChatReply
 from server.errors import EngineError
@@ -36,21 +35,21 @@ class Outputs:
         self.closed = True
 
 
-def generation(outputs: Outputs) -> Generation:
-    return Generation(outputs, Metrics(FakeEngine()), arrival=0.0)
+def answer_of(outputs: Outputs) -> Answer:
+    return Answer(outputs, Metrics(FakeEngine()), arrival=0.0)
 
 
 def test_cancelled_while_waiting_for_admission() -> None:
     outputs = Outputs()
     with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(asyncio.wait_for(generation(outputs).admit(), 0.01))
+        asyncio.run(asyncio.wait_for(answer_of(outputs).admit(), 0.01))
     assert outputs.closed
 
 
 def test_first_output_must_be_the_admission() -> None:
     outputs = Outputs(TokenOutput("id", "text", 1))
     with pytest.raises(EngineError, match="without admitting"):
-        asyncio.run(generation(outputs).admit())
+        asyncio.run(answer_of(outputs).admit())
     assert outputs.closed
 
 
@@ -58,10 +57,10 @@ def test_cancelled_while_tokens_come() -> None:
     outputs = Outputs(Admitted("id", 1, 0), TokenOutput("id", "text", 1))
 
     async def go() -> None:
-        running = generation(outputs)
+        running = answer_of(outputs)
         await running.admit()
         assert not outputs.closed
-        await _whole(ChatReply("id", "model"), Choices([Answer(running)]), False)
+        await _whole(ChatReply("id", "model"), Choices([running]), False)
 
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(go(), 0.05))
@@ -74,7 +73,7 @@ def test_the_gap_between_tokens_is_the_engines_however_late_they_are_read() -> N
     outputs = Outputs(Admitted("id", 1, 0), TokenOutput("id", "one", 1), last)
 
     async def go() -> None:
-        begun = Generation(outputs, metrics, arrival=0.0)
+        begun = Answer(outputs, metrics, arrival=0.0)
         await begun.admit()
         async for _ in begun:
             await asyncio.sleep(0.01)
