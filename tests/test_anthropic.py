@@ -103,7 +103,6 @@ def test_a_silent_stream_has_pings_of_anthropic_s_kind() -> None:
     answer = post(engine, body(stream=True), sse_ping_interval=0.05)
     kinds = [event["type"] for event in events(answer)]
     assert kinds.count("ping") > 1
-    assert ": ping" not in answer.text
 
 
 @pytest.mark.parametrize(
