@@ -156,15 +156,25 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
         writer = ResponseWriter(reply, answer)
         events = _kept(writer, reply, store, before)
         if body.stream:
-            return EventStream(
-                (encoded(event) async for event in events),
-                answer.aclose,
-                services,
-                ping_interval=body.ping_interval(services.options.sse_ping_interval),
-                on_error=lambda error: b"".join(map(encoded, writer.failed(error))),
-                ping=lambda: encoded(writer.in_progress()),
-            )
+            return _stream(services, body, writer, events, answer)
         return await while_connected(request.receive, _whole(events, answer))
+
+
+def _stream(
+    services: Services,
+    body: ResponsesRequest,
+    writer: ResponseWriter,
+    events: AsyncIterator[dict[str, Any]],
+    answer: Answer,
+) -> Response:
+    return EventStream(
+        (encoded(event) async for event in events),
+        answer.aclose,
+        services,
+        ping_interval=body.ping_interval(services.options.sse_ping_interval),
+        on_error=lambda error: b"".join(map(encoded, writer.failed(error))),
+        ping=lambda: encoded(writer.in_progress()),
+    )
 
 
 def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> None:
