@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.vision.load import check_picture_settings
 from server.errors import ConfigError
 from server.messages import EngineConfig
+from server.mmproj.checks import check_picture_settings
 from server.mmproj.facts import TowerFacts
 
 

@@ -51,10 +51,23 @@ class GGUFFile:
     """An opened file; ``data`` is all of it, memory-mapped."""
 
     path: Path
-    metadata: dict[str, Entry]
-    tensors: dict[str, Tensor]
-    alignment: int
+    header: GGUFHeader
     data: NDArray[np.uint8] = field(repr=False)
+
+    @property
+    def metadata(self) -> dict[str, Entry]:
+        """The header's metadata."""
+        return self.header.metadata
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The header's tensors."""
+        return self.header.tensors
+
+    @property
+    def alignment(self) -> int:
+        """Where tensors may begin."""
+        return self.header.alignment
 
     def bytes_of(self, tensor: Tensor) -> NDArray[np.uint8]:
         """The tensor's bytes, uint8 [n_bytes], still on the disk."""
@@ -72,4 +85,4 @@ def open_gguf(path: Path) -> GGUFFile:
         header = parse_header(ArraySource(data))
     except MalformedError as error:
         raise unusable(path, error) from error
-    return GGUFFile(path, header.metadata, header.tensors, header.alignment, data)
+    return GGUFFile(path, header, data)

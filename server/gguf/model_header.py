@@ -201,6 +201,12 @@ def model_header(name: str, parts: Sequence[GGUFHeader]) -> ModelHeader:
     return header
 
 
+def is_mmproj(file: GGUFHeader) -> bool:
+    """Whether it is the header of a mmproj, by its architecture."""
+    entry = file.metadata.get("general.architecture")
+    return entry is not None and entry.value == "clip"
+
+
 def tower_header(name: str, file: GGUFHeader) -> TowerHeader:
     """The header of a mmproj from its file's.
 

@@ -11,7 +11,8 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from server.errors import StartupError
-from server.gguf.file import GGUFFile, open_gguf
+from server.gguf.file import open_gguf, read_header
+from server.gguf.header import GGUFHeader
 from server.mmproj import layout
 from server.mmproj.projectors import projector_of
 
@@ -42,17 +43,18 @@ MAX_EDGE: Final = 1 << 14
 class Keys:
     """The keys of one file; a wrong type or an absurd value is a StartupError."""
 
-    def __init__(self, file: GGUFFile) -> None:
-        self._file = file
+    def __init__(self, name: object, header: GGUFHeader) -> None:
+        self._name = name
+        self._header = header
 
     def _value(self, key: str) -> Any:
-        entry = self._file.metadata.get(key)
+        entry = self._header.metadata.get(key)
         return None if entry is None else entry.value
 
     def _refuse(self, key: str, value: object) -> StartupError:
         what = "is missing" if value is None else f"is {str(value)[:60]!r}"
         return StartupError(
-            f"{self._file.path} is no mmproj that llama.cpp can load: {key} {what};"
+            f"{self._name} is no mmproj that llama.cpp can load: {key} {what};"
             " use the mmproj GGUF that was published with the model"
         )
 
@@ -103,7 +105,7 @@ class Keys:
         if not name:
             raise self._refuse(layout.PROJECTOR_TYPE, None)
         # libmtmd tells Yi's projector by its tensors (clip.cpp).
-        return "mlp_norm" if name == "mlp" and "mm.3.weight" in self._file.tensors else name
+        return "mlp_norm" if name == "mlp" and "mm.3.weight" in self._header.tensors else name
 
     def activation(self) -> str:
         """``gelu``, ``silu`` or ``quick_gelu``, libmtmd's choice where nothing is said."""
@@ -113,7 +115,7 @@ class Keys:
 
     def last_dimension(self, name: str | None) -> int:
         """The slowest dimension of a tensor, 0 where there is none."""
-        tensor = self._file.tensors.get(name) if name else None
+        tensor = self._header.tensors.get(name) if name else None
         return tensor.shape[-1] if tensor and tensor.shape else 0
 
 
@@ -216,21 +218,21 @@ def read_facts(mmproj: Path) -> TowerFacts:
         StartupError: it is no GGUF, holds no vision tower, or contradicts itself in a way that
             would end llama.cpp in an assertion.
     """
-    return facts_of(open_gguf(mmproj))
+    return facts_of(mmproj, read_header(mmproj))
 
 
-def facts_of(file: GGUFFile) -> TowerFacts:
-    """The facts of an opened file; raises like ``read_facts``."""
-    keys = Keys(file)
+def facts_of(path: Path, file: GGUFHeader) -> TowerFacts:
+    """The facts of a header, ``path`` being its file's; raises like ``read_facts``."""
+    keys = Keys(path, file)
     if not keys.flag(layout.HAS_VISION):
         what = "an audio tower alone" if keys.flag(layout.HAS_AUDIO) else "no vision tower"
         raise StartupError(
-            f"{file.path} holds {what}; give --mmproj the mmproj GGUF of a model that sees"
+            f"{path} holds {what}; give --mmproj the mmproj GGUF of a model that sees"
         )
     projector = keys.projector()
     least = int(projector_of(projector).llava)  # towers without attention have no heads to speak of
     facts = TowerFacts(
-        name=keys.text("general.name") or file.path.stem,
+        name=keys.text("general.name") or path.stem,
         projector_type=projector,
         image_size=keys.count(layout.IMAGE_SIZE, MAX_EDGE),
         patch_size=keys.count(layout.PATCH_SIZE, MAX_EDGE),
@@ -251,11 +253,11 @@ def facts_of(file: GGUFFile) -> TowerFacts:
         n_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
     )
     if projector_of(projector).llava:
-        _check_llava(file, facts)
+        _check_llava(path, file, facts)
     return facts
 
 
-def _check_llava(file: GGUFFile, facts: TowerFacts) -> None:
+def _check_llava(path: Path, file: GGUFHeader, facts: TowerFacts) -> None:
     """What libmtmd takes on trust: a file that breaks it would crash the engine."""
     table = file.tensors.get(layout.POSITIONS)
     grid = facts.grid(facts.image_size)
@@ -274,4 +276,4 @@ def _check_llava(file: GGUFFile, facts: TowerFacts) -> None:
     elif facts.pools and grid != _LDP_GRID:
         problem = f"llama.cpp computes projector {facts.projector_type!r} for a 24 x 24 grid only"
     if problem:
-        raise StartupError(f"{file.path} cannot be used: {problem}; convert the model again")
+        raise StartupError(f"{path} cannot be used: {problem}; convert the model again")

@@ -108,7 +108,7 @@ def rewrite(mmproj: Path, dest: Path, plan: RewritePlan) -> None:
         StartupError: the source is damaged, or ``dest`` cannot be written.
     """
     file = open_gguf(mmproj)
-    facts = facts_of(file)
+    facts = facts_of(mmproj, file.header)
     table = _positions(file, facts, plan)
     try:
         descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=dest.parent)

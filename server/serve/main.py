@@ -19,7 +19,8 @@ from server.serve.lifecycle import Life
 from server.serve.listener import Listener, bind, inherited, notify, permit_files
 from server.serve.startup_messages import announce, show
 from server.serve.web_server import WebOptions, WebServer
-from server.serve.wiring import api_options, engine_config, engine_limits, tracing, web_options
+from server.serve.wiring import api_options, engine_limits, tracing, web_options
+from server.settings.engine_config import engine_config
 from server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ class _WebProcess:
         return 0
 
     async def _load_and_watch(self) -> None:
-        await _start(self._supervisor, engine_config(self._settings, self._model))
+        config = engine_config(self._settings, self._model.model, self._model.mmproj)
+        await _start(self._supervisor, config)
         self._accept(shared=True)
         ready = self._supervisor.ready
         assert ready is not None

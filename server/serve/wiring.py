@@ -13,7 +13,6 @@ from server.hub.resolve import ResolvedModel
 from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
-from server.messages import EngineConfig, MemoryWishes
 from server.prompt import check_template
 from server.serve.connections import ClientLimits
 from server.serve.web_server import WebOptions
@@ -25,64 +24,12 @@ if TYPE_CHECKING:
 _OTLP_VARIABLES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
-def engine_config(settings: Settings, model: ResolvedModel) -> EngineConfig:
-    """What the engine process is told."""
-    return EngineConfig(
-        model=model.model,
-        mmproj=model.mmproj,
-        cache_dir=settings.cache_dir,
-        ctx_size=settings.ctx_size,
-        parallel=settings.parallel,
-        threads=settings.n_threads,
-        batch_size=settings.batch_size,
-        ubatch_size=settings.ubatch_size,
-        memory=memory_wishes(settings),
-        image_size=settings.image_size,
-        image_max_edge=settings.image_max_edge,
-        image_max_side=settings.image_max_side,
-        image_max_pixels=settings.image_max_pixels,
-        image_min_tokens=settings.image_min_tokens,
-        image_max_tokens=settings.image_max_tokens,
-        llava_fix=settings.llava_fix == "auto",
-        itl_target=settings.itl_target / 1000,
-        stream_interval=settings.stream_interval / 1000,
-        prefix_cache_cells=settings.prefix_cache_cells,
-        prompt_cache_bytes=settings.prompt_cache_bytes,
-        image_cache_bytes=settings.image_cache_bytes,
-        image_cache_dir=settings.image_cache_dir,
-        image_cache_dir_bytes=settings.image_cache_dir_bytes,
-        mtmd_batch_max_tokens=settings.mtmd_batch_max_tokens,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-    )
-
-
 def engine_limits(settings: Settings) -> EngineLimits:
     """How long the engine is waited for, and what happens after that."""
     return EngineLimits(
         stall=settings.stall_timeout,
         restart=settings.restart_timeout,
         retry=settings.engine_restart == "retry",
-    )
-
-
-def memory_wishes(settings: Settings) -> MemoryWishes:
-    """What the operator said about memory; None where it was left to the fit."""
-    places = {"gpu": True, "cpu": False, None: None}
-    switches = {"on": True, "off": False, None: None}
-    return MemoryWishes(
-        fit=settings.fit == "on",
-        margin=settings.memory_margin,
-        n_gpu_layers=settings.gpu_layers,
-        mmproj_offload=places[settings.mmproj_offload],
-        cache_type_k=settings.cache_type_k,
-        cache_type_v=settings.cache_type_v,
-        flash_attn=switches[settings.flash_attn],
-        mmap=settings.mmap,
-        mlock=settings.mlock,
-        split_mode=settings.split_mode,
-        main_gpu=settings.main_gpu,
-        tensor_split=settings.tensor_split,
     )
 
 

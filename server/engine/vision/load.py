@@ -13,64 +13,16 @@ from server.engine.llama.cuts import Cuts
 from server.engine.llama.model import Model
 from server.engine.llama.mtmd import Vision
 from server.engine.vision.encoder import VisionEncoder
-from server.errors import ConfigError, StartupError
+from server.errors import StartupError
 from server.messages import EngineConfig, ImageInput
+from server.mmproj.checks import check_pair, check_picture_settings
 from server.mmproj.facts import TowerFacts, read_facts, read_newline
 from server.mmproj.faults import Faults
 from server.mmproj.prepare import PreparedTower, prepare
 from server.mmproj.projectors import picture_grid
 from server.mmproj.self_test import find_faults
 
-
-def check_picture_settings(config: EngineConfig, tower: TowerFacts | None) -> None:
-    """Refuses what was set and cannot have an effect. --image-size is checked by towers.prepare.
-
-    Raises:
-        ConfigError: names the flag, and what to use in its place.
-    """
-    if tower is None:
-        for flag, value in _settings(config).items():
-            if value is not None:
-                raise ConfigError(f"{flag}: no vision tower is loaded (--mmproj); leave it out")
-        return
-    low, high = config.image_min_tokens, config.image_max_tokens
-    for flag, value in (("--image-min-tokens", low), ("--image-max-tokens", high)):
-        if value is not None and not tower.dynamic:
-            raise ConfigError(f"{flag}: {_why_not(tower)}")
-    if low is not None and high is not None and low > high:
-        raise ConfigError(f"--image-min-tokens {low} is more than --image-max-tokens {high}")
-    if config.image_max_edge is not None and tower.fixed:
-        raise ConfigError(f"--image-max-edge: {_why_not(tower)}")
-
-
-def _settings(config: EngineConfig) -> dict[str, int | None]:
-    return {
-        "--image-size": config.image_size,
-        "--image-max-edge": config.image_max_edge,
-        "--image-min-tokens": config.image_min_tokens,
-        "--image-max-tokens": config.image_max_tokens,
-    }
-
-
-def _why_not(tower: TowerFacts) -> str:
-    if tower.fixed:
-        return (
-            f"this tower sees every picture as one square of {tower.image_size} px;"
-            " leave it out (--image-size changes the square)"
-        )
-    if tower.tiled:
-        return (
-            f"this tower sees a picture as squares of {tower.image_size} px; leave it out"
-            " (--image-size changes the squares, --image-max-edge how many there are)"
-        )
-    return f"llama.cpp takes no such bound for projector {tower.projector_type!r}; leave it out"
-
-
 logger = logging.getLogger(__name__)
-
-_UNSERVED = {
-    "deepseek4v": "how many tokens a picture has there depends on where in the prompt it stands",
-}
 
 
 def load_vision(
@@ -93,7 +45,7 @@ def load_vision(
     check_picture_settings(config, facts)
     if config.mmproj is None or facts is None:
         return None
-    _check_fit(config.mmproj, facts, model)
+    check_pair(config.mmproj.name, facts, model.path.name, model.n_embd)
     tower = prepare(
         config.mmproj,
         faults=_find_faults(model, facts, offload=offload),
@@ -152,19 +104,6 @@ def _check_words(vision: Vision, tower: PreparedTower, model: Model) -> None:
         raise StartupError(
             f"{tower.path.name} does not belong to {model.path.name}: the language model lacks"
             f" words that projector {tower.facts.projector_type!r} puts around pictures"
-        )
-
-
-def _check_fit(mmproj: Path, facts: TowerFacts, model: Model) -> None:
-    if facts.projector_type in _UNSERVED:
-        raise StartupError(
-            f"{mmproj.name}: projector {facts.projector_type!r} is not served:"
-            f" {_UNSERVED[facts.projector_type]}"
-        )
-    if facts.n_out and facts.n_out != model.n_embd:
-        raise StartupError(
-            f"{mmproj.name} does not belong to {model.path.name}: it projects pictures to"
-            f" {facts.n_out} dimensions, the language model has {model.n_embd}"
         )
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from server.cache_types import CACHE_TYPES
 from server.errors import ConfigError
-from server.gguf.model_header import ModelHeader, TowerHeader, read_model_header, read_tower_header
+from server.gguf.file import read_header
+from server.gguf.header import GGUFHeader
+from server.gguf.model_header import (
+    LONGEST,
+    ModelHeader,
+    TowerHeader,
+    is_mmproj,
+    model_header,
+    split_parts,
+    tower_header,
+)
 from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
 from server.memory.estimate.kv_cache import takes_blocks
 from server.memory.estimate.plan import MemoryPlan, plan_memory
@@ -18,7 +29,8 @@ from server.memory.fit.fit import Fit
 from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
 from server.memory.fit.wants import MAX_SEQUENCES, Placement, Wants
 from server.messages import DeviceMemory, EngineConfig, MemoryWishes
-from server.mmproj.facts import read_facts
+from server.mmproj.checks import check_pair, check_picture_settings
+from server.mmproj.facts import TowerFacts, facts_of
 from server.mmproj.projectors import attends_both_ways
 from server.sizes import GIB
 
@@ -137,6 +149,46 @@ def with_prompt_cache(
 
 
 @dataclass(slots=True, frozen=True)
+class Headers:
+    """What is known of a model before it is loaded. Without a tower both others are None."""
+
+    model: ModelHeader
+    tower: TowerHeader | None = None
+    facts: TowerFacts | None = None
+
+
+def headers_of(
+    model: Path, parts: Sequence[GGUFHeader], mmproj: Path | None, tower: GGUFHeader | None
+) -> Headers:
+    """The headers of a model in ``parts`` and of its tower; the paths are for the messages.
+
+    Raises:
+        StartupError: a file is not what it should be.
+        ConfigError: the two were given in each other's place.
+    """
+    if mmproj is None or tower is None:
+        return Headers(model_header(model.name, parts))
+    if is_mmproj(parts[0]) and not is_mmproj(tower):
+        raise ConfigError(
+            f"--model and --mmproj are swapped: {model.name} is a vision tower,"
+            f" {mmproj.name} a language model"
+        )
+    facts = facts_of(mmproj, tower)  # says best what is wrong with it
+    return Headers(model_header(model.name, parts), tower_header(mmproj.name, tower), facts)
+
+
+def read_headers(model: Path, mmproj: Path | None) -> Headers:
+    """The same, read from files on this machine.
+
+    Raises:
+        StartupError: a file cannot be read, or is not what it should be.
+    """
+    parts = [read_header(part, longest=LONGEST) for part in split_parts(model)]
+    tower = read_header(mmproj, longest=LONGEST) if mmproj is not None else None
+    return headers_of(model, parts, mmproj, tower)
+
+
+@dataclass(slots=True, frozen=True)
 class Planner:
     """Predicts what a placement takes, from the headers alone."""
 
@@ -215,22 +267,24 @@ def make_fit(config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> tuple[F
         ConfigError: settings of memory that contradict each other, the model or the machine.
     """
     _check_slots(config)
-    return fit_model(config, *_read_headers(config), devices)
+    return fit_model(config, read_headers(config.model, config.mmproj), devices)
 
 
 def fit_model(
-    config: EngineConfig,
-    model: ModelHeader,
-    tower: TowerHeader | None,
-    devices: tuple[DeviceMemory, ...],
+    config: EngineConfig, headers: Headers, devices: tuple[DeviceMemory, ...]
 ) -> tuple[Fit, Planner]:
     """The search for a model on these devices, from its headers alone; no file is read.
 
     Raises:
-        ConfigError: settings of memory that contradict each other, the model or the machine.
+        StartupError: the two files do not belong together.
+        ConfigError: settings that contradict each other, the model or the machine.
     """
     wishes = config.memory
     _check_slots(config)
+    model, tower, facts = headers.model, headers.tower, headers.facts
+    check_picture_settings(config, facts)
+    if tower is not None and facts is not None:
+        check_pair(tower.name, facts, model.name, model.n_embd)
     gpus = offload_devices(devices)
     blocks = takes_blocks(model)
     check_wishes(wishes, gpus, has_tower=tower is not None, takes_blocks=blocks)
@@ -249,14 +303,6 @@ def fit_model(
         quantized_cache=blocks,
     )
     return Fit(wants, planner.plan, pools_of(devices, gpus, wishes.margin)), planner
-
-
-def _read_headers(config: EngineConfig) -> tuple[ModelHeader, TowerHeader | None]:
-    model = read_model_header(config.model)
-    if config.mmproj is None:
-        return model, None
-    read_facts(config.mmproj)  # says best what is wrong with it
-    return model, read_tower_header(config.mmproj)
 
 
 def _check_slots(config: EngineConfig) -> None:
