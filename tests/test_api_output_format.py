@@ -55,7 +55,7 @@ def test_schemas_reach_the_engine(fields: dict[str, Any], schema: Any, param: st
     grammar = grammar_of(**fields)
     assert grammar is not None
     assert (grammar.kind, grammar.param) == (GrammarKind.JSON_SCHEMA, param)
-    assert json.loads(grammar.text) == schema
+    assert json.loads(grammar.schemas[0].text) == schema
 
 
 def test_grammars_reach_the_engine() -> None:

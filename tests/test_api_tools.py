@@ -13,7 +13,6 @@ from tool_templates import BY_STYLE
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.api.shapes.openai import ChatChunk, ChatCompletion
-from server.errors import RequestError
 from server.messages import FinishReason
 from server.messages.sampling import GrammarKind
 
@@ -152,16 +151,6 @@ def test_no_choice_leaves_text_alone(fields: dict[str, Any]) -> None:
     assert choice["finish_reason"] == "stop"
     assert engine.sampling[0].grammar is None
     assert "weather" not in engine.prompt()
-
-
-def test_a_grammar_that_the_engine_refuses_names_the_schema() -> None:
-    message = 'tools: the grammar is not supported: at 2(8): failed to compile JSON schema: "x"'
-    error = RequestError(message, param="tools", code="invalid_grammar")
-    answer = post_chat(FakeEngine(error=error), body())
-    assert answer.status_code == 400
-    told = answer.json()["error"]
-    assert told["param"] == "tools[1].function.parameters"
-    assert told["message"] == f'{told["param"]}: this schema is not supported: "x"'
 
 
 def nested(depth: int) -> dict[str, Any]:

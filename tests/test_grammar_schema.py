@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from server.errors import RequestError
 from server.grammar import lark_grammar, schema_grammar
-from server.messages.sampling import Grammar
+from server.grammar.schema import schema_rule
+from server.messages.sampling import Grammar, SchemaRule
 
 FIELD = "response_format.json_schema.schema"
 
@@ -142,7 +143,7 @@ def test_enough_of_them_were_written() -> None:
     [
         ({"properties": {"a": {"not": {}}}}, ".properties.a.not"),
         ({"items": {"type": "array", "uniqueItems": True}}, ".items.uniqueItems"),
-        ({"anyOf": [{"type": "null"}, {"format": "zip"}]}, ".anyOf[1].format"),
+        ({"anyOf": [{"type": "null"}, {"type": "zip"}]}, ".anyOf[1].type"),
         ({"type": "nope"}, ".type"),
         ({"items": {"$ref": "http://192.0.2.1/schema"}}, ".items.$ref"),
         ({"items": {"$ref": "#/$defs/b"}}, ".items.$ref"),
@@ -150,7 +151,7 @@ def test_enough_of_them_were_written() -> None:
         ({"x-guidance": {"lenient": True}, "not": {}}, ".not"),
         (False, ""),
         ({"enum": []}, ""),
-        ({"type": "string", "minLength": 10, "maxLength": 3}, ""),
+        ({"type": "string", "minLength": 10, "maxLength": 3}, ".minLength"),
         ({"$ref": "#"}, ""),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, ""),
     ],
@@ -236,8 +237,9 @@ def test_answers_are_read_well_and_have_little_white_space() -> None:
 
 def test_a_grammar_of_ours_embeds_schemas_and_waits_for_its_trigger() -> None:
     schema = {"type": "integer"}
-    text = f'start: "<call>" call "</call>"\ncall: %json {json.dumps(schema)}'
-    grammar = lark_grammar(text, "tools", schemas=[schema], triggers=("<call>",))
+    rule = schema_rule("call", schema, "tools[0]")
+    text = 'start: "<call>" call "</call>"'
+    grammar = lark_grammar(text, "tools", schemas=[rule], triggers=("<call>",))
     matcher = COMPILER.matcher(grammar)
     logits = np.zeros(len(PIECES), np.float32)
     for token in b"Well, <cal":
@@ -254,4 +256,4 @@ def test_a_grammar_of_ours_embeds_schemas_and_waits_for_its_trigger() -> None:
         matcher.accept(token, bytes([token]))
     assert matcher.ended
     with pytest.raises(RequestError):
-        lark_grammar("start: a", "tools", schemas=[HOSTILE["chain"]])
+        lark_grammar("start: a", "tools", schemas=[SchemaRule("a", "x" * 200_000, "tools")])

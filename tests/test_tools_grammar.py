@@ -12,7 +12,7 @@ from server.engine.grammar import GrammarCompiler, TokenTable
 from server.errors import RequestError
 from server.grammar import gbnf_grammar, schema_grammar
 from server.tools import Tool, Toolbox
-from server.tools.grammar import MAX_CALLS, blamed, with_tools
+from server.tools.grammar import MAX_CALLS, with_tools
 from server.tools.style import HERMES, LLAMA3, STYLES, ToolStyle
 
 BYTES = TokenTable([bytes([byte]) for byte in range(256)] + [b""], frozenset({256}))
@@ -111,11 +111,12 @@ def test_a_client_s_own_grammar_goes_with_no_tools() -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_schema_at_fault_is_blamed(style: ToolStyle, number: int) -> None:
     tools = list(TOOLS)
-    tools[number] = Tool("bad", None, {"properties": {"a": {"type": "x"}}}, f"field {number}")
+    parameters = {"properties": {"a": {"type": "x"}}}
+    tools[number] = Tool("bad", None, parameters, f"field {number}", strict=True)
     names = frozenset(tool.name for tool in tools)
     toolbox = Toolbox(tuple(tools), names, required=True)
     grammar = with_tools(None, toolbox, style)
     assert grammar is not None
     with pytest.raises(RequestError) as refused:
         COMPILER.matcher(grammar)
-    assert blamed(refused.value, toolbox).param == f"field {number}"
+    assert refused.value.param == f"field {number}.properties.a.type"

@@ -87,9 +87,8 @@ class EngineCore:
         self._waits = False
         self.scheduler.add(request)
         self._writers[request.request_id] = self._make_writer(request)
-        self._outputs.append(
-            Admitted(request.request_id, request.num_prompt, request.num_image_tokens)
-        )
+        tokens = request.num_prompt, request.num_image_tokens
+        self._outputs.append(Admitted(request.request_id, *tokens, request.relaxed))
 
     def embed(self, message: EmbedRequest) -> None:
         """Queues a prompt whose vector is wanted, or rejects it with the reason."""

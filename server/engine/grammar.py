@@ -7,11 +7,11 @@ have none: some take minutes a token, and one that no token fits ends the proces
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import llguidance
@@ -19,51 +19,9 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
+from server.engine.schemas import refusal, settled
 from server.errors import RequestError
-from server.messages.sampling import Grammar, GrammarKind
-
-# What the compiler says, and the keyword and the value that it speaks of.
-_KEYS = re.compile(r"Unimplemented keys: (\[.*?\])")
-_VALUES = (
-    (re.compile(r"Unknown format: (.+)"), "format"),
-    (re.compile(r"Invalid type: (.+)"), "type"),
-    (re.compile(r"(?:Resource|Pointer) '(?:json-schema:///)?#?(.+?)'"), "$ref"),
-)
-_WORDS = ("oneOf", "minProperties", "maxProperties", "patternProperties", "pattern", "multipleOf")
-
-
-def place(schema: str, reason: str) -> str:
-    """A path like ``.properties.a.not``, or nothing where it cannot be told."""
-    is_meant = _condition(reason)
-    if is_meant is None:
-        return ""
-    found = (path for path, key, value in _entries(json.loads(schema)) if is_meant(key, value))
-    return next(found, "")
-
-
-def _condition(reason: str) -> Callable[[str, Any], bool] | None:
-    if keys := _KEYS.search(reason):
-        unknown = set(json.loads(keys[1]))
-        return lambda key, _: key in unknown
-    for pattern, word in _VALUES:
-        if found := pattern.search(reason):
-            text = found[1].strip()
-            return lambda key, value: key == word and text in str(value)
-    named = [word for word in _WORDS if re.search(rf"\b{word}\b", reason)]
-    return (lambda key, _: key in named) if named else None
-
-
-def _entries(root: Any) -> Iterator[tuple[str, str, Any]]:
-    todo: list[tuple[str, Any]] = [("", root)]
-    while todo:
-        path, node = todo.pop(0)
-        if isinstance(node, list):
-            todo += [(f"{path}[{number}]", child) for number, child in enumerate(node)]
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                yield f"{path}.{key}", key, value
-                todo.append((f"{path}.{key}", value))
-
+from server.messages.sampling import Grammar, GrammarKind, SchemaRule
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -111,13 +69,22 @@ class TokenTable:
         return [self._bytes[byte] for byte in data if byte in self._bytes]
 
 
-class GrammarMatcher:
-    """One request's way through a grammar."""
+@dataclass(slots=True, frozen=True)
+class _Compiled:
+    """``relaxed`` are the places of what had to be dropped of schemas that are not strict."""
 
-    def __init__(self, matcher: LLMatcher, table: TokenTable, grammar: Grammar) -> None:
-        self._matcher = matcher
+    matcher: LLMatcher
+    relaxed: tuple[str, ...] = ()
+
+
+class GrammarMatcher:
+    """One request's way through a grammar; ``relaxed`` as in _Compiled."""
+
+    def __init__(self, compiled: _Compiled, table: TokenTable, grammar: Grammar) -> None:
+        self._matcher = compiled.matcher.deep_copy()
         self._table = table
         self._grammar = grammar
+        self.relaxed = compiled.relaxed
         self._active = not grammar.triggers
         self._text = b""
         self.must_end = False
@@ -135,7 +102,7 @@ class GrammarMatcher:
         mask = self._matcher.compute_bitmask()
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=len(logits))
         if self._matcher.is_error() or not bits.any():
-            raise _refusal(self._grammar, self._matcher.get_error() or "no token can follow")
+            raise refusal(self._grammar.param, self._matcher.get_error() or "no token can follow")
         np.putmask(logits, bits == 0, -np.inf)
         allowed = np.flatnonzero(bits) if bits.sum() <= len(self._table.ends) else ()
         self.must_end = len(allowed) > 0 and self._table.ends.issuperset(allowed)
@@ -176,7 +143,7 @@ class GrammarCompiler:
             n_vocab=len(table.tokens),
             eos_token=sorted(table.ends) or None,
         )
-        self._kept: OrderedDict[Grammar, LLMatcher | RequestError] = OrderedDict()
+        self._kept: OrderedDict[Grammar, _Compiled | RequestError] = OrderedDict()
         self._lock = threading.Lock()
 
     def matcher(self, grammar: Grammar) -> GrammarMatcher:
@@ -196,36 +163,63 @@ class GrammarCompiler:
                 self._kept.popitem(last=False)
         if isinstance(result, RequestError):
             raise result
-        return GrammarMatcher(result.deep_copy(), self._table, grammar)
+        return GrammarMatcher(result, self._table, grammar)
 
-    def _compile(self, grammar: Grammar) -> LLMatcher | RequestError:
+    def _compile(self, grammar: Grammar) -> _Compiled | RequestError:
+        matcher, reason = self._tried(grammar)
+        if matcher is not None:
+            return _Compiled(matcher)
+        relaxed: tuple[str, ...] = ()
+        if grammar.schemas:
+            try:
+                rules = [settled(rule, self._reason) for rule in grammar.schemas]
+            except RequestError as error:
+                return error
+            relaxed = tuple(place for _, places in rules for place in places)
+            matcher, reason = self._tried(replace(grammar, schemas=tuple(r for r, _ in rules)))
+        return refusal(grammar.param, reason) if matcher is None else _Compiled(matcher, relaxed)
+
+    def _reason(self, schema: Any) -> str:
+        """Why a schema alone does not compile, "" where it does."""
+        rule = SchemaRule("", json.dumps(schema), "", strict=True)
+        return self._tried(Grammar(GrammarKind.JSON_SCHEMA, "", "", schemas=(rule,)))[1]
+
+    def _tried(self, grammar: Grammar) -> tuple[LLMatcher | None, str]:
         try:
             text = _in_their_words(grammar)
         except ValueError as error:
-            return _refusal(grammar, str(error))
+            return None, str(error) or "it cannot be read"
         matcher = LLMatcher(self._tokenizer, text, limits=_LIMITS, log_level=0)
         if not matcher.is_error():
             # The first mask finds what is too ambiguous to begin with.
             tried = matcher.deep_copy()
             tried.compute_bitmask()
             if not tried.is_error():
-                return matcher
+                return matcher, ""
             matcher = tried
-        return _refusal(grammar, matcher.get_error())
+        return None, matcher.get_error() or "it cannot be compiled"
+
+
+# Whatever a client's schema says of these, which it may ("x-guidance").
+_OPTIONS: JsonCompileOptions = {
+    "whitespace_pattern": _WHITESPACE,
+    "item_separator": ",",
+    "key_separator": ":",
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 def _in_their_words(grammar: Grammar) -> str:
-    if grammar.kind is GrammarKind.LARK:
-        return LLMatcher.grammar_from_lark(grammar.text)
-    # Whatever a client's schema says of these, which it may ("x-guidance").
-    fixed: JsonCompileOptions = {
-        "whitespace_pattern": _WHITESPACE,
-        "item_separator": ",",
-        "key_separator": ":",
-        "lenient": False,
-        "coerce_one_of": False,
-    }
-    return LLMatcher.grammar_from_json_schema(grammar.text, overrides=fixed)
+    if grammar.kind is GrammarKind.JSON_SCHEMA:
+        (rule,) = grammar.schemas
+        return LLMatcher.grammar_from_json_schema(rule.text, overrides=_OPTIONS)
+    rules = [f"{rule.name}: %json {_with_options(rule.text)}" for rule in grammar.schemas]
+    return LLMatcher.grammar_from_lark("\n".join([grammar.text, *rules]))
+
+
+def _with_options(schema: str) -> str:
+    return json.dumps({**json.loads(schema), "x-guidance": _OPTIONS})
 
 
 def _in_deep_thread(work: Callable[[], T]) -> T:
@@ -244,15 +238,3 @@ def _in_deep_thread(work: Callable[[], T]) -> T:
         finally:
             threading.stack_size(before)
     return done.result()
-
-
-def _refusal(grammar: Grammar, reason: str) -> RequestError:
-    first = reason.strip().splitlines()[0][:300] if reason.strip() else "it cannot be compiled"
-    if first.startswith("NoExtension"):
-        first = "no text fits it"
-    param = grammar.param
-    if grammar.kind is GrammarKind.JSON_SCHEMA:
-        param = (param + place(grammar.text, first))[:200]
-    return RequestError(
-        f"{param}: the grammar is not supported: {first}", param=param, code="invalid_grammar"
-    )

@@ -168,6 +168,8 @@ class Request:
     started: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    # Places of what its grammar cannot enforce.
+    relaxed: tuple[str, ...] = ()
     # For a request whose vector is wanted, and no answer.
     pool: Pool | None = None
 

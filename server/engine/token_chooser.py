@@ -59,6 +59,7 @@ class Chooser:
         self._grammar: GrammarMatcher | None = None
         if params.grammar is not None:
             self._grammar = grammars.matcher(params.grammar)
+            request.relaxed = self._grammar.relaxed
         self._sampler = Sampler(params, model, dry, prompt)
         for token in request.output_tokens:
             self._sampler.replay(token)

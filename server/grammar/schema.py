@@ -14,11 +14,11 @@ closed schema fits the open one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from server.errors import RequestError
-from server.messages.sampling import Grammar, GrammarKind
+from server.messages.sampling import Grammar, GrammarKind, SchemaRule
 
 # Where parts of one object are described in several places, none of them may be closed.
 _TOGETHER = frozenset(
@@ -27,6 +27,25 @@ _TOGETHER = frozenset(
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS = ("anyOf", "oneOf", "prefixItems")
 _ONES = ("items", "additionalProperties")
+
+
+_TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
+_VALUES = ("enum", "const", "default", "examples")
+
+
+def spelled(schema: Any) -> Any:
+    """A copy of ``schema``, of bounded depth, with the types that Gemini's API writes in capitals
+    as JSON schema writes them.
+    """
+    if isinstance(schema, list):
+        return [spelled(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: each if key in _VALUES else spelled(each) for key, each in schema.items()}
+    kind = result.get("type")
+    if isinstance(kind, str) and kind.lower() in _TYPES:
+        result["type"] = kind.lower()
+    return result
 
 
 def closed(schema: Any) -> Any:
@@ -85,32 +104,38 @@ MAX_NODES = 5000
 MAX_DEPTH = 100  # the compiler's JSON reader stops at 128
 
 
-def schema_grammar(schema: Any, param: str) -> Grammar:
+def schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Grammar:
     """A grammar of JSON texts that ``schema`` allows: all of them, but for properties that it
-    does not name (server.grammar.schema). Raises RequestError.
+    does not name. What cannot be enforced is dropped unless ``strict``. Raises RequestError.
     """
+    rule = schema_rule("content", schema, param, strict=strict)
+    return Grammar(GrammarKind.JSON_SCHEMA, "", param, schemas=(rule,))
+
+
+def schema_rule(
+    name: str, schema: Any, param: str, *, strict: bool = True, droppable: bool = False
+) -> SchemaRule:
+    """The rule ``name`` of a grammar, for ``schema``. Raises RequestError where it is too large."""
     check_schema(schema, param)
     # true is JSON schema's word for anything, false for nothing.
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
-    text = json.dumps(closed(schema), ensure_ascii=False)
+    text = json.dumps(closed(spelled(schema)), ensure_ascii=False)
     check_text(text, param)
-    return Grammar(GrammarKind.JSON_SCHEMA, text, param)
+    return SchemaRule(name, text, param, strict, droppable)
 
 
 def lark_grammar(
-    text: str, param: str, *, schemas: Iterable[Any] = (), triggers: tuple[str, ...] = ()
+    text: str, param: str, *, schemas: Sequence[SchemaRule] = (), triggers: tuple[str, ...] = ()
 ) -> Grammar:
     """A grammar of our own writing, in llguidance's Lark, that embeds clients' ``schemas``.
 
     With ``triggers`` it begins to hold once one of these texts has been generated.
 
     Raises:
-        RequestError: it is too large, or one of the schemas is.
+        RequestError: it is too large.
     """
-    for schema in schemas:
-        check_schema(schema, param)
-    check_text(text, param)
-    return Grammar(GrammarKind.LARK, text, param, triggers)
+    check_text("".join([text, *(rule.text for rule in schemas)]), param)
+    return Grammar(GrammarKind.LARK, text, param, triggers, tuple(schemas))
 
 
 def check_text(text: str, param: str) -> None:

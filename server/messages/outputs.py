@@ -96,11 +96,15 @@ class FinishReason(str, Enum):
 
 @dataclass(slots=True, frozen=True)
 class Admitted:
-    """The prompt was counted and fits; it waits for a slot."""
+    """The prompt was counted and fits; it waits for a slot.
+
+    ``relaxed`` are the places of what cannot be enforced of its schemas (server.engine.schemas).
+    """
 
     request_id: str
     prompt_tokens: int
     image_tokens: int
+    relaxed: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

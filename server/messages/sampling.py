@@ -29,17 +29,34 @@ class GrammarKind(str, Enum):
 
 
 @dataclass(slots=True, frozen=True)
+class SchemaRule:
+    """A client's JSON schema, which is the rule ``name`` of a grammar; ``param`` is its field.
+
+    What of it cannot be enforced is refused where it is ``strict``, else dropped. Where even that
+    does not help, a ``droppable`` one lets any object pass; others are refused.
+    """
+
+    name: str
+    text: str
+    param: str
+    strict: bool = True
+    droppable: bool = False
+
+
+@dataclass(slots=True, frozen=True)
 class Grammar:
     """What a request's text must look like; made by server.grammar, which bounds it.
 
     ``param`` is the request's field that it came in. With ``triggers`` it begins to hold once
-    one of these texts has been generated, and covers the text from there on.
+    one of these texts has been generated, and covers the text from there on. ``schemas`` are the
+    rules that ``text`` refers to; a JSON schema is one of these alone.
     """
 
     kind: GrammarKind
     text: str
     param: str
     triggers: tuple[str, ...] = ()
+    schemas: tuple[SchemaRule, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from server.errors import RequestError
 
+# A type that JSON schema does not have, or none, says nothing.
+_OTHER_TYPES = frozenset({"array", "string", "integer", "number", "boolean", "null"})
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -104,7 +106,11 @@ def _check(tool: Tool, seen: set[str]) -> None:
     if tool.name in seen:
         where = tool.param.rpartition(".")[0]
         _refuse(f"two tools are named {tool.name!r}", f"{where}.name")
-    if tool.parameters.get("type", "object") != "object":
+    kind = tool.parameters.get("type")
+    if kind is None:
+        return
+    kinds = {str(each).lower() for each in (kind if isinstance(kind, list) else [kind])}
+    if "object" not in kinds and (tool.strict or kinds & _OTHER_TYPES):
         _refuse('the schema\'s type must be "object"', f"{tool.param}.type")
 
 

@@ -20,7 +20,7 @@ _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 class JsonSchema(Strict):
-    """OpenAI's wrapping of a schema. ``strict`` or not, the answer fits."""
+    """OpenAI's wrapping of a schema; unless ``strict``, what cannot be enforced is dropped."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str | None = None
@@ -34,6 +34,10 @@ class Format(Protocol):
     @property
     def schema_and_field(self) -> tuple[Any, str] | None:
         """The schema, and the field that holds it; None for plain text."""
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a schema that cannot be enforced in all its words is refused."""
 
 
 class ResponseFormat(Strict):
@@ -58,6 +62,11 @@ class ResponseFormat(Strict):
             return self.json_schema.schema_, "response_format.json_schema.schema"
         return self.schema_, "response_format.schema" if self.schema_ else "response_format"
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether a schema that cannot be enforced in all its words is refused."""
+        return self.json_schema is not None and bool(self.json_schema.strict)
+
 
 async def with_grammar(
     sampling: SamplingParams, body: SamplingFields, response_format: Format | None = None
@@ -68,26 +77,28 @@ async def with_grammar(
         RequestError: there are two, or one is malformed or too large.
     """
     schema = response_format.schema_and_field if response_format else None
+    strict = response_format is not None and response_format.is_strict
     if body.json_schema is not None:
         if schema is not None:
             raise _both("json_schema", "response_format")
-        schema = body.json_schema, "json_schema"
+        schema, strict = (body.json_schema, "json_schema"), False
     if body.grammar:
         if schema is not None:
             raise _both("grammar", schema[1].partition(".")[0])
         return replace(sampling, grammar=await to_thread.run_sync(_gbnf, body.grammar))
     if schema is None:
         return sampling
-    return replace(sampling, grammar=await to_thread.run_sync(_schema, *schema))
+    return replace(sampling, grammar=await to_thread.run_sync(_schema, *schema, strict))
 
 
 def _gbnf(text: str) -> Grammar:
     return gbnf_grammar(text, "grammar")
 
 
-def _schema(schema: Any, param: str) -> Grammar:
+def _schema(schema: Any, param: str, strict: bool) -> Grammar:
     # No schema, or an empty one, means any object, as llama-server has it.
-    return schema_grammar(dict(_ANY_OBJECT) if schema in (None, {}) else schema, param)
+    known = dict(_ANY_OBJECT) if schema in (None, {}) else schema
+    return schema_grammar(known, param, strict=strict)
 
 
 def _both(one: str, other: str) -> RequestError:

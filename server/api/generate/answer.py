@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from server.api.http.record import ImageReport, current_record
+from server.api.http.record import ImageReport, current_record, note_relaxed
 from server.engine_client.interface import close
 from server.errors import EngineError
 from server.messages import (
@@ -106,6 +106,7 @@ class Answer:
             raise
         self.prompt_tokens = first.prompt_tokens
         self.image_tokens = first.image_tokens
+        note_relaxed(first.relaxed)
         if self.first:
             self._metrics.admitted(first.prompt_tokens, first.image_tokens, len(self._pictures))
 

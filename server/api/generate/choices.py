@@ -16,9 +16,7 @@ from server.api.generate.answer import Answer, Delta
 from server.api.generate.dialog import Prepared
 from server.api.generate.services import Services
 from server.api.http.record import ImageReport, pictures_of
-from server.errors import RequestError
 from server.messages import RequestTimings
-from server.tools.grammar import blamed
 
 T = TypeVar("T")
 # Items that lie unread before the streams have to wait: a reader that stops holds no more.
@@ -33,7 +31,7 @@ async def begin(
     Raises RequestError, naming the field, or EngineUnavailable.
     """
     answer = _answer(services, prepared, request_id, arrival)
-    await _admit(answer, prepared)
+    await answer.admit()
     return answer
 
 
@@ -58,10 +56,7 @@ async def begin_choices(
         )
         for index, (prompt, choice) in enumerate(asked)
     ]
-    admitting = [
-        asyncio.ensure_future(_admit(answer, prompt))
-        for answer, (prompt, _) in zip(answers, asked, strict=True)
-    ]
+    admitting = [asyncio.ensure_future(answer.admit()) for answer in answers]
     try:
         await asyncio.gather(*admitting)
     except BaseException:
@@ -93,13 +88,6 @@ def _answer(
         index=index,
         first=first,
     )
-
-
-async def _admit(answer: Answer, prepared: Prepared) -> None:
-    try:
-        await answer.admit()
-    except RequestError as exc:
-        raise blamed(exc, prepared.toolbox) from exc
 
 
 class Choices:

@@ -47,7 +47,6 @@ class Prepared:
 
     parts: tuple[PromptPart, ...]
     sampling: SamplingParams
-    toolbox: Toolbox = field(default_factory=Toolbox)
     style: ToolStyle | None = None
 
 
@@ -66,7 +65,7 @@ async def prepare(
         sampling = replace(sampling, grammar=grammar)
     parts = await prompt_of(services, ready, dialog)
     note_prompt(parts)
-    return Prepared(parts, sampling, toolbox, style)
+    return Prepared(parts, sampling, style)
 
 
 async def prompt_of(

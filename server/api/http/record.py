@@ -6,15 +6,19 @@ task or thread: a context variable. What nobody fills in stays empty.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from server.messages import EncodedImage, ImageInput, PromptPart, RequestTimings
 from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -110,7 +114,8 @@ class Content:
 class RequestRecord:
     """One HTTP request. ``start`` and ``end`` are ``time.monotonic()``.
 
-    ``content`` is None unless the operator wants it in the log (--log-content).
+    ``content`` is None unless the operator wants it in the log (--log-content). ``relaxed`` are
+    the places of what cannot be enforced of the client's schemas.
     """
 
     request_id: str = ""
@@ -127,6 +132,7 @@ class RequestRecord:
     answers: list[Answered] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     content: Content | None = None
+    relaxed: tuple[str, ...] = ()
 
 
 _CURRENT: ContextVar[RequestRecord] = ContextVar("request_record")
@@ -140,6 +146,19 @@ def current_record() -> RequestRecord:
 def set_record(record: RequestRecord) -> None:
     """Makes it the current one of this task, and of the tasks and threads that it starts."""
     _CURRENT.set(record)
+
+
+def note_relaxed(places: tuple[str, ...]) -> None:
+    """Records what of the client's schemas is not enforced; logged once for the same schemas."""
+    if places:
+        current_record().relaxed = places
+        _log_relaxed(places)
+
+
+@lru_cache(maxsize=256)
+def _log_relaxed(places: tuple[str, ...]) -> None:
+    listed = ", ".join(places[:20]) + (f" and {len(places) - 20} more" if places[20:] else "")
+    log.warning("these parts of JSON schemas cannot be enforced and are ignored: %s", listed)
 
 
 def seconds_of(stages: Sequence[Stage], *names: str) -> float:

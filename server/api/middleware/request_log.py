@@ -92,6 +92,8 @@ QUIET_PATHS = frozenset({"/health", "/health/ready", "/health/live", "/metrics"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Of requests that no route took: their paths are the client's own, and without number.
 _NO_ROUTE = "other"
+# A place has 200 characters at most, and proxies take headers of some kilobytes.
+_MOST_PLACES = 16
 
 
 class RequestLog:
@@ -125,6 +127,8 @@ class RequestLog:
                 record.status = message["status"]
                 ours = MutableHeaders(scope=message)
                 ours["x-request-id"] = record.request_id
+                if record.relaxed:
+                    ours["x-llava-relaxed"] = header_of(record.relaxed)
                 if trace is not None:
                     ours["traceparent"] = trace.context.header
             await send(message)
@@ -174,6 +178,12 @@ class RequestLog:
             log.log(level, "%s", text(found), extra={"fields": found})
         if self._tracing is not None and trace is not None:
             self._tracing.end(record, trace)
+
+
+def header_of(places: tuple[str, ...]) -> str:
+    """A list of places for a header: names of properties may hold any character."""
+    shown = [quote(place, safe="[]$.") for place in places[:_MOST_PLACES]]
+    return ", ".join([*shown, "..."] if places[_MOST_PLACES:] else shown)
 
 
 def _request_id(given: str) -> str:

@@ -154,6 +154,11 @@ class TextFormat(Strict):
             return None
         return self.schema_, "text.format.schema" if self.schema_ else "text.format"
 
+    @property
+    def is_strict(self) -> bool:
+        """Whether a schema that cannot be enforced in all its words is refused."""
+        return bool(self.strict)
+
 
 class TextConfig(Strict):
     """How the text is to be."""
