@@ -2,6 +2,7 @@
 
     python -m scripts.bench                                  # ours and llama-server
     python -m scripts.bench --servers ours,llama-server,llama-cpp-python --rounds 3
+    python -m scripts.bench --pair real                      # 1.1B and LLaVA's own tower
     python -m scripts.bench --quick --scenarios streams --json /tmp/bench.json
 
 The servers take turns, scenario by scenario; only one at a time has work. docs/benchmarks.md says
@@ -22,11 +23,11 @@ from pathlib import Path
 from scripts.bench import machine, own_time
 from scripts.bench.client import BenchError, ChatClient
 from scripts.bench.figures import OURS, REFERENCE
-from scripts.bench.models import pair
+from scripts.bench.models import PAIRS, SMALL, pair
 from scripts.bench.pictures import Album
 from scripts.bench.report import Report
 from scripts.bench.scenarios import SCENARIOS, Course, warm_up
-from scripts.bench.servers import SERVERS, Load, running
+from scripts.bench.servers import SERVERS, Load, Running, running
 from scripts.setup.run import SetupError
 
 
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         default=list(SCENARIOS),
         help=f"with commas: {', '.join(SCENARIOS)}",
     )
+    made.add_argument("--pair", choices=[*PAIRS], default=SMALL, help="which two files")
     made.add_argument("--rounds", type=int, help="how often each server has its turn: 2, or 1")
     made.add_argument("--quick", action="store_true", help="a third of the requests, and one round")
     made.add_argument("--tokens", type=int, default=32, help="most tokens of a reply")
@@ -95,19 +97,22 @@ async def visit(server: str, name: str, course: Course, to: Report) -> None:
 
 
 async def one_round(
-    urls: Mapping[str, str], turn: int, options: argparse.Namespace, to: Report
+    servers: Mapping[str, Running], turn: int, options: argparse.Namespace, to: Report
 ) -> None:
     """All scenarios. The servers take turns within each, and who is first changes."""
     courses = {}
     try:
-        for server, url in urls.items():
+        for server, started in servers.items():
             # Each round has its own pictures, and every server gets the same ones.
             album = Album(1000 * (turn + 1))
-            course = Course(ChatClient(url), album, options.tokens, quick=options.quick)
+            course = Course(ChatClient(started.url), album, options.tokens, quick=options.quick)
             courses[server] = course
+            course.ready_after = started.ready_after
             await course.client.open()
+            if "start" in options.scenarios:
+                await visit(server, "start", course, to)
             await warm_up(course)
-        for index, name in enumerate(options.scenarios):
+        for index, name in enumerate(name for name in options.scenarios if name != "start"):
             first = (turn + index) % len(courses)
             for server in [*courses, *courses][first : first + len(courses)]:
                 await visit(server, name, courses[server], to)
@@ -124,14 +129,16 @@ def measure(options: argparse.Namespace) -> Report:
     word = machine.warning(float(str(facts["busy_before"])))
     if word:
         tell(f"WARNING: {word}")
-    load = Load(pair(), options.threads, options.parallel, options.ctx_size, options.our_flags)
+    load = Load(
+        pair(options.pair), options.threads, options.parallel, options.ctx_size, options.our_flags
+    )
     report = Report(options.servers, {**facts, "warning": word})
     rounds = options.rounds or (1 if options.quick else 2)
     for turn in range(rounds):
         tell(f"round {turn + 1} of {rounds}")
         with ExitStack() as stack:
-            urls = {name: stack.enter_context(running(name, load)) for name in options.servers}
-            asyncio.run(one_round(urls, turn, options, report))
+            servers = {name: stack.enter_context(running(name, load)) for name in options.servers}
+            asyncio.run(one_round(servers, turn, options, report))
     return report
 
 

@@ -93,6 +93,7 @@ class ChatClient:
     """Asks one server."""
 
     def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._transport = transport
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         self._http = httpx.AsyncClient(
             base_url=url, timeout=TIMEOUT, limits=limits, transport=transport, trust_env=False
@@ -115,8 +116,22 @@ class ChatClient:
         page = await self._http.get(path)
         return page.text if page.status_code == 200 else ""
 
-    async def ask(self, messages: list[Message], max_tokens: int) -> Reply:
-        """The greedy reply; the clock starts when the request is handed over."""
+    async def ask_anew(self, messages: list[Message], max_tokens: int) -> Reply:
+        """The same as ``ask`` over a connection of its own, whose making counts."""
+        other = ChatClient(str(self._http.base_url), self._transport)
+        other.model = self.model
+        try:
+            reply = await other.ask(messages, max_tokens)
+        finally:
+            await other.close()
+        self.replies.append(reply)
+        return reply
+
+    async def ask(self, messages: list[Message], max_tokens: int, **fields: Any) -> Reply:
+        """The greedy reply; the clock starts when the request is handed over.
+
+        ``fields`` are further fields of the body, or others in the place of these.
+        """
         body = {
             "model": self.model,
             "messages": messages,
@@ -127,6 +142,7 @@ class ChatClient:
             # Our tower's rows differ from the others' (docs/llava-fidelity.md), and so would the
             # lengths of the replies: all go on to their last permitted token.
             "ignore_eos": True,
+            **fields,
         }
         content = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}

@@ -43,11 +43,22 @@ class Figure:
 
 
 FIGURES = {
+    "start.ready": Figure("start", "start: command to health", "s", required=1.2),
+    "start.answer": Figure("start", "start: command to the first answer", "s", required=1.2),
     "new_picture.first": Figure(
         "new_picture", "one new picture at a time: first token", "s", required=1.0
     ),
     "one_stream.rate": Figure("one_stream", "one stream: decode", "tok/s", True, 1.0, clocked=True),
+    "sampled_stream.rate": Figure(
+        "sampled_stream", "one sampled stream: decode", "tok/s", True, 1.0, clocked=True
+    ),
+    "extraction.wall": Figure(
+        "extraction", "eight facts as JSON by a schema: wall", "s", required=0.67
+    ),
+    "connections.kept": Figure("connections", "text over a kept connection: first token", "s"),
+    "connections.new": Figure("connections", "text over a new connection: first token", "s"),
     "six_clients.rate": Figure("six_clients", "6 clients, a new picture each", "req/s", True, 1.0),
+    "six_clients.first": Figure("six_clients", "the same: p95 of the first token", "s"),
     "same_picture.first": Figure(
         "same_picture", "same picture, another system prompt: first token", "s", required=0.8
     ),
@@ -61,6 +72,8 @@ FIGURES = {
     "streams.p99": Figure(
         "streams", "2 streams while pictures arrive: p99 gap", "ms", required=0.1, paced=True
     ),
+    "streams.longest": Figure("streams", "the same: longest gap", "ms", paced=True),
+    "streams.still": Figure("streams", "the same: share of time standing still", "", paced=True),
     "streams.first": Figure("streams", "the same: the pictures' first token", "s", required=1.5),
     "sixteen_clients.rate": Figure("sixteen_clients", "16 text clients", "tok/s", True, 1.0),
 }

@@ -38,6 +38,34 @@ TOPICS = (
 )
 
 
+# What chat programs send.
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repeat_penalty": 1.1}
+# Values of few tokens, so that every server writes about the same.
+_FACTS = {
+    "number_of_people_in_the_foreground": {"enum": [0, 1, 2, 3]},
+    "dominant_colour_of_the_background": {"enum": ["red", "green", "blue", "grey"]},
+    "is_there_any_readable_text": {"type": "boolean"},
+    "estimated_time_of_the_day": {"enum": ["morning", "noon", "evening", "night"]},
+    "weather_conditions_outside": {"enum": ["sunny", "cloudy", "rainy", "unknown"]},
+    "is_the_picture_a_photograph": {"type": "boolean"},
+    "overall_quality_of_the_picture": {"enum": ["poor", "fair", "good"]},
+    "contains_personal_information": {"type": "boolean"},
+}
+EXTRACTION = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "facts",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": _FACTS,
+            "required": list(_FACTS),
+            "additionalProperties": False,
+        },
+    },
+}
+
+
 def story(number: int) -> list[Message]:
     """A request for a text that does not end soon."""
     topic = TOPICS[number % len(TOPICS)]

@@ -11,9 +11,20 @@ from statistics import median
 from scripts.bench.client import ChatClient, Message, Reply
 from scripts.bench.figures import percentile
 from scripts.bench.pictures import Album
-from scripts.bench.prompts import DESCRIBE, OTHER_SYSTEMS, QUESTIONS, TURNS, about, story
+from scripts.bench.prompts import (
+    DESCRIBE,
+    EXTRACTION,
+    OTHER_SYSTEMS,
+    QUESTIONS,
+    SAMPLING,
+    TURNS,
+    about,
+    story,
+)
 
 Values = dict[str, float]
+# A reader notices that a text stands still.
+STILL_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -25,6 +36,7 @@ class Course:
     tokens: int = 32
     stream_tokens: int = 256
     quick: bool = False
+    ready_after: float = 0.0
     stories: int = 0
 
     def times(self, count: int) -> int:
@@ -39,6 +51,14 @@ class Course:
     async def ask(self, messages: list[Message], tokens: int | None = None) -> Reply:
         """One request to its end."""
         return await self.client.ask(messages, tokens or self.tokens)
+
+
+async def start(course: Course) -> Values:
+    """From the command to a health of 200, and on to the first answer of all."""
+    began = time.perf_counter()
+    await course.ask(course.story(), 1)
+    first = course.ready_after + time.perf_counter() - began
+    return {"start.ready": course.ready_after, "start.answer": first}
 
 
 async def warm_up(course: Course) -> None:
@@ -61,18 +81,52 @@ async def one_stream(course: Course) -> Values:
     return {"one_stream.rate": median(reply.rate for reply in seen)}
 
 
+async def sampled_stream(course: Course) -> Values:
+    """The same with the sampling that chat programs send."""
+    length = course.tokens * 4
+    seen = [
+        await course.client.ask(course.story(), length, **SAMPLING, seed=1)
+        for _ in range(course.times(3))
+    ]
+    return {"sampled_stream.rate": median(reply.rate for reply in seen)}
+
+
+async def extraction(course: Course) -> Values:
+    """Eight facts as JSON by a schema with long names: most of its tokens are forced."""
+    walls = []
+    for _ in range(course.times(3)):
+        reply = await course.client.ask(
+            course.story(), 400, response_format=EXTRACTION, ignore_eos=False
+        )
+        walls.append(reply.ended - reply.began)
+    return {"extraction.wall": median(walls)}
+
+
+async def connections(course: Course) -> Values:
+    """A short text over a kept connection, and over a new one for each request."""
+    kept = [await course.ask(course.story(), 1) for _ in range(course.times(6))]
+    anew = [await course.client.ask_anew(course.story(), 1) for _ in range(course.times(6))]
+    return {
+        "connections.kept": median(reply.first for reply in kept),
+        "connections.new": median(reply.first for reply in anew),
+    }
+
+
 async def six_clients(course: Course) -> Values:
     """Six clients, each asking about one new picture after the other."""
     each = course.times(3)
     pictures = [[course.album.new() for _ in range(each)] for _ in range(6)]
 
+    firsts: list[float] = []
+
     async def client(mine: list[str]) -> None:
         for picture in mine:
-            await course.ask(about(picture, DESCRIBE))
+            firsts.append((await course.ask(about(picture, DESCRIBE))).first)
 
     began = time.perf_counter()
     await asyncio.gather(*map(client, pictures))
-    return {"six_clients.rate": 6 * each / (time.perf_counter() - began)}
+    rate = 6 * each / (time.perf_counter() - began)
+    return {"six_clients.rate": rate, "six_clients.first": percentile(firsts, 0.95)}
 
 
 async def same_picture(course: Course) -> Values:
@@ -131,6 +185,8 @@ async def streams(course: Course) -> Values:
     return {
         "streams.p50": percentile(gaps, 0.5) * 1000,
         "streams.p99": percentile(gaps, 0.99) * 1000,
+        "streams.longest": max(gaps) * 1000,
+        "streams.still": sum(gap for gap in gaps if gap > STILL_SECONDS) / sum(gaps),
         "streams.first": median(firsts),
     }
 
@@ -150,8 +206,12 @@ async def sixteen_clients(course: Course) -> Values:
 SCENARIOS: dict[str, Callable[[Course], Awaitable[Values]]] = {
     scenario.__name__: scenario
     for scenario in (
+        start,
         new_picture,
         one_stream,
+        sampled_stream,
+        extraction,
+        connections,
         six_clients,
         same_picture,
         eight_questions,

@@ -22,7 +22,7 @@ from scripts.bench.figures import OURS, REFERENCE
 from scripts.bench.models import Pair, folder
 from scripts.llama_server import ROOT, find_or_build
 
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 
 
@@ -99,13 +99,22 @@ SERVERS: dict[str, Callable[[Load, int], Command]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is ready: its address, and the seconds from its command to its health."""
+
+    url: str
+    ready_after: float
+
+
 @contextmanager
-def running(name: str, load: Load) -> Iterator[str]:
-    """Runs a server until the block ends; gives its address once it is ready."""
+def running(name: str, load: Load) -> Iterator[Running]:
+    """Runs a server until the block ends."""
     port = _free_port()
     command = SERVERS[name](load, port)
     url = f"http://127.0.0.1:{port}"
     log = folder() / f"{name}.log"
+    began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command.line,
@@ -116,7 +125,7 @@ def running(name: str, load: Load) -> Iterator[str]:
         )
     try:
         _wait(process, url + command.health, log)
-        yield url
+        yield Running(url, time.monotonic() - began)
     finally:
         process.terminate()
         try:
@@ -140,7 +149,7 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
                 return
         except httpx.TransportError:
             pass  # not listening yet
-        time.sleep(0.1)
+        time.sleep(0.02)
     tail = log.read_text(errors="replace")[-1500:]
     raise BenchError(f"the server did not start; its log {log} ends:\n{tail}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from server.mmproj.layout import CLASS_TOKEN, NEWLINES, PATCHES, POSITIONS, tens
 from server.mmproj.reference import write_metadata
 
 Shapes = Mapping[str, tuple[int, ...]]
+# The type of a matrix, by its name; None: that of all others.
+Mix = Callable[[str], GGMLQuantizationType | None]
 _PEG = "mm.model.peg.0.weight"
 _F32, _F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
 
@@ -42,6 +44,24 @@ def write_pair(
     return llm, tower
 
 
+def q4_k_m(layers: int) -> Mix:
+    """The mix of types that llama.cpp calls Q4_K_M: value and down matrices of half the layers
+    in 6 bits (llama-quant.cpp, use_more_bits), and the output.
+    """
+    more = {n for n in range(layers) if n < layers // 8 or n >= 7 * layers // 8}
+    more |= {n for n in range(layers) if (n - layers // 8) % 3 == 2}
+
+    def choose(name: str) -> GGMLQuantizationType | None:
+        if name == "output.weight":
+            return GGMLQuantizationType.Q6_K
+        _, _, rest = name.partition("blk.")
+        layer, _, part = rest.partition(".")
+        wide = part.startswith(("attn_v.", "ffn_down.")) and int(layer) in more
+        return GGMLQuantizationType.Q6_K if wide else None
+
+    return choose
+
+
 def write_llm(
     path: Path,
     name: str,
@@ -50,6 +70,7 @@ def write_llm(
     seed: int,
     *,
     empty: bool = False,
+    mix: Mix | None = None,
 ) -> None:
     """Writes a language model that llama.cpp loads and serves, and that talks nonsense."""
     writer = GGUFWriter(path, "llama")
@@ -65,7 +86,7 @@ def write_llm(
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_vocab_size(shape.vocabulary)
     add_vocabulary(writer, shape.vocabulary)
-    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed), empty=empty)
+    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed), empty=empty, mix=mix)
 
 
 def write_mmproj(
@@ -119,9 +140,11 @@ def _with_pooling(shapes: Shapes, n_out: int) -> dict[str, tuple[int, ...]]:
     return renamed | {_PEG: (n_out, 1, 3, 3), "mm.model.peg.0.bias": (n_out,)}
 
 
-def _write_tensors(writer: GGUFWriter, shapes: Shapes, pool: WeightPool, *, empty: bool) -> None:
-    pools = {kind: WeightPool(kind, 0) for kind in (_F32, _F16)} | {pool.kind: pool}
-    kinds = {name: _kind(name, shape, pool) for name, shape in shapes.items()}
+def _write_tensors(
+    writer: GGUFWriter, shapes: Shapes, pool: WeightPool, *, empty: bool, mix: Mix | None = None
+) -> None:
+    kinds = {name: _kind(name, shape, pool, mix) for name, shape in shapes.items()}
+    pools = {kind: WeightPool(kind, 0) for kind in kinds.values()} | {pool.kind: pool}
     for name, shape in shapes.items():
         kind = kinds[name]
         dtype = {_F32: np.float32, _F16: np.float16}.get(kind, np.uint8)
@@ -152,9 +175,13 @@ def _leave_empty(writer: GGUFWriter) -> None:
     writer.close()
 
 
-def _kind(name: str, shape: tuple[int, ...], pool: WeightPool) -> GGMLQuantizationType:
+def _kind(
+    name: str, shape: tuple[int, ...], pool: WeightPool, mix: Mix | None
+) -> GGMLQuantizationType:
     if _is_plain(name, shape):
         return _F32
+    if mix is not None and (kind := mix(name)) is not None:
+        return kind
     # llama.cpp takes convolutions in 16 bits only, and short rows fill no block.
     return pool.kind if pool.fits(shape[-1]) and name not in {PATCHES, _PEG} else _F16
 

@@ -76,6 +76,11 @@ PRESETS = {
 }
 
 
+def clip_l(n_out: int) -> TowerShape:
+    """CLIP ViT-L/14 at 336 px, LLaVA's tower, projecting to a language model of any width."""
+    return replace(_CLIP_L, hidden=n_out, n_out=n_out)
+
+
 def clip_b(n_out: int) -> TowerShape:
     """CLIP ViT-B/16 at 224 px, projecting to a language model of any width."""
     return replace(_CLIP_B, hidden=n_out, n_out=n_out)
