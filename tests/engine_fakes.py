@@ -15,7 +15,7 @@ from server.engine.llama.positions import Positions
 from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, Run, Sample, TokenRun
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.pace import Pace
-from server.engine.scheduling.picture_queue import Encodes
+from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
@@ -98,7 +98,7 @@ class FakeRunner:
         self.copy_seconds = 0.0
         self.more_bytes = 3  # than was estimated
 
-    def prepare(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
         runs: list[Run] = []
         for part in parts:
             if isinstance(part, ImageInput):
@@ -120,7 +120,7 @@ class FakeRunner:
             return [ImageRun(seen, IMAGE_TOKENS, positions=Positions(sections, 3))]
         return [ImageRun(seen, IMAGE_TOKENS, whole=self.kind == "whole")]
 
-    def foresee(self, sampling: SamplingParams) -> None:
+    def compile_ahead(self, sampling: SamplingParams) -> None:
         """Nothing takes long here."""
 
     def begin(self, request: Request) -> None:
@@ -278,7 +278,7 @@ def make_core(
     pace = Pace(target=0.0, positions_per_second=1.0)
     runner.store = store or PromptStore()
     prefixes = PrefixCache(window, most_cells=idle_cells, store=runner.store)
-    kv, encodes = KVCache(n_seq + idle, n_cells), Encodes(encode_at_once)
+    kv, encodes = KVCache(n_seq + idle, n_cells), EncodeQueue(encode_at_once)
     scheduler = Scheduler(
         kv, n_batch, n_seq, pace, prefixes=prefixes, encodes=encodes, one_batch=one_batch
     )

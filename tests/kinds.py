@@ -133,7 +133,7 @@ class Driven:
         assert self.engine.encoders is not None
         slices = self.engine.encoders.slices
         assert slices is not None
-        while slices.pending:
+        while slices.jobs:
             for done in slices.encode_next(lambda: None, lambda: False, lambda _picture: True):
                 self.core.take_encoded(done)
 

@@ -11,7 +11,7 @@ from engine_fakes import IMAGE_TOKENS, FakeRunner, picture
 from fakes import engine_ready
 
 from server.engine import loop as worker
-from server.engine.heartbeat import Pulse
+from server.engine.heartbeat import CurrentWork
 from server.engine.intake import count
 from server.engine_client.client import EngineClient
 from server.engine_client.requests import Requests
@@ -43,11 +43,11 @@ class Core:
     has_work = False
     busy_seconds = 0.0
 
-    scheduler = SimpleNamespace(steady=False)
+    scheduler = SimpleNamespace(decodes_only=False)
 
     def __init__(self) -> None:
         self.runner = FakeRunner()
-        self.pulse = Pulse()
+        self.work = CurrentWork()
 
     def take_outputs(self) -> tuple[()]:
         return ()
@@ -79,11 +79,11 @@ class Line:
         self.sent.append(message)
 
 
-def test_the_worker_answers_at_once() -> None:
+def test_the_loop_answers_at_once() -> None:
     line = Line()
     inbox: Any = Inbox([CountRequest("c", ("four",))], [Shutdown()])
     core: Any = Core()
-    worker.Worker(core, inbox, line).serve()  # type: ignore[arg-type]
+    worker.EngineLoop(core, inbox, line).serve()  # type: ignore[arg-type]
     assert line.sent[0] == StepOutputs((Counted("c", 4, 0),))
 
 

@@ -17,7 +17,7 @@ from scripts.synthetic.tiny import write_tiny
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
 from server.engine.request import ImageRun, Picture, Request
-from server.engine.scheduling.picture_queue import Encodes
+from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.vision.encoder import VisionEncoder
 from server.engine.vision.load import load_vision
 from server.messages import AbortRequest, EngineConfig
@@ -39,7 +39,7 @@ def names(pictures: list[Picture]) -> list[str]:
 
 
 def test_one_at_a_time_where_the_tower_cannot_more() -> None:
-    encodes = Encodes()
+    encodes = EncodeQueue()
     requests = [waiting("1", seen("a")), waiting("2", seen("b"))]
     first = encodes.plan(requests, {})
     assert names(first) == ["a"]
@@ -51,27 +51,27 @@ def test_one_at_a_time_where_the_tower_cannot_more() -> None:
 
 def test_those_of_equal_size_go_together_up_to_the_bound() -> None:
     requests = [waiting(name, seen(name)) for name in "abcd"]
-    assert names(Encodes(at_once=27).plan(requests, {})) == ["a", "b", "c"]
+    assert names(EncodeQueue(at_once=27).plan(requests, {})) == ["a", "b", "c"]
     requests[1] = waiting("b", seen("b", edge=2))
-    assert names(Encodes(at_once=27).plan(requests, {})) == ["a"]
-    assert names(Encodes(at_once=5).plan(requests, {})) == ["a"]  # one is never too large
+    assert names(EncodeQueue(at_once=27).plan(requests, {})) == ["a"]
+    assert names(EncodeQueue(at_once=5).plan(requests, {})) == ["a"]  # one is never too large
 
 
 def test_the_same_picture_is_not_encoded_twice_in_one_run() -> None:
     requests = [waiting("1", seen("a")), waiting("2", seen("a")), waiting("3", seen("b"))]
-    assert names(Encodes(at_once=100).plan(requests, {})) == ["a", "b"]
+    assert names(EncodeQueue(at_once=100).plan(requests, {})) == ["a", "b"]
 
 
 def test_what_is_needed_now_comes_before_what_is_needed_later() -> None:
     """A request with many pictures does not keep another's first one waiting."""
     many = waiting("many", seen("a"), seen("b"), seen("c"))
     other = waiting("other", seen("x"))
-    assert names(Encodes(at_once=18).plan([many, other], {})) == ["a", "x"]
+    assert names(EncodeQueue(at_once=18).plan([many, other], {})) == ["a", "x"]
     many.pictures[0].rows = np.zeros((9, 2), np.float32)
     # While the first is prefilled, the tower goes on to the next.
-    assert names(Encodes().plan([many], {})) == ["b"]
+    assert names(EncodeQueue().plan([many], {})) == ["b"]
     many.num_computed = 18
-    assert names(Encodes().plan([many], {})) == ["c"]
+    assert names(EncodeQueue().plan([many], {})) == ["c"]
 
 
 def test_who_leaves_takes_nothing_from_those_encoded_with_it() -> None:

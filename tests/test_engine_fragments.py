@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from live import DEMO
 
 from server.engine.llama.model import Model, Strips
-from server.engine.prompt_tokens import fragments, prepare
+from server.engine.prompt_tokens import fragments, tokenize_prompt
 from server.engine.request import TokenRun
 from server.errors import RequestError
 from server.messages import LiteralText, PromptPart, TokenIds
@@ -27,7 +27,7 @@ def model() -> Any:
 
 
 def tokens(model: Model, *parts: PromptPart) -> list[int]:
-    (run,) = prepare(parts, model, None, 512)
+    (run,) = tokenize_prompt(parts, model, None, 512)
     assert isinstance(run, TokenRun)
     return [int(token) for token in run.tokens]
 

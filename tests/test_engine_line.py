@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine import stats as step_stats
+from server.engine import core as step_stats
+from server.engine.core import StatsClock
 from server.engine.loop import Outbox
-from server.engine.stats import StatsClock
 from server.engine_client.process import Frames, LineReader
 from server.messages import StepOutputs, TokenOutput
 
@@ -81,7 +81,7 @@ def test_statistics_are_told_when_requests_change_and_now_and_then(
     assert not clock.due(1, 0)
     assert clock.due(1, 2)
     assert not clock.due(1, 2)
-    now += 2 * step_stats.SECONDS_BETWEEN
+    now += 2 * step_stats.SECONDS_BETWEEN_STATS
     assert clock.due(1, 2)
     assert clock.due(0, 0)
     assert clock.due(0, 0), "one came and went within a step: nobody may come for hours"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.core import EngineCore
-from server.engine.loop import Worker
+from server.engine.loop import EngineLoop
 from server.engine.request import Picture
 from server.engine.vision.encode import EncodeDone, SlicedEncodes, encode_pictures
 from server.messages import (
@@ -120,7 +120,7 @@ def serve(batches: list[tuple[bool, list[Any]]], cuts: int | None, interval: flo
         slices = SlicedEncodes(runner.encode, Cuts(cuts), 0.0)
         core._start_encode = slices.submit
     given: Any = inbox
-    Worker(core, given, line, slices, stream_interval=interval).serve()  # type: ignore[arg-type]
+    EngineLoop(core, given, line, slices, stream_interval=interval).serve()  # type: ignore[arg-type]
     inbox.check()
     return line
 

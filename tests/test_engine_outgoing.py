@@ -8,7 +8,7 @@ import pytest
 from engine_fakes import add, finish_encode, make_core, picture
 
 from server.engine import loop as outgoing
-from server.engine.loop import Outgoing, Worker
+from server.engine.loop import EngineLoop, OutputBuffer
 from server.messages import Admitted, FinishReason, RequestTimings, StepOutputs, TokenOutput
 
 INTERVAL = 0.025
@@ -36,7 +36,7 @@ def step(seconds: float, *more: Any, **changes: Any) -> StepOutputs:
 def told(clock: Clock, seconds: float, count: int, interval: float = INTERVAL) -> list[int]:
     """How many steps each message is of."""
     sent: list[Any] = []
-    out = Outgoing(sent.append, interval)
+    out = OutputBuffer(sent.append, interval)
     out.flush()
     for _ in range(count):
         clock.now += seconds
@@ -59,7 +59,7 @@ def test_what_is_urgent_takes_all_along(clock: Clock) -> None:
         step(0.001, Admitted("other", 5, 0)),
     ):
         sent: list[Any] = []
-        out = Outgoing(sent.append, INTERVAL)
+        out = OutputBuffer(sent.append, INTERVAL)
         out.flush()
         waits = step(0.001)
         out.put(waits, steady=True)
@@ -70,7 +70,7 @@ def test_what_is_urgent_takes_all_along(clock: Clock) -> None:
 
 def test_before_a_step_of_another_kind_nothing_waits(clock: Clock) -> None:
     sent: list[Any] = []
-    out = Outgoing(sent.append, INTERVAL)
+    out = OutputBuffer(sent.append, INTERVAL)
     out.flush()
     out.put(step(0.001), steady=False)
     assert len(sent) == 1
@@ -81,20 +81,20 @@ def test_before_a_step_of_another_kind_nothing_waits(clock: Clock) -> None:
 
 def test_only_decodes_are_steady() -> None:
     core, runner = make_core(n_seq=2, n_cells=300, slow_encodes=True)
-    assert not core.scheduler.steady
+    assert not core.scheduler.decodes_only
     core.add(add("stream", "abcdefgh", max_tokens=20))
-    assert not core.scheduler.steady
+    assert not core.scheduler.decodes_only
     core.step()
-    assert core.scheduler.steady
+    assert core.scheduler.decodes_only
     core.add(add("picture", picture("x"), max_tokens=4))
-    assert not core.scheduler.steady, "one waits"
+    assert not core.scheduler.decodes_only, "one waits"
     core.step()
-    assert not core.scheduler.steady, "its picture is encoded"
+    assert not core.scheduler.decodes_only, "its picture is encoded"
     finish_encode(core, runner)
-    assert not core.scheduler.steady, "it will be prefilled"
+    assert not core.scheduler.decodes_only, "it will be prefilled"
     core.step()
     core.step()
-    assert core.scheduler.steady
+    assert core.scheduler.decodes_only
 
 
 class Inbox(list[Any]):
@@ -114,10 +114,10 @@ class Line(list[Any]):
 def test_what_is_held_is_told_before_a_prompt_is_computed() -> None:
     core, runner = make_core(n_seq=2, n_cells=600, n_batch=300)
     inbox, line = Inbox(), Line()
-    worker: Any = Worker(core, inbox, line, stream_interval=10.0)  # type: ignore[arg-type]
+    worker: Any = EngineLoop(core, inbox, line, stream_interval=10.0)  # type: ignore[arg-type]
     inbox.append(add("stream", "s" * 100, max_tokens=80))
     for _ in range(6):
-        worker._turn(wait=False)
+        worker._iterate(wait=False)
     told = len(line)
     inbox.append(add("late", "l" * 200, max_tokens=1))
     decode, seen = runner.decode, []
@@ -127,6 +127,6 @@ def test_what_is_held_is_told_before_a_prompt_is_computed() -> None:
         return decode(chunks)
 
     runner.decode = watched  # type: ignore[method-assign]
-    worker._turn(wait=False)
+    worker._iterate(wait=False)
     assert isinstance(line[told], list), "all five steps that were held"
     assert seen[0] > told, "before the step"

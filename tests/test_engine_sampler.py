@@ -166,8 +166,8 @@ def test_penalties_know_the_prompt_and_forget_beyond_their_window(bench: Bench) 
 
 def test_dry_samplers_are_made_once_and_cloned(bench: Bench) -> None:
     params = replace(GREEDY, dry_multiplier=2.0, dry_base=3.0)
-    bench.dry.foresee(params)
-    bench.dry.foresee(GREEDY)
+    bench.dry.compile_ahead(params)
+    bench.dry.compile_ahead(GREEDY)
     first, again = bench.draw(params, 10), bench.draw(params, 10)
     assert first == again, "a clone begins where the first began"
     for number in range(20):

@@ -1,4 +1,4 @@
-"""Encodes in slices: who gets the processor when, and what ends an encode early."""
+"""EncodeQueue in slices: who gets the processor when, and what ends an encode early."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image(name: str) -> Picture:
 
 
 class Graph:
-    """Encodes of ten parts, each with a cut after it, as ggml's scheduler would call them."""
+    """EncodeQueue of ten parts, each with a cut after it, as ggml's scheduler would call them."""
 
     def __init__(self, cuts: Cuts, part_seconds: float = 0.0) -> None:
         self.cuts = cuts
@@ -56,11 +56,11 @@ def test_a_step_runs_whenever_a_slice_is_over() -> None:
     slices, graph = sliced(target=0.0)
     run, steps = image("a"), []
     slices.submit([run])
-    assert slices.pending
+    assert slices.jobs
     done = encode(slices, lambda: steps.append(graph.computed) or 0.0)
     assert (done.picture, done.error, len(done.rows)) == (run, "", 4)
     assert steps == list(range(1, 11))
-    assert not slices.pending
+    assert not slices.jobs
 
 
 def test_the_slice_is_what_the_step_leaves_of_the_target() -> None:
@@ -132,8 +132,8 @@ def test_the_scheduler_knows_who_waits_for_a_picture() -> None:
     core.add(AddRequest("r", (picture("a"),), SamplingParams(max_tokens=2), 0.0))
     core.step()
     (seen,) = core.scheduler.encodes.under_way
-    assert core.scheduler.wants(seen)
+    assert core.scheduler.needs(seen)
     request = core.scheduler.find("r")
     assert request is not None
     core.scheduler.finish(request)
-    assert not core.scheduler.wants(seen)
+    assert not core.scheduler.needs(seen)

@@ -12,8 +12,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from server.engine.grammar_thread import Foresight
-from server.engine.loop import Inbox, Outbox, Worker
+from server.engine.grammar_thread import GrammarThread
+from server.engine.loop import EngineLoop, Inbox, Outbox
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineDead
@@ -22,7 +22,7 @@ logger = logging.getLogger("server.engine")
 
 
 def main(descriptor: int) -> int:
-    """Loads what the first message names, serves until told to stop."""
+    """Loads what the first message names, then serves until a Shutdown."""
     # Ctrl-C reaches the whole process group; the web process decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -39,18 +39,18 @@ def main(descriptor: int) -> int:
     except LlavaError as error:
         outbox.send(EngineDead(error))
         return 1
-    inbox.foresight = Foresight(engine.core.runner.foresee, inbox.put)
-    # What is loaded stays: no step is to wait until Python has looked through it for rubbish.
+    inbox.grammar_thread = GrammarThread(engine.core.runner.compile_ahead, inbox.put)
+    # What is loaded stays, so no step should wait while the garbage collector looks through it.
     gc.collect()
     gc.freeze()
     outbox.send(engine.ready)
     slices = engine.encoders.slices if engine.encoders else None
     if engine.encoders is not None:
-        engine.encoders.beat(engine.core.pulse)
-    engine.core.pulse.start(outbox.send)
+        engine.encoders.beat(engine.core.work)
+    engine.core.work.start(outbox.send)
     try:
         interval = config.stream_interval
-        Worker(engine.core, inbox, outbox, slices, stream_interval=interval).serve()
+        EngineLoop(engine.core, inbox, outbox, slices, stream_interval=interval).serve()
     except Exception as error:
         logger.exception("the engine failed")
         outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))

@@ -1,4 +1,4 @@
-"""The engine's loop: schedule, run, postprocess."""
+"""The engine's core: one step is schedule, run, postprocess."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 from server.engine.embedding import Embedder
-from server.engine.heartbeat import Pulse
+from server.engine.heartbeat import CurrentWork, Work
 from server.engine.intake import make_request
+from server.engine.memory_peaks import MemoryPeaks
 from server.engine.output_text import Writer, token_output
 from server.engine.request import Picture, Pool, Request, RequestStatus, Sample
 from server.engine.runner import Runner
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.scheduling.step import Chunk, Plan
-from server.engine.stats import PeakWatch, StatsClock
+from server.engine.scheduling.step import Chunk, StepPlan
 from server.engine.vision.cache import ImageCache
 from server.engine.vision.encode import EncodeDone
 from server.errors import EngineError, LlavaError, RequestError
@@ -36,12 +36,38 @@ logger = logging.getLogger(__name__)
 
 Output = Admitted | Embedded | Rejected | TokenOutput
 
+# Prometheus asks every few seconds; a step may take a few milliseconds.
+SECONDS_BETWEEN_STATS = 0.05
+
+
+class StatsClock:
+    """Decides which steps send statistics: those in which requests came or went, those that
+    leave no request, and others a few times a second.
+
+    The last step before the engine is idle must send them, because the next one may be hours away.
+    More often they cost too much: to fill in, send and read them takes longer than all else that a
+    lone stream's step costs us.
+    """
+
+    def __init__(self) -> None:
+        self._sent = 0.0
+        self._requests = (-1, -1)
+
+    def due(self, num_running: int, num_waiting: int) -> bool:
+        """Whether this step sends them; if so they count as sent."""
+        now, requests = time.monotonic(), (num_running, num_waiting)
+        recent = now - self._sent < SECONDS_BETWEEN_STATS
+        if any(requests) and requests == self._requests and recent:
+            return False
+        self._sent, self._requests = now, requests
+        return True
+
 
 class EngineCore:
     """Holds the requests and steps them. Knows nothing of processes or of HTTP.
 
-    ``start_encode`` begins to encode pictures together, somewhere else; each one's result comes
-    back through ``take_encoded``.
+    ``start_encode`` begins to encode pictures together, in another place; the caller passes each
+    result to ``take_encoded``.
     """
 
     def __init__(
@@ -59,10 +85,10 @@ class EngineCore:
         self._decodes = 0
         self._decode_sequences = 0
         self._tokens_max = 0
-        self.pulse = Pulse()
-        self.peaks = PeakWatch()
+        self.work = CurrentWork()
+        self.memory_peaks = MemoryPeaks()
         self._start_encode = start_encode
-        self._waits = False
+        self._awaits_encode = False
         self._clock = StatsClock()
         self._writers: dict[str, Writer] = {}
         self._outputs: list[Output] = []
@@ -74,50 +100,50 @@ class EngineCore:
 
         Outputs that were made outside a step, by an encode that ended, wait for the next one.
         """
-        return bool(self._outputs) or (self.scheduler.has_work and not self._waits)
+        return bool(self._outputs) or (self.scheduler.has_work and not self._awaits_encode)
 
     def add(self, message: AddRequest) -> None:
         """Counts the prompt and queues it, or rejects it with the reason."""
         try:
-            request = make_request(message, self.runner, self.peaks)
+            request = make_request(message, self.runner, self.memory_peaks)
             self.runner.begin(request)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return
-        self._waits = False
+        self._awaits_encode = False
         self.scheduler.add(request)
         self._writers[request.request_id] = self._make_writer(request)
         tokens = request.num_prompt, request.num_image_tokens
         self._outputs.append(Admitted(request.request_id, *tokens, request.relaxed))
 
     def embed(self, message: EmbedRequest) -> None:
-        """Queues a prompt whose vector is wanted, or rejects it with the reason."""
+        """Queues a prompt to be embedded, or rejects it with the reason."""
         same = AddRequest(message.request_id, message.parts, SamplingParams(), message.arrival)
         try:
-            request = make_request(same, self.runner, self.peaks)
+            request = make_request(same, self.runner, self.memory_peaks)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return
         request.pool = Pool(message.pooling)
-        self._waits = False
+        self._awaits_encode = False
         self.scheduler.add(request)
 
     def _make_writer(self, request: Request) -> Writer:
-        """One that has said what the tokens of a resumed request say."""
-        said = [self.runner.piece(token) for token in request.output_tokens]
+        """A writer that has already written the tokens of a resumed request."""
+        written = [self.runner.piece(token) for token in request.output_tokens]
         strip = self.runner.strips_first_space
-        return Writer(request.sampling, strip_first_space=strip, said=said)
+        return Writer(request.sampling, strip_first_space=strip, written=written)
 
     def abort(self, message: AbortRequest) -> None:
-        """Drops a request that nobody waits for; unknown ids have just finished."""
+        """Drops a request whose client has gone; unknown ids have just finished."""
         request = self.scheduler.find(message.request_id)
         if request is not None:
-            self._waits = False
+            self._awaits_encode = False
             self._finish(request)
 
     def take_encoded(self, done: EncodeDone) -> None:
-        """A picture is encoded; or cannot be: then its request ends, and others go on."""
-        self._waits = False
+        """Takes a picture's rows. If it could not be encoded, its requests end and others go on."""
+        self._awaits_encode = False
         picture = done.picture
         self.scheduler.encodes.finish(picture)
         if done.start != self._last_encode:  # those of one run of the tower share it
@@ -140,7 +166,7 @@ class EngineCore:
         start, llama = time.perf_counter(), self.runner.llama_seconds
         plan = self.scheduler.schedule()
         self._run(plan)
-        self._waits = plan.idle and bool(self.scheduler.encodes.under_way)
+        self._awaits_encode = bool(self.scheduler.encodes.under_way) and plan.idle
         waiting, running = len(self.scheduler.waiting), len(self.scheduler.running)
         stats = self._stats() if self._clock.due(running, waiting) else None
         llama = self.runner.llama_seconds - llama
@@ -171,34 +197,36 @@ class EngineCore:
         )
 
     def take_outputs(self) -> tuple[Output, ...]:
-        """What has been brought forth since the last call."""
+        """Returns the outputs since the last call."""
         outputs, self._outputs = tuple(self._outputs), []
         return outputs
 
-    def _run(self, plan: Plan) -> None:
+    def _run(self, plan: StepPlan) -> None:
         if plan.copying:
-            self.pulse.begin("loop", "copy", plan.copying)
-        self.runner.change_cache(plan.cache)
+            self.work["loop"] = Work("copy", time.monotonic(), plan.copying)
+        if plan.cache:
+            self.runner.change_cache(plan.cache)
+        if plan.encode:
+            self._encode(plan.encode)
         if plan.tokens:
             self._decodes += 1
             self._decode_sequences += len({chunk.request for chunk in plan.tokens})
-        if plan.encode:
-            self._encode(plan.encode)
-        for chunks in (plan.tokens, plan.pictures):
-            for request, sample in self._decode(chunks).items():
-                self._take_sample(request, sample)
-        self._outputs += self._embedder.run(plan.pooled)
-        self._outputs += self._embedder.projected()
+            self._decode(plan.tokens)
+        if plan.pictures:
+            self._decode(plan.pictures)
+        if plan.pooled:
+            self._outputs += self._embedder.run(plan.pooled)
 
-    def _decode(self, chunks: list[Chunk]) -> dict[Request, Sample]:
-        start = time.perf_counter()
+    def _decode(self, chunks: list[Chunk]) -> None:
+        start, pace = time.perf_counter(), self.scheduler.pace
         positions = sum(chunk.count for chunk in chunks)
-        self.pulse.begin("loop", "decode", positions / self.scheduler.pace.speed)
+        self.work["loop"] = Work("decode", time.monotonic(), positions / pace.speed)
         sampled = self.runner.decode(chunks)
-        self.scheduler.pace.observe(positions, time.perf_counter() - start)
+        pace.observe(positions, time.perf_counter() - start)
         for chunk in chunks:
             chunk.request.num_computed += chunk.count
-        return sampled
+        for request, sample in sampled.items():
+            self._take_sample(request, sample)
 
     def _encode(self, pictures: list[Picture]) -> None:
         new = []
@@ -211,6 +239,8 @@ class EngineCore:
                 self.scheduler.encodes.finish(picture)
         if new:
             self._start_encode(new)
+        if len(new) < len(pictures):
+            self._outputs += self._embedder.projected()
 
     def _take_sample(self, request: Request, sample: Sample) -> None:
         if request.status is RequestStatus.FINISHED:

@@ -1,8 +1,8 @@
-"""What the engine is at, told to the web process every second by a thread of its own.
+"""What the engine is doing, sent to the web process every second by a thread of its own.
 
-A call into llama.cpp that never returns holds up the loop, but not this thread; a process that is
-stopped, or a thread that never gives Python's lock back, holds up this one too. The web process
-can tell both from a long prefill: it is told how long the work may be expected to take.
+A call into llama.cpp that never returns blocks the loop, but not this thread. A stopped process, or
+a thread that never releases Python's lock, blocks this thread too. The web process can tell both
+from a long prefill, because each heartbeat says how long the work was expected to take.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.messages import Heartbeat
 
@@ -21,27 +21,24 @@ INTERVAL = 1.0
 _IDLE = Heartbeat("nothing", 0.0, 0.0)
 
 
-class Pulse:
-    """The work in progress, by the part of the engine that is at it ("loop", "encoder")."""
+class Work(NamedTuple):
+    """Something that began at ``since`` (time.monotonic) and should take ``expected`` seconds."""
 
-    def __init__(self) -> None:
-        self._at: dict[str, tuple[str, float, float]] = {}
+    what: str
+    since: float
+    expected: float
 
-    def begin(self, part: str, what: str, expected: float) -> None:
-        """The part begins something that should take about ``expected`` seconds, or less."""
-        self._at[part] = (what, time.monotonic(), expected)
 
-    def end(self, part: str) -> None:
-        """The part waits for work."""
-        self._at.pop(part, None)
+class CurrentWork(dict[str, Work]):
+    """The work in progress by part of the engine ("loop", "encoder"); a part that waits has none.
+
+    A dictionary, because every step writes to it and nothing but the heartbeat reads it.
+    """
 
     def beat(self) -> Heartbeat:
-        """What takes longest beyond its time."""
+        """The work that is the most seconds overdue."""
         now = time.monotonic()
-        beats = [
-            Heartbeat(what, now - since, expected)
-            for what, since, expected in list(self._at.values())
-        ]
+        beats = [Heartbeat(w.what, now - w.since, w.expected) for w in list(self.values())]
         return max(beats, key=lambda beat: beat.age - beat.expected, default=_IDLE)
 
     def start(self, send: Callable[[Any], None]) -> None:
@@ -56,43 +53,45 @@ class Pulse:
         threading.Thread(target=beat_on, name="heartbeat", daemon=True).start()
 
 
-# Nothing is expected sooner, in seconds: machines do other things, too.
-LEAST = 1.0
-# What takes more than so many times what was expected was no work: the machine, or a container, was
-# stopped meanwhile. The watch (server.engine_client.watch) has no more patience either.
-MOST = 10.0
-# Pieces that are remembered.
-_KEPT = 64
+# Nothing is expected to take less, in seconds: the machine does other things, too.
+MIN_SECONDS = 1.0
+# Work that takes more than so many times its expected time was not work: the machine or container
+# was stopped meanwhile. The watch (server.engine_client.watch) gives up after the same factor.
+MAX_OVERRUN = 10.0
+_REMEMBERED = 64
 
 
 @dataclass(slots=True)
-class Longest:
-    """The longest of the last pieces of work: its ``seconds``, and its ``size`` in any unit."""
+class TimeEstimate:
+    """Expects of the next piece of work what the slowest of the last ones took.
+
+    ``seconds`` and ``size`` (in any unit) are those of the slowest one.
+    """
 
     seconds: float = 0.0
     size: float = 0.0
-    _last: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _last: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
-    def took(self, seconds: float, size: float, *, part: bool = False) -> None:
-        """A piece of work is done, or another ``part`` of the last one. What was held up counts as
-        far as it can have been work, and is forgotten in time.
+    def observe(self, seconds: float, size: float, *, part: bool = False) -> None:
+        """Adds a finished piece of work, or another ``part`` of the last one. A piece that was
+        held up counts up to MAX_OVERRUN times its expected time, until newer pieces replace it.
         """
         if self.size:
-            seconds = min(seconds, MOST * self.expected(size, seconds))
+            seconds = min(seconds, MAX_OVERRUN * self.expected(size, seconds))
         if part and self._last and seconds < self._last[-1][0]:
             return
         if part and self._last:
             self._last.pop()
         self._last.append((seconds, size))
-        # Of equally long ones the last.
+        # Of equally slow ones the last.
         self.seconds, self.size = max(reversed(self._last), key=lambda piece: piece[0])
 
     def expected(self, size: float, unknown: float) -> float:
-        """Seconds that one of ``size`` may take; ``unknown`` where there was none yet.
+        """Seconds that a piece of ``size`` may take; ``unknown`` if none was observed yet.
 
         An encode grows at most with the square of its pixels: that is what attention does.
         """
         if not self.size:
             return unknown
         grown = self.seconds * max(1.0, size / self.size) ** 2
-        return max(LEAST, self.seconds, min(grown, unknown))
+        return max(MIN_SECONDS, self.seconds, min(grown, unknown))

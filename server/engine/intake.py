@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
+from server.engine.memory_peaks import MemoryPeaks
 from server.engine.request import ImageRun, Request
 from server.engine.runner import Runner
-from server.engine.stats import PeakWatch
 from server.errors import ContextLengthExceeded, RequestError
 from server.messages import AddRequest, Counted, CountRequest, Rejected
 
 
-def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Request:
+def make_request(message: AddRequest, runner: Runner, memory_peaks: MemoryPeaks) -> Request:
     """Tokenizes and counts. Raises RequestError where it is empty, or does not fit."""
-    runs = runner.prepare(message.parts)
+    runs = runner.tokenize(message.parts)
     total = sum(run.size for run in runs)
     pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
     room = runner.n_ctx_seq - total
@@ -33,7 +33,7 @@ def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Reque
         arrival=message.arrival,
         max_new_tokens=room if asked is None else min(asked, room),
         queued=time.monotonic(),
-        peaks=peaks.begin(),
+        memory_peaks=memory_peaks.watch(),
         output_tokens=list(message.resumed),
     )
 
@@ -41,7 +41,7 @@ def make_request(message: AddRequest, runner: Runner, peaks: PeakWatch) -> Reque
 def count(runner: Runner, message: CountRequest) -> Counted | Rejected:
     """Tokenizes and counts. Nothing is encoded or queued, and it may exceed the context."""
     try:
-        runs = runner.prepare(message.parts)
+        runs = runner.tokenize(message.parts)
     except RequestError as error:
         return Rejected(message.request_id, error)
     pictures = sum(run.size for run in runs if isinstance(run, ImageRun))

@@ -1,8 +1,7 @@
-"""The engine process's outer loop: messages in, steps, messages out."""
+"""The engine process's outer loop: messages in, steps, outputs out."""
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import queue
@@ -14,7 +13,8 @@ from typing import Any
 
 from server.engine.core import EngineCore
 from server.engine.cpu_cores import unbind
-from server.engine.grammar_thread import Foresight
+from server.engine.grammar_thread import GrammarThread
+from server.engine.heartbeat import Work
 from server.engine.intake import count
 from server.engine.request import Picture
 from server.engine.tokenize_thread import TextThread
@@ -31,14 +31,17 @@ from server.messages import (
     TokenOutput,
 )
 
+# Tokenizing the longest prompt that the API accepts, on a slow machine.
+SECONDS_PER_MESSAGE = 5.0
 
-class Outgoing:
-    """Tells of each step at once, but for tokens that come faster than a screen shows them.
 
-    To pass a token on wakes two processes, ours and the client's, beside the threads that compute
-    the next one. So short steps are told of together, ``interval`` seconds after the last time at
-    the latest (vLLM's ``--stream-interval`` does so by number). A request's first token and its end
-    never wait, nor does anything while the next step may take longer than the last.
+class OutputBuffer:
+    """Sends each step's outputs at once, except tokens that come faster than a screen shows them.
+
+    To send a token wakes two processes, ours and the client's, beside the threads that compute the
+    next one. So the outputs of short steps are sent together, at most ``interval`` seconds after
+    the last time (vLLM's ``--stream-interval`` does so by number). A request's first token and its
+    end never wait, and nothing waits while the next step may take longer than the last.
     """
 
     def __init__(self, send: Callable[[Any], None], interval: float) -> None:
@@ -48,14 +51,14 @@ class Outgoing:
         self._sent = 0.0
 
     def put(self, step: StepOutputs, *, steady: bool) -> None:
-        """A step has come to its end; ``steady`` if the next one is likely to be like it."""
+        """Takes a finished step's outputs; ``steady`` if the next step is likely to be like it."""
         self._held.append(step)
         late = time.monotonic() + step.step_seconds > self._sent + self._interval
         if late or not steady or not all(map(_can_wait, step.outputs)):
             self.flush()
 
     def flush(self) -> None:
-        """Sends what there is."""
+        """Sends all that is held."""
         if self._held:
             held, self._held = self._held, []
             self._send(held[0] if len(held) == 1 else held)
@@ -66,22 +69,16 @@ def _can_wait(output: object) -> bool:
     return isinstance(output, TokenOutput) and not output.finish_reason and output.timings is None
 
 
-logger = logging.getLogger(__name__)
-
-# Tokenizing the longest prompt that the API takes, on a slow machine.
-SECONDS_A_MESSAGE = 5.0
-
-
 class Inbox:
     """Messages of the web process, read by a thread so that the loop never waits for them.
 
-    When the line closes, the web process is gone, however it went: then nothing here is of use
-    to anybody, and the process ends at once, even from inside a long call into llama.cpp.
+    When the line closes, the web process has ended, in whatever way. No client is left then, so the
+    engine process ends at once, even from inside a long call into llama.cpp.
     """
 
     def __init__(self, line: Connection[Any, Any]) -> None:
         # Holds slow requests back, once the model is loaded.
-        self.foresight: Foresight | None = None
+        self.grammar_thread: GrammarThread | None = None
         self._line = line
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -93,20 +90,20 @@ class Inbox:
                 message = self._line.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if self.foresight is None or not self.foresight.takes(message):
+            if self.grammar_thread is None or not self.grammar_thread.takes(message):
                 self._queue.put(message)
 
     def put(self, message: object) -> None:
-        """A message from within the engine process; wakes the loop like one from outside."""
+        """Adds a message from within the engine process; it wakes the loop like any other."""
         self._queue.put(message)
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits to be taken."""
+        """Whether no message waits."""
         return self._queue.empty()
 
     def take(self, *, wait: bool) -> list[Any]:
-        """All messages there are; with ``wait``, at least one."""
+        """Returns all messages there are; with ``wait``, at least one."""
         messages = [self._queue.get()] if wait else []
         while not self._queue.empty():
             messages.append(self._queue.get())
@@ -127,93 +124,93 @@ class Outbox:
             self._line.send_bytes(data)
 
 
-class Worker:
-    """Steps the core until told to stop."""
+class EngineLoop:
+    """Takes messages, steps the core and sends its outputs, until a Shutdown comes."""
 
     def __init__(
         self,
         core: EngineCore,
         inbox: Inbox,
-        line: Outbox,
+        outbox: Outbox,
         slices: SlicedEncodes | None = None,
         *,
         stream_interval: float = 0.0,
     ) -> None:
         self._core = core
-        self._outgoing = Outgoing(line.send, stream_interval)
+        self._buffer = OutputBuffer(outbox.send, stream_interval)
         self._inbox = inbox
-        self._line = line
+        self._outbox = outbox
         self._slices = slices
         self._stopped = False
-        self._pulse = core.pulse
+        self._work = core.work
         self._texts = TextThread(
-            core.runner.vocabulary, lambda answer: line.send(StepOutputs((answer,)))
+            core.runner.vocabulary, lambda answer: outbox.send(StepOutputs((answer,)))
         )
 
     def serve(self) -> None:
         """Returns after a Shutdown. An exception of a step passes: llama.cpp may be damaged."""
         slices = self._slices
         while not self._stopped:
-            # Outputs of an encode are work too: the turn sends them, with the statistics.
-            encode = slices is not None and slices.pending
-            self._turn(wait=not (self._core.has_work or encode))
-            if slices is not None and slices.pending and not self._stopped:
+            # Outputs of an encode count as work: the iteration sends them, with the statistics.
+            encode = slices is not None and slices.jobs
+            self._iterate(wait=not (self._core.has_work or encode))
+            if slices is not None and slices.jobs and not self._stopped:
                 self._encode_next(slices)
-        self._outgoing.flush()
+        self._buffer.flush()
         self._texts.close()
 
     def _encode_next(self, slices: SlicedEncodes) -> None:
-        self._encode_on()
-        results = slices.encode_next(self._step_between, self._called, self._wanted)
-        self._pulse.end("encoder")
+        def note_progress() -> None:
+            self._work["encoder"] = Work("encode", time.monotonic(), slices.expected)
+
+        def step_between() -> float | None:
+            # The encode waits for the step, which has its own time.
+            self._work.pop("encoder", None)
+            spent = self._iterate(wait=False)
+            note_progress()
+            return spent if self._core.has_work else None
+
+        def has_message() -> bool:
+            note_progress()  # asked at every cut
+            return not self._inbox.empty
+
+        note_progress()
+        results = slices.encode_next(step_between, has_message, self._needs)
+        self._work.pop("encoder", None)
         self._core.scheduler.pace.hurried = True
         for done in results:
             self._core.take_encoded(done)
 
-    def _step_between(self) -> float | None:
-        """A turn in the middle of an encode; returns its seconds, None if there was no step."""
-        # The encode waits for the step, which has its own time.
-        self._pulse.end("encoder")
-        spent = self._turn(wait=False)
-        self._encode_on()
-        return spent if self._core.has_work else None
+    def _needs(self, picture: Picture) -> bool:
+        return not self._stopped and self._core.scheduler.needs(picture)
 
-    def _encode_on(self) -> None:
-        assert self._slices is not None
-        self._pulse.begin("encoder", "encode", self._slices.expected)
-
-    def _called(self) -> bool:
-        # Asked at every cut: the encode comes on.
-        self._encode_on()
-        return not self._inbox.empty
-
-    def _wanted(self, picture: Picture) -> bool:
-        return not self._stopped and self._core.scheduler.wants(picture)
-
-    def _turn(self, *, wait: bool) -> float:
-        self._pulse.end("loop")
+    def _iterate(self, *, wait: bool) -> float:
+        """Takes messages and runs one step; returns the seconds that this took."""
+        self._work.pop("loop", None)
         if wait:
-            self._outgoing.flush()
+            self._buffer.flush()
         messages = self._inbox.take(wait=wait)
         if messages:
-            self._outgoing.flush()  # what they ask for may make this step a long one
+            self._buffer.flush()  # the new messages may make this step a long one
         start = time.perf_counter()
-        self._pulse.begin("loop", "messages", SECONDS_A_MESSAGE * len(messages))
+        if messages:
+            expected = SECONDS_PER_MESSAGE * len(messages)
+            self._work["loop"] = Work("messages", time.monotonic(), expected)
         for message in messages:
-            self._take(message)
-        # What was admitted or refused is told before the step that may take long.
+            self._handle(message)
+        # Whether a request was admitted or refused is sent before the step, which may take long.
         outputs = self._core.take_outputs()
         if outputs:
-            self._line.send(StepOutputs(outputs))
+            self._outbox.send(StepOutputs(outputs))
         if not self._stopped:
             step = self._core.step()
-            self._outgoing.put(step, steady=self._core.scheduler.steady)
+            self._buffer.put(step, steady=self._core.scheduler.decodes_only)
         spent = time.perf_counter() - start
         self._core.busy_seconds += spent
-        self._pulse.end("loop")
+        self._work.pop("loop", None)
         return spent
 
-    def _take(self, message: object) -> None:
+    def _handle(self, message: object) -> None:
         if isinstance(message, Shutdown):
             self._stopped = True
         elif isinstance(message, AddRequest):
@@ -223,7 +220,7 @@ class Worker:
         elif isinstance(message, AbortRequest):
             self._core.abort(message)
         elif isinstance(message, CountRequest):
-            self._line.send(StepOutputs((count(self._core.runner, message),)))
+            self._outbox.send(StepOutputs((count(self._core.runner, message),)))
         elif isinstance(message, TokenizeRequest | DetokenizeRequest):
             self._texts.submit(message)
         elif isinstance(message, EncodeDone):

@@ -1,4 +1,4 @@
-"""What one request says: text as it may be sent, and the log-probabilities of its tokens."""
+"""A request's outputs: the text that may be sent, and the log-probabilities of its tokens."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ class Detokenizer:
 
 
 class Writer:
-    """Lives as long as its request. ``said`` are the pieces of tokens that were sent before."""
+    """Lives as long as its request. ``written`` are the pieces of tokens that were sent before."""
 
     def __init__(
-        self, sampling: SamplingParams, *, strip_first_space: bool, said: Iterable[bytes] = ()
+        self, sampling: SamplingParams, *, strip_first_space: bool, written: Iterable[bytes] = ()
     ) -> None:
         # A text that has to fit a grammar, or goes on another, is not changed afterwards.
         strip = strip_first_space and sampling.grammar is None and not sampling.continues
         self._detokenizer = Detokenizer(sampling.stop, strip_first_space=strip)
         # The characters that a token begins before and ends with, counted from the text's start.
         self._waiting: deque[tuple[int, int, TokenLogprob]] = deque()
-        for piece in said:
+        for piece in written:
             self._detokenizer.push(piece)
 
     @property
@@ -141,7 +141,7 @@ class Writer:
 def token_output(
     request: Request, writer: Writer, text: str, reason: FinishReason | None
 ) -> TokenOutput:
-    """What is told of the token just sampled; ``reason``: with it the request ends."""
+    """The output for the token just sampled; ``reason`` is set if the request ends with it."""
     count, now = len(request.output_tokens), time.monotonic()
     gap = now - request.last_token if request.last_token else 0.0
     request.last_token = now
@@ -163,7 +163,7 @@ def token_output(
 def timings(request: Request, *, ended: bool) -> RequestTimings:
     """When it reached each stage; ``ended``: its last token was sampled just now."""
     finished = time.monotonic() if ended else 0.0
-    peaks = request.peaks() if ended else ()
+    peaks = request.memory_peaks() if ended else ()
     return RequestTimings(request.queued, request.started, request.first_token, finished, peaks)
 
 

@@ -133,7 +133,7 @@ class Encoder(Protocol):
         ...
 
 
-def prepare(
+def tokenize_prompt(
     parts: Sequence[PromptPart], model: Model, encoder: Encoder | None, n_ubatch: int
 ) -> tuple[Run, ...]:
     """Tokenizes text and counts pictures; nothing is encoded yet.

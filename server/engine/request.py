@@ -152,7 +152,7 @@ class Request:
     sampling: SamplingParams
     arrival: float
     max_new_tokens: int
-    peaks: Callable[[], tuple[MemoryPeak, ...]] = tuple
+    memory_peaks: Callable[[], tuple[MemoryPeak, ...]] = tuple
     status: RequestStatus = RequestStatus.WAITING
     seq_id: int = -1
     num_computed: int = 0
@@ -198,7 +198,9 @@ class Request:
     @property
     def decoding(self) -> bool:
         """Whether only the last sampled token is left to be computed."""
-        return bool(self.output_tokens) and self.num_remaining == 1
+        # Asked for every request in every step, so without further calls.
+        sampled = len(self.output_tokens)
+        return sampled > 0 and self.num_prompt + sampled - self.num_computed == 1
 
     def run_at(self, position: int) -> tuple[Run | None, int]:
         """The prompt's run at ``position`` and the offset in it; None for sampled tokens."""

@@ -15,7 +15,7 @@ from server.engine.grammar import GrammarCompiler, TokenTable
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers
-from server.engine.prompt_tokens import Encoder, prepare
+from server.engine.prompt_tokens import Encoder, tokenize_prompt
 from server.engine.request import Request, Run, Sample
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.step import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Swapper:
-    """Carries out what the scheduler decided, and tells the store how long it took."""
+    """Copies prompts to and from the RAM, and reports to the store how long that takes."""
 
     def __init__(self, context: Context, store: PromptStore) -> None:
         self._context = context
@@ -56,13 +56,13 @@ class Swapper:
 
 
 class Runner(Protocol):
-    """What the engine's core needs of whatever computes; tests hand in one without llama.cpp."""
+    """What computes the steps, as the core sees it; tests use one without llama.cpp."""
 
     n_ctx_seq: int
     llama_seconds: float
     vocabulary: Vocabulary
 
-    def prepare(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
         ...
 
@@ -70,8 +70,8 @@ class Runner(Protocol):
         """Makes what is kept for a request until its release. Raises RequestError."""
         ...
 
-    def foresee(self, sampling: SamplingParams) -> None:
-        """Does what takes long for a request that will begin soon; called in another thread."""
+    def compile_ahead(self, sampling: SamplingParams) -> None:
+        """Compiles what takes long for a request that begins soon; called in another thread."""
         ...
 
     def change_cache(self, changes: Sequence[CacheChange]) -> None:
@@ -138,15 +138,15 @@ class LlamaRunner:
         self.strips_first_space = model.writes_first_space
         self.vocabulary: Vocabulary = model
 
-    def prepare(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
         """Tokenizes text and counts pictures; nothing is encoded yet."""
-        return prepare(parts, self._model, self._encoder, self._n_ubatch)
+        return tokenize_prompt(parts, self._model, self._encoder, self._n_ubatch)
 
-    def foresee(self, sampling: SamplingParams) -> None:
-        """Compiles what will be asked for; called in a thread beside the loop's."""
-        self._dry.foresee(sampling)
+    def compile_ahead(self, sampling: SamplingParams) -> None:
+        """Compiles the request's DRY sampler and grammar; called in a thread beside the loop's."""
+        self._dry.compile_ahead(sampling)
         if sampling.grammar is not None:
-            with suppress(RequestError):  # told to the request when it begins
+            with suppress(RequestError):  # raised again where the request begins
                 self._grammars.matcher(sampling.grammar)
 
     def begin(self, request: Request) -> None:

@@ -196,9 +196,9 @@ class SchedulerStats:
 
 
 class StepOutputs(NamedTuple):
-    """All that one step brought forth, and the seconds that it took, in llama.cpp and in all.
+    """The outputs of one step, and the seconds that it took, in llama.cpp and in all.
 
-    ``stats`` do not come with every step (server.engine.stats). A tuple as TokenOutput is.
+    ``stats`` do not come with every step (server.engine.core). A tuple as TokenOutput is.
     """
 
     outputs: tuple[Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput, ...] = ()

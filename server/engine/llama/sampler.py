@@ -26,7 +26,7 @@ class DrySamplers:
     """Makes DRY samplers: clones of the last ones made, which cost nothing.
 
     45 ms were measured for the four default breakers and 49,152 tokens, so whoever knows of a
-    request early calls ``foresee`` in a thread of its own.
+    request early calls ``compile_ahead`` in a thread of its own.
     """
 
     def __init__(self, model: Model, n_ctx: int) -> None:
@@ -35,7 +35,7 @@ class DrySamplers:
         self._made: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def foresee(self, params: SamplingParams) -> None:
+    def compile_ahead(self, params: SamplingParams) -> None:
         """Makes what ``clone`` will be asked for; may be called in any thread."""
         key = self._key(params)
         with self._lock:

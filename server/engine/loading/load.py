@@ -13,15 +13,15 @@ from server.engine.core import EngineCore
 from server.engine.llama.ggml import build_facts, list_devices
 from server.engine.llama.log import LlamaLog
 from server.engine.loading.loader import Exhausted, Handles, Loader, Progress, exhausted
+from server.engine.memory_peaks import MemoryPeaks
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.pace import Pace
-from server.engine.scheduling.picture_queue import Encodes
+from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.stats import PeakWatch
 from server.engine.token_embeddings import most_rows, open_token_rows
 from server.engine.vision.cache import ImageCache
 from server.engine.vision.encoders import Encoders, make_encoders
@@ -103,7 +103,7 @@ def _load(
     encoder, cuts = handles.encoder, handles.cuts
     encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
     core = _make_core(config, runner, scheduler, encoders)
-    core.peaks = PeakWatch(devices, list_devices)
+    core.memory_peaks = MemoryPeaks(devices, list_devices)
     return LoadedEngine(core, ready, handles, encoders)
 
 
@@ -194,7 +194,7 @@ def _make_scheduler(
         placement.parallel,
         Pace(config.itl_target, handles.speed),
         prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells, store),
-        encodes=Encodes(encoder.batch_tokens if encoder else 0),
+        encodes=EncodeQueue(encoder.batch_tokens if encoder else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,
         one_batch=one_batch,

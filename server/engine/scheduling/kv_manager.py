@@ -1,4 +1,4 @@
-"""Who has cells of the KV cache: what runs, what is kept, and who gives way to whom."""
+"""Gives cells of the KV cache to requests, keeps finished sequences, and evicts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from server.engine.scheduling.step import CacheChange, Forget, Share, SwapIn, Sw
 
 
 class KVManager:
-    """Counts what it decides at once; ``take_changes`` are the orders to do it, in order."""
+    """Counts its decisions at once; ``take_changes`` returns the changes to carry out, in order."""
 
     def __init__(self, kv: KVCache, prefixes: PrefixCache, pace: Pace, max_running: int) -> None:
         self.kv = kv
@@ -21,19 +21,21 @@ class KVManager:
         self._pace = pace
         self._max_running = max_running
         self._changes: list[CacheChange] = []
-        self._left = self._busy = False
+        self._busy = False
+        # Whether idle sequences may have more cells than they should.
+        self.may_have_surplus = False
         self._seconds = float("inf")
         self.copying = 0.0
 
     @property
-    def crowded(self) -> bool:
-        """Whether somebody has left, and idle sequences have more cells now than they should."""
-        # In this order: to count the idle cells is to look at all of them, in each step.
-        several = self._left and len(self.prefixes.entries) > 1
+    def has_surplus(self) -> bool:
+        """Whether idle sequences have more cells than they should."""
+        # In this order: counting the idle cells looks at all cells.
+        several = self.may_have_surplus and len(self.prefixes.entries) > 1
         return several and self.kv.idle > self.prefixes.most_cells
 
     def begin_step(self, running: Sequence[Request]) -> None:
-        """Who waits for a token does not wait for copies out of the cache that take a step's time.
+        """Limits this step's copies to the RAM to the time of a step, if any request decodes.
 
         ``copying`` are the seconds that all copies of this step are likely to take.
         """
@@ -42,7 +44,7 @@ class KVManager:
         self.copying = 0.0
 
     def take_changes(self) -> list[CacheChange]:
-        """What is to be done before the next step computes anything."""
+        """Returns the changes to make before the next step computes anything."""
         changes, self._changes = self._changes, []
         return changes
 
@@ -55,9 +57,9 @@ class KVManager:
         return self.prefixes.find(request, running, room, self._pace.speed)
 
     def fits(self, request: Request, match: Match, promised: int) -> bool:
-        """Whether it can be computed beside what runs, with idle sequences gone if need be.
+        """Whether it fits beside the running requests, with all idle sequences evicted if need be.
 
-        One cell more than the prompt, so that it does not push out the next decode.
+        It needs one cell more than its tokens, so that it does not preempt the next decode.
         """
         needed = request.num_tokens + 1
         if match.stored is None:
@@ -67,7 +69,7 @@ class KVManager:
         return self.kv.pinned + promised + needed <= self.kv.n_cells
 
     def start(self, request: Request, match: Match) -> None:
-        """Gives a request its sequence, with the cells of what it begins like."""
+        """Gives a request its sequence, with the cells of the prefix that was found."""
         if match.entry is not None:
             self.prefixes.touch(match.entry)
         if match.stored is not None:
@@ -94,7 +96,7 @@ class KVManager:
         return self.kv.free >= cells
 
     def keep(self, request: Request) -> None:
-        """The request leaves its sequence; what is computed of it becomes an idle one."""
+        """Makes the sequence of a request that ends or is preempted idle."""
         self.kv.make_idle(request.seq_id)
         keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
         if not self.prefixes.shares or not len(keys):
@@ -102,20 +104,21 @@ class KVManager:
             return
         for covered in self.prefixes.add(request.seq_id, keys):
             self._forget(covered.seq_id)
-        self._left = True
+        self.may_have_surplus = True
 
-    def thin_out(self, running: Sequence[Request]) -> None:
-        """Moves an idle sequence to the RAM, but not the last one, if they have too many cells.
+    def trim_idle(self, running: Sequence[Request]) -> None:
+        """Moves one idle sequence to the RAM, but not the last one, if they have too many cells.
 
-        One a step, after others were admitted, for those may go on from just these; and not while a
-        prompt is computed and nobody decodes: its first token comes first. What takes too long to
-        copy now stays until its cells are needed or nobody waits; what the RAM does not take stays
-        while there are no more of them than free slots: each has its last prompt then.
+        One a step, after requests were admitted, because those may continue just these sequences.
+        None while prompts are computed and no request decodes: the first token comes first. A
+        sequence that takes too long to copy now stays until its cells are needed or no request
+        decodes. One that the RAM does not take stays while there are at most as many of them as
+        free slots, so that each slot keeps its last prompt.
         """
         if running and not self._busy:
             return
         prefixes, slots = self.prefixes, self._max_running - len(running)
-        if self.crowded:
+        if self.has_surplus:
             oldest = prefixes.oldest()
             short = len(oldest.keys) < prefixes.store.block
             slow = not short and self._is_slow(oldest)
@@ -123,7 +126,7 @@ class KVManager:
                 prefixes.entries.remove(oldest)
                 self._forget(oldest.seq_id)
                 return
-        self._left = False
+        self.may_have_surplus = False
 
     def _evict(self, entry: Entry) -> None:
         """An entry that was removed loses its cells; they are copied if there is the time."""

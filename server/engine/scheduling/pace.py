@@ -1,4 +1,4 @@
-"""How much prefill a step may carry while somebody waits for the next token."""
+"""How much prefill a step may carry while a request decodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Pace:
         self.target = target
         self.speed = positions_per_second
         self.decode_seconds = 0.0
-        # A slice of an encode came before this step: those who wait for a token come first.
+        # A slice of an encode came before this step, so it is for decodes only.
         self.hurried = False
 
     @property

@@ -1,4 +1,4 @@
-"""Which pictures are encoded next."""
+"""Chooses the pictures that are encoded next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from server.engine.request import ImageRun, Picture, Request
 
 
-class Encodes:
+class EncodeQueue:
     """One run of the tower at a time, for it has one set of buffers.
 
     ``at_once`` is the most tokens that one run encodes of several pictures; 0 where pictures are

@@ -1,4 +1,4 @@
-"""In which order prompts are prefilled, so that nobody waits for a long one to end."""
+"""The order in which prompts are prefilled, so that short ones need not wait for a long one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from server.engine.request import ImageRun, Request
 
 
-def turns(running: Sequence[Request]) -> list[tuple[Request, int]]:
-    """Who is prefilled, in order, and by what the room that is left is divided for each.
+def prefill_order(running: Sequence[Request]) -> list[tuple[Request, int]]:
+    """The requests to prefill, in order, and the divisor of the room that each may take.
 
-    First come, first served: prompts of one length are answered sooner one after the other than all
-    of them together. But the shortest may take half of a step before it is the oldest's turn: a
-    question does not wait for somebody's book, nor the book for all questions.
+    By arrival: prompts of one length are answered sooner one after the other than all of them
+    together. But the shortest may take half of a step before the oldest: a question does not wait
+    for another client's book, nor the book for all questions.
     """
     waiting = [request for request in running if not request.decoding]
     able = [request for request in waiting if request.pool is None and _can_go_on(request)]
@@ -29,11 +29,11 @@ def _can_go_on(request: Request) -> bool:
 
 
 @dataclass(slots=True)
-class Budget:
-    """``shared``: text and pictures take from one another.
+class StepBudget:
+    """What a step may still prefill. ``shared``: text and pictures take from each other.
 
-    They do where they go in one batch, and where somebody waits for a token, for then the time of
-    two batches counts together.
+    They do where they go in one batch, and where a request decodes, because then the time of two
+    batches counts together.
     """
 
     text: int
@@ -41,7 +41,7 @@ class Budget:
     shared: bool
 
     def part(self, share: int) -> int:
-        """How much one turn may take, of both kinds together: all, or its share of a step."""
+        """How much one request may take, of both kinds together: all, or its share of a step."""
         return self.text + self.pictures if share == 1 else max(self.text, self.pictures) // share
 
     def take_text(self, count: int) -> int:
@@ -57,20 +57,20 @@ class Budget:
         return count
 
 
-def make_budget(text: int, pictures: int, limit: int | None, *, shared: bool) -> Budget:
+def make_budget(text: int, pictures: int, limit: int | None, *, shared: bool) -> StepBudget:
     """What batches of so many positions have room for, and no more than ``limit`` of both."""
     shared = shared or limit is not None
     text = text if limit is None else min(text, limit)
-    return Budget(text, min(pictures, text) if shared else pictures, shared)
+    return StepBudget(text, min(pictures, text) if shared else pictures, shared)
 
 
 class Forks:
-    """Those that wait in this step for what another one computes, by whom they wait for.
+    """Requests that wait in this step for a prefix that another one, their leader, computes.
 
-    Once the leader goes on to its own end it decodes, and the others' prompts come in small chunks
-    beside that. So where they have much of their own, but no more than a batch, it pauses where
-    they part, and all go on from there together: eight questions about a picture are answered at
-    once, and sooner.
+    Once the leader has its own prompt it decodes, and the followers' prompts come in small chunks
+    beside that. So where the followers have much of their own, but no more than a batch, the leader
+    pauses where they part, and all go on from there together: eight questions about a picture are
+    answered at once, and sooner.
     """
 
     def __init__(self) -> None:

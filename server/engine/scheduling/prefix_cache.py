@@ -1,4 +1,4 @@
-"""Which sequence already holds the beginning of a prompt."""
+"""Finds the sequence that already holds the beginning of a prompt."""
 
 from __future__ import annotations
 
@@ -120,8 +120,10 @@ class PrefixCache:
         stored, won = self.store.find(wanted.blocks, gain)
         return Match(count=best.count + won, stored=stored) if stored else None
 
-    def soon(self, wanted: Request, running: Iterable[Request]) -> tuple[int, Request | None]:
-        """How much of the prompt running requests have begun to compute, and which has most."""
+    def in_progress(
+        self, wanted: Request, running: Iterable[Request]
+    ) -> tuple[int, Request | None]:
+        """How much of the prompt a running request is prefilling now, and which has most of it."""
         best, leader = 0, None
         if not self.shares or wanted.pool is not None or not wanted.sampling.cache_prompt:
             return best, leader

@@ -1,4 +1,4 @@
-"""What the next step computes: decodes first, then prefill in chunks, first come first served."""
+"""Chooses what the next step computes: decodes first, then prefill in chunks, by arrival."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, Request
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.kv_manager import KVManager
 from server.engine.scheduling.pace import Pace
-from server.engine.scheduling.picture_queue import Encodes
-from server.engine.scheduling.prefill import Budget, Forks, make_budget, turns
+from server.engine.scheduling.picture_queue import EncodeQueue
+from server.engine.scheduling.prefill import Forks, StepBudget, make_budget, prefill_order
 from server.engine.scheduling.prefix_cache import Match, PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of, worth_waiting
-from server.engine.scheduling.step import Chunk, Plan
+from server.engine.scheduling.step import Chunk, StepPlan
 from server.messages import Pooling
 
 
 class Scheduler:
     """Decides; touches no tensor. Cells are counted as the chunks are planned.
 
-    ``kv`` has at least one sequence more than ``max_running``, so that the one that a new
-    request begins like is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
-    ``n_pictures`` of pictures, which no picture that is computed whole exceeds; or ``n_batch`` of
-    both with ``one_batch``, in which decodes go too if it has no more rows than that.
+    ``kv`` has at least one sequence more than ``max_running``, so that the sequence whose prefix a
+    new request shares is never evicted for its id. A batch holds ``n_batch`` tokens of text, or
+    ``n_pictures`` of pictures, which no picture that is computed whole exceeds. With ``one_batch``
+    it holds ``n_batch`` of both, and decodes too if it has at most ``one_batch`` rows.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Scheduler:
         pace: Pace,
         *,
         prefixes: PrefixCache | None = None,
-        encodes: Encodes | None = None,
+        encodes: EncodeQueue | None = None,
         n_pictures: int | None = None,
         one_batch: int = 0,
     ) -> None:
@@ -43,46 +43,55 @@ class Scheduler:
         self.n_pictures = n_pictures or n_batch
         self.one_batch = one_batch
         self.pace = pace
-        self.encodes = encodes or Encodes()
+        self.encodes = encodes or EncodeQueue()
         self.max_running = max_running
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.prefixes = prefixes or PrefixCache()
         self._cells = KVManager(kv, self.prefixes, pace, max_running)
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
-        self._plan = Plan()
+        self._plan = StepPlan()
         self._planned: dict[Request, int] = {}
         self._forks = Forks()
         self._pauses: dict[Request, int] = {}
+        # Whether waiting requests may find more room or longer prefixes than in the last step.
+        self._changed = True
 
     @property
     def has_work(self) -> bool:
-        """Whether any request is waiting or running, or idle ones are to be moved to the RAM."""
-        return bool(self.waiting or self.running) or self._cells.crowded
+        """Whether any request waits or runs, or idle sequences are to be moved to the RAM."""
+        return bool(self.waiting or self.running) or self._cells.has_surplus
 
     @property
-    def steady(self) -> bool:
-        """Whether nothing is under way but decodes, so that the next step is like the last."""
-        calm = not self.waiting and not self.encodes.under_way
-        return calm and bool(self.running) and all(r.decoding for r in self.running)
+    def decodes_only(self) -> bool:
+        """Whether all requests decode, so that the next step is like the last."""
+        return not self.waiting and self._all_decode
+
+    @property
+    def _all_decode(self) -> bool:
+        if self.encodes.under_way or not self.running:
+            return False
+        return all(request.decoding for request in self.running)
 
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
         request.keys = keys_of(request.runs)
         request.blocks = self.prefixes.store.blocks(request.keys)
+        self._changed = True
         self.waiting.append(request)
 
     def find(self, request_id: str) -> Request | None:
         """The request of that id, if it is still here."""
         return next((r for r in (*self.running, *self.waiting) if r.request_id == request_id), None)
 
-    def wants(self, picture: Picture) -> bool:
+    def needs(self, picture: Picture) -> bool:
         """Whether a request still needs this picture's rows."""
         both, digest = (*self.running, *self.waiting), picture.image.digest
         return any(digest == other.image.digest for r in both for other in r.pictures)
 
     def finish(self, request: Request) -> None:
-        """Takes a request out, whatever its state; what it computed stays to serve others."""
+        """Takes a request out, whatever its state; what it computed stays in the prefix cache."""
+        self._changed = True
         if request.status is RequestStatus.RUNNING:
             self.running.remove(request)
             self._cells.keep(request)
@@ -90,17 +99,29 @@ class Scheduler:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
 
-    def schedule(self) -> Plan:
+    def schedule(self) -> StepPlan:
         """The next step's work; the caller runs all of it."""
+        if not self._changed and self._all_decode and self.kv.free >= len(self.running):
+            return self._decode_all()
+        self._changed = not self._all_decode
         self._planned = {}
         self._forks = Forks()
         self._cells.begin_step(self.running)
         self._plan_decodes()
         self._admit()
-        self._cells.thin_out(self.running)
+        self._cells.trim_idle(self.running)
         self._plan_prefills()
-        plan, self._plan = self._plan, Plan()
+        plan, self._plan = self._plan, StepPlan()
         plan.cache, plan.copying = self._cells.take_changes(), self._cells.copying
+        self._changed = self._changed or self._cells.may_have_surplus
+        return plan
+
+    def _decode_all(self) -> StepPlan:
+        """A step in which every running request decodes, and none that waits can start."""
+        plan = StepPlan()
+        for request in self.running:
+            self.kv.take(request.seq_id, 1)
+            plan.tokens.append(Chunk(request, request.num_computed, 1, sample=True))
         return plan
 
     def _plan_decodes(self) -> None:
@@ -114,6 +135,7 @@ class Scheduler:
 
     def _preempt_youngest(self) -> Request:
         victim = self.running.pop()
+        self._changed = True
         self.preemptions += 1
         self._plan.tokens = [c for c in self._plan.tokens if c.request is not victim]
         self._planned.pop(victim, None)
@@ -128,16 +150,17 @@ class Scheduler:
                 return
             promised = sum(r.num_remaining - self._planned.get(r, 0) for r in self.running)
             match = self._cells.find(request, self.running, promised)
-            soon, leader = self.prefixes.soon(request, self.running)
+            soon, leader = self.prefixes.in_progress(request, self.running)
             if leader and worth_waiting(request.keys[match.count : soon]):
                 self._forks.add(leader, soon, request)
-                continue  # being computed for somebody else; others may go ahead meanwhile
+                continue  # another request computes it now; those behind may go ahead
             if self.running and not self._cells.fits(request, match, promised):
                 return
             self.waiting.remove(request)
             self._start(request, match)
 
     def _start(self, request: Request, match: Match) -> None:
+        self._changed = True
         request.status = RequestStatus.RUNNING
         request.started = request.started or time.monotonic()
         self._cells.start(request, match)
@@ -154,7 +177,7 @@ class Scheduler:
         slots = 0 if n_decodes else self.max_running - len(self.running)
         self._pauses = self._forks.pauses(slots, self.pace.chunk, self.n_batch)
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
-        for request, share in turns(self.running):
+        for request, share in prefill_order(self.running):
             if request.pool is not None:
                 budget.text -= self._plan_pooled(request, budget.text)
                 continue
@@ -165,7 +188,7 @@ class Scheduler:
         self._plan.divide(n_decodes, self.one_batch)
         self._plan.encode = self.encodes.plan(self.running, self._planned)
 
-    def _plan_prefill(self, request: Request, budget: Budget, most: int) -> int:
+    def _plan_prefill(self, request: Request, budget: StepBudget, most: int) -> int:
         text = budget.take_text(self._plan_text(request, min(budget.text, most)))
         left = min(budget.pictures, most - text)
         return text + budget.take_pictures(self._plan_picture(request, left))
@@ -180,7 +203,7 @@ class Scheduler:
 
     def _plan_pooled(self, request: Request, budget: int) -> int:
         if request.pool is None or request.pool.kind is Pooling.PROJECTOR:
-            return 0  # it waits for encodes alone
+            return 0  # it needs nothing but encodes
         run, offset = request.run_at(request.num_computed)
         assert run is not None
         left = run.size - offset

@@ -1,4 +1,4 @@
-"""What one step does: the scheduler's orders to the runner."""
+"""What one step does: the scheduler decides it, the core and the runner carry it out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CacheChange = Forget | Share | SwapOut | SwapIn
 
 
 @dataclass(slots=True)
-class Plan:
+class StepPlan:
     """One step. Executed in this order: cache changes, the encodes begun, both kinds of chunks.
 
     llama.cpp takes token ids or embeddings in a batch, never both, hence two batches; a chunk
@@ -86,5 +86,5 @@ class Plan:
 
     @property
     def idle(self) -> bool:
-        """Whether the step would compute nothing: everybody waits for a picture's encode."""
+        """Whether the step computes nothing: every request waits for a picture's encode."""
         return not (self.tokens or self.pictures or self.pooled)

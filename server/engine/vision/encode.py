@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.cpu_cores import unbind
-from server.engine.heartbeat import Longest, Pulse
+from server.engine.heartbeat import CurrentWork, TimeEstimate, Work
 from server.engine.request import Picture
 from server.messages import ImageInput
 
@@ -53,8 +53,8 @@ class EncodeThread:
     def __init__(self, encode: Encode, done: Callable[[EncodeDone], None]) -> None:
         self._encode = encode
         self._done = done
-        self.pulse = Pulse()
-        self._longest = Longest()
+        self.work = CurrentWork()
+        self._estimate = TimeEstimate()
         self._jobs: queue.SimpleQueue[list[Picture] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
@@ -80,11 +80,11 @@ class EncodeThread:
     def _timed(self, pictures: list[Picture]) -> list[EncodeDone]:
         squares = sum(max(picture.image.n_squares, picture.n_tiles) for picture in pictures)
         size = pixels(pictures)
-        expected = self._longest.expected(size, squares * _FIRST_SQUARE)
-        self.pulse.begin("encoder", "encode", expected)
+        expected = self._estimate.expected(size, squares * _FIRST_SQUARE)
+        self.work["encoder"] = Work("encode", time.monotonic(), expected)
         results = list(encode_pictures(self._encode, pictures))
-        self._longest.took(results[-1].seconds, size)
-        self.pulse.end("encoder")
+        self._estimate.observe(results[-1].seconds, size)
+        self.work.pop("encoder", None)
         return results
 
 
@@ -146,32 +146,27 @@ class SlicedEncodes:
         self._encode = encode
         self._cuts = cuts
         self._target = target
-        self._jobs: deque[list[Picture]] = deque()
+        self.jobs: deque[list[Picture]] = deque()
         self._size = 0
         self._is_cut = False
-        self._longest = Longest()
+        self._estimate = TimeEstimate()
 
     @property
     def expected(self) -> float:
         """Seconds that the encode at hand, or next, may take to its next cut."""
-        return self._longest.expected(self._size or pixels(self._jobs[0]), _FIRST_PIECE)
+        return self._estimate.expected(self._size or pixels(self.jobs[0]), _FIRST_PIECE)
 
     def submit(self, pictures: list[Picture]) -> None:
         """Queues pictures, to be encoded together."""
-        self._jobs.append(pictures)
+        self.jobs.append(pictures)
 
     def close(self) -> None:
         """Nothing runs but within ``encode_next``."""
-        self._jobs.clear()
-
-    @property
-    def pending(self) -> bool:
-        """Whether a picture waits to be encoded."""
-        return bool(self._jobs)
+        self.jobs.clear()
 
     def _took(self, seconds: float) -> None:
         """A slice of the encode at hand is done. The longest of each encode is remembered."""
-        self._longest.took(seconds, self._size, part=self._is_cut)
+        self._estimate.observe(seconds, self._size, part=self._is_cut)
         self._is_cut = True
 
     def encode_next(
@@ -186,7 +181,7 @@ class SlicedEncodes:
         ``called`` tells whether a message waits for a step; pictures of which none is ``wanted``
         any more are left where they are.
         """
-        pictures = self._jobs.popleft()
+        pictures = self.jobs.popleft()
         self._size = pixels(pictures)
         until = begun = time.perf_counter()
 

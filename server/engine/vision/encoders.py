@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.cpu_cores import unbind
-from server.engine.heartbeat import Pulse
+from server.engine.heartbeat import CurrentWork
 from server.engine.llama.cuts import Cuts
 from server.engine.request import Picture
 from server.engine.vision.disk_cache import ImageStore, KeptEncodes
@@ -34,10 +34,10 @@ class Encoders:
         """The encoder that wants to be called by the engine's loop, if it is of that kind."""
         return self.encoding if isinstance(self.encoding, SlicedEncodes) else None
 
-    def beat(self, pulse: Pulse) -> None:
+    def beat(self, work: CurrentWork) -> None:
         """Lets a thread tell how it comes on; slices are the loop's own."""
         if isinstance(self.encoding, EncodeThread):
-            self.encoding.pulse = pulse
+            self.encoding.work = work
 
     def submit(self, pictures: list[Picture]) -> None:
         """Begins to encode pictures, together; the results come as messages."""

@@ -13,8 +13,8 @@ from fakes import FakeEngine, chat, post_chat
 from live import ROOT
 from memory_fakes import GIB, gpu, ram
 
-from server.engine import stats as peaks
-from server.engine.stats import PeakWatch
+from server.engine import memory_peaks as peaks
+from server.engine.memory_peaks import MemoryPeaks
 from server.memory.measured.system import ProcessMemory
 from server.messages import MemoryPeak, RequestTimings, TokenOutput
 
@@ -28,23 +28,23 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_what_rises_while_a_request_runs_is_its_own(held: list[int]) -> None:
-    watch = PeakWatch()
-    first, second = watch.begin(), watch.begin()
+    watch = MemoryPeaks()
+    first, second = watch.watch(), watch.watch()
     assert first() == ()
     held[0] = 130
     assert first() == (MemoryPeak("CPU", 130, 30),)
     assert second() == (MemoryPeak("CPU", 130, 30),), "it ran at the same time"
-    assert watch.begin()() == ()
+    assert watch.watch()() == ()
 
 
 def test_a_card_s_peak_is_what_it_once_held(held: list[int]) -> None:
     free = [10 * GIB]
-    watch = PeakWatch((gpu(0, 20 * GIB), ram()), lambda: (gpu(0, free[0]), gpu(7), ram()))
-    begun = watch.begin()
+    watch = MemoryPeaks((gpu(0, 20 * GIB), ram()), lambda: (gpu(0, free[0]), gpu(7), ram()))
+    begun = watch.watch()
     free[0] = 8 * GIB
     assert begun() == (MemoryPeak("CUDA0", 12 * GIB, 2 * GIB),)
     free[0] = 9 * GIB
-    later = watch.begin()
+    later = watch.watch()
     free[0] = 8 * GIB
     assert later() == (), "as much as before is no new peak"
 
@@ -53,7 +53,7 @@ def test_without_a_card_no_driver_is_asked(held: list[int]) -> None:
     def fail() -> tuple[()]:
         raise AssertionError
 
-    assert PeakWatch((ram(),), fail).begin()() == ()
+    assert MemoryPeaks((ram(),), fail).watch()() == ()
 
 
 def test_the_last_output_carries_it(held: list[int]) -> None:
@@ -68,8 +68,8 @@ def test_the_last_output_carries_it(held: list[int]) -> None:
 
 
 OWN = """
-from server.engine.stats import PeakWatch
-begun = PeakWatch().begin()
+from server.engine.memory_peaks import MemoryPeaks
+begun = MemoryPeaks().watch()
 block = bytearray(b"x") * (64 * 2**20)
 (peak,) = begun()
 print(peak.device, peak.raised_by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from server.engine.grammar_thread import Foresight
+from server.engine.grammar_thread import GrammarThread
 from server.messages import AbortRequest, AddRequest
 from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
@@ -21,9 +21,11 @@ class Bench:
         self.go = threading.Event()
         self.began = threading.Event()
         self.delivered: queue.Queue[str] = queue.Queue()
-        self.foresight = Foresight(self.foresee, lambda m: self.delivered.put(m.request_id))
+        self.grammar_thread = GrammarThread(
+            self.compile_ahead, lambda m: self.delivered.put(m.request_id)
+        )
 
-    def foresee(self, sampling: SamplingParams) -> None:
+    def compile_ahead(self, sampling: SamplingParams) -> None:
         self.began.set()
         assert self.go.wait(10)
         if sampling.seed == 13:
@@ -32,24 +34,24 @@ class Bench:
 
 def test_only_slow_requests_are_held() -> None:
     bench = Bench()
-    assert not bench.foresight.takes(add("fast", SamplingParams()))
-    assert not bench.foresight.takes(AbortRequest("fast"))
-    assert not bench.foresight.takes("anything else")
-    assert bench.foresight.takes(add("slow"))
-    assert bench.foresight.takes(add("dry", SamplingParams(dry_multiplier=1.0)))
+    assert not bench.grammar_thread.takes(add("fast", SamplingParams()))
+    assert not bench.grammar_thread.takes(AbortRequest("fast"))
+    assert not bench.grammar_thread.takes("anything else")
+    assert bench.grammar_thread.takes(add("slow"))
+    assert bench.grammar_thread.takes(add("dry", SamplingParams(dry_multiplier=1.0)))
     bench.go.set()
     assert [bench.delivered.get(timeout=10) for _ in range(2)] == ["slow", "dry"]
-    assert not bench.foresight.takes(AbortRequest("slow")), "the engine has it"
+    assert not bench.grammar_thread.takes(AbortRequest("slow")), "the engine has it"
 
 
 def test_an_aborted_one_is_never_delivered() -> None:
     bench = Bench()
-    assert bench.foresight.takes(add("in work"))
-    assert bench.foresight.takes(add("queued"))
-    assert bench.foresight.takes(add("last"))
+    assert bench.grammar_thread.takes(add("in work"))
+    assert bench.grammar_thread.takes(add("queued"))
+    assert bench.grammar_thread.takes(add("last"))
     assert bench.began.wait(10)
-    assert bench.foresight.takes(AbortRequest("in work"))
-    assert bench.foresight.takes(AbortRequest("queued"))
+    assert bench.grammar_thread.takes(AbortRequest("in work"))
+    assert bench.grammar_thread.takes(AbortRequest("queued"))
     bench.go.set()
     assert bench.delivered.get(timeout=10) == "last"
     assert bench.delivered.empty()
@@ -59,5 +61,5 @@ def test_what_cannot_be_foreseen_is_delivered_all_the_same() -> None:
     bench = Bench()
     bench.go.set()
     broken = SamplingParams(grammar=SLOW.grammar, seed=13)
-    assert bench.foresight.takes(add("broken", broken))
+    assert bench.grammar_thread.takes(add("broken", broken))
     assert bench.delivered.get(timeout=10) == "broken"
