@@ -64,8 +64,11 @@ def test_x_api_key_is_as_good() -> None:
     app = app_with(api_keys=("first",))
     assert call(app, "GET", "/v1/models", headers={"x-api-key": "first"}).status_code == 200
     assert call(app, "GET", "/v1/models", headers={"x-api-key": "other"}).status_code == 401
-    both = {"authorization": "Bearer ", "x-api-key": "first"}
-    assert call(app, "GET", "/v1/models", headers=both).status_code == 200
+    for bearer in ("Bearer ", "Bearer none", "Bearer other", "Basic x"):
+        both = {"authorization": bearer, "x-api-key": "first"}
+        assert call(app, "GET", "/v1/models", headers=both).status_code == 200
+    swapped = {"authorization": "Bearer first", "x-api-key": "none"}
+    assert call(app, "GET", "/v1/models", headers=swapped).status_code == 200
 
 
 def test_every_key_is_compared_in_constant_time_whichever_was_given(
@@ -303,6 +306,26 @@ def test_other_sites_pages_may_ask_only_if_they_are_named() -> None:
     other = {**asking, "origin": "https://b.test"}
     refused = call(app, "OPTIONS", CHAT, headers=other)
     assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize("origin", ["app://obsidian.md", "tauri://localhost", "null"])
+def test_apps_may_be_named_and_any_page_allowed(origin: str) -> None:
+    asking = {"origin": origin, "access-control-request-method": "POST"}
+    for allowed, expected in (((origin,), origin), (("*",), "*")):
+        preflight = call(app_with(cors_origins=allowed), "OPTIONS", CHAT, headers=asking)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == expected
+
+
+def test_answers_say_what_is_left_of_a_rate() -> None:
+    app = app_with(caller=CallerLimits(rate="2/minute"))
+    answers = [call(app, "GET", "/v1/models") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    for answer, left in zip(answers, (1, 0, 0), strict=True):
+        assert answer.headers["x-ratelimit-limit-requests"] == "2"
+        assert answer.headers["x-ratelimit-remaining-requests"] == str(left)
+        assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert "x-ratelimit-limit-requests" not in call(app_with(), "GET", "/v1/models").headers
 
 
 @pytest.mark.parametrize(

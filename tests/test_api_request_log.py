@@ -78,9 +78,25 @@ def test_errors_are_told_by_their_code(caplog: pytest.LogCaptureFixture) -> None
     call(broken, "POST", CHAT, json=chat(stream=True))
     refused, failed = logged(caplog)
     assert (refused["status"], refused["error"]) == (400, "unsupported_image_format")
+    assert refused["param"] == "messages[0].content[1].image_url.url"
     assert "completion_tokens" not in refused
     assert (failed["status"], failed["error"], failed["finish"]) == (200, "engine_error", "error")
     assert failed["completion_tokens"] == 1
+
+
+def test_only_failures_of_the_server_are_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    call(create_app(FakeEngine(), ApiOptions()), "POST", CHAT, json={"messages": []})
+    broken = create_app(FakeEngine(error=EngineError("no")), ApiOptions())
+    call(broken, "POST", CHAT, json=chat())
+    levels = [r.levelname for r in caplog.records if r.name.endswith("request_log")]
+    assert levels == ["INFO", "WARNING"]
+
+
+def test_a_picture_s_line_bears_the_request_s_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    app = create_app(FakeEngine(), ApiOptions())
+    call(app, "POST", CHAT, json=chat([image_part()]), headers={"x-request-id": "mine"})
+    assert any(m.startswith("mine encoded image to ") for m in caplog.messages)
 
 
 def test_requests_that_generate_nothing_have_a_short_line(
@@ -91,7 +107,7 @@ def test_requests_that_generate_nothing_have_a_short_line(
     call(app, "GET", "/health")
     call(app, "GET", "/metrics")
     (line,) = logged(caplog)
-    assert set(line) == {"request_id", "method", "path", "status", "ms"}
+    assert set(line) == {"request_id", "method", "path", "status", "ms", "client"}
 
 
 def test_the_trace_of_a_request_is_continued(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,8 +66,8 @@ def test_broken_chunks_of_a_body_harm_nobody() -> None:
 def test_wrong_method_is_told_the_right_ones() -> None:
     app = create_app(FakeEngine(), ApiOptions())
     for method, path, allow in (
-        ("PUT", "/v1/files", "GET, POST"),
-        ("POST", "/v1/files/file-1", "DELETE, GET"),
+        ("PUT", "/v1/files", "GET, HEAD, POST"),
+        ("POST", "/v1/files/file-1", "DELETE, GET, HEAD"),
         ("GET", PATH, "POST"),
     ):
         response = call(app, method, path)

@@ -24,6 +24,7 @@ MAX_FILE, MAX_FUNCTION, MIN_FILE = 400, 40, 60
 
 # Small files with one customer, each with its second reason to exist.
 SMALL = {
+    "server.api.middleware.paths": "each middleware is a file, as app lists them",
     "server.api.middleware.security_headers": "each middleware is a file, as app lists them",
     "server.engine.embedding": "generating, the engine's main way, is read without it",
     "server.images.prepared_cache": "decoding's cache policy, tested by itself",

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
-from server.api.anthropic import AnthropicErrors, anthropic_router
+from server.api.anthropic import anthropic_router
 from server.api.generate.picture_sources import SourceReader
 from server.api.generate.pictures import PictureReader
 from server.api.generate.services import Services, TemplateCache
@@ -20,6 +21,7 @@ from server.api.llama_server.props import props_router
 from server.api.llama_server.tokenize import texts_router
 from server.api.middleware.admission import Gate, GateKeeper
 from server.api.middleware.auth import Access, KeyRing
+from server.api.middleware.paths import Paths
 from server.api.middleware.rate_limits import Rates
 from server.api.middleware.request_log import RequestLog
 from server.api.middleware.security_headers import SecurityHeaders
@@ -42,13 +44,13 @@ from server.settings.key_file import read_keys
 
 def create_ops_app(services: Services) -> FastAPI:
     """/health and its like, and /metrics, without a key."""
-    app = FastAPI(title="llava-server", version=__version__, openapi_url=None)
+    around = [Middleware(Paths), Middleware(SecurityHeaders)]
+    app = FastAPI(title="llava-server", version=__version__, openapi_url=None, middleware=around)
     router = APIRouter()
     add_health(router, services)
     add_metrics(router, services.metrics)
     app.include_router(router)
     errors.install(app, services.metrics)
-    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -61,32 +63,47 @@ class Controls:
     services: Services
 
 
-def surround(app: FastAPI, services: Services) -> Controls:
-    """Adds what stands around the endpoints; the last one added is the outermost.
-
-    Raises:
-        ConfigError: the file of keys is wrong.
-    """
-    options, metrics, gate = services.options, services.metrics, services.gate
-    path = options.api_key_file
-    keys = KeyRing(options.api_keys, partial(read_keys, path) if path else None)
-    app.add_middleware(GateKeeper, gate=gate, metrics=metrics, seconds=options.request_timeout)
-    if options.caller.rate or options.caller.concurrency or path:
-        app.add_middleware(Rates, limits=options.caller, metrics=metrics)
-    if keys.needed:
-        app.add_middleware(Access, keys=keys, metrics=metrics)
-    if options.cors_origins:
+def middleware(services: Services, keys: KeyRing, tracing: Tracing | None) -> list[Middleware]:
+    """What a request passes on its way to an endpoint, the outermost first."""
+    options, metrics = services.options, services.metrics
+    rates = options.caller.rate or options.caller.concurrency or options.api_key_file
+    browsers = Middleware(
+        CORSMiddleware,
+        allow_origins=options.cors_origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=_EXPOSED,
+    )
+    return [
+        Middleware(Paths),
+        Middleware(
+            RequestLog,
+            metrics=metrics,
+            model=_model_name(services.engine, options),
+            tracing=tracing,
+            options=options,
+        ),
+        Middleware(SecurityHeaders),
         # Outside of the keys: browsers ask whether they may ask without one.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=options.cors_origins,
-            allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("*",),
-            expose_headers=("x-request-id", "retry-after"),
-        )
-    app.add_middleware(SecurityHeaders)
-    return Controls(keys, gate, services)
+        *([browsers] if options.cors_origins else []),
+        *([Middleware(Access, keys=keys, metrics=metrics)] if keys.needed else []),
+        *([Middleware(Rates, limits=options.caller, metrics=metrics)] if rates else []),
+        Middleware(
+            GateKeeper, gate=services.gate, metrics=metrics, seconds=options.request_timeout
+        ),
+    ]
 
+
+# What pages of other sites may read of our headers.
+_EXPOSED = (
+    "x-request-id",
+    "request-id",
+    "retry-after",
+    "x-llava-relaxed",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
 
 _DESCRIPTION = (
     "Chat with pictures, in OpenAI's API and with llama.cpp's extras. Errors have OpenAI's shape"
@@ -123,6 +140,9 @@ def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = No
     Raises:
         ConfigError: the file of API keys is wrong.
     """
+    services = _services(engine, options)
+    path = options.api_key_file
+    keys = KeyRing(options.api_keys, partial(read_keys, path) if path else None)
     # The document is ours too: FastAPI's own could not see the bodies (server.api.http.openapi).
     app = FastAPI(
         title="llava-server",
@@ -130,25 +150,16 @@ def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = No
         version=__version__,
         openapi_url=None,
         redirect_slashes=False,
+        middleware=middleware(services, keys, tracing),
     )
-    services = _services(engine, options)
     for router in _ROUTERS:
         app.include_router(router(services))
     if options.page:
         app.include_router(page_router())
     if options.docs:
-        app.include_router(docs_router(app, keys=bool(options.api_keys or options.api_key_file)))
+        app.include_router(docs_router(app, keys=keys.needed))
     errors.install(app, services.metrics)
-    # The last one added is the outermost.
-    app.state.controls = surround(app, services)
-    app.add_middleware(
-        RequestLog,
-        metrics=services.metrics,
-        model=_model_name(engine, options),
-        tracing=tracing,
-        options=options,
-    )
-    app.add_middleware(AnthropicErrors)
+    app.state.controls = Controls(keys, services.gate, services)
     return app
 
 

@@ -106,7 +106,9 @@ class AccessSettings(BaseModel):
         None, description="TLS certificate with its chain (PEM)"
     )
     cors_origin: Annotated[Origins, Flag("Access", (), "ORIGIN,...", "none", repeat=True)] = Field(
-        (), description="web pages that may ask from a browser, such as https://example.org"
+        (),
+        description="web pages and apps that may ask from a browser, such as https://example.org"
+        " or app://obsidian.md; * is any",
     )
     trusted_proxy: Annotated[Networks, Flag("Access", (), "ADDRESS,...", "none", repeat=True)] = (
         Field((), description="proxies or networks whose X-Forwarded-For and -Proto are believed")

@@ -73,9 +73,12 @@ def _secrets(value: object) -> object:
 
 
 def _origin(value: str) -> str:
-    """Check what browsers send as Origin; a page's own path is none of it."""
-    if not re.fullmatch(r"https?://[^/\s*]+", value):
-        raise ValueError("must be origins such as https://example.org, without a path")
+    """Check what browsers send as Origin; a page's own path is none of it.
+
+    Apps in a browser's shape have schemes of their own: app://, tauri://, chrome-extension://.
+    """
+    if value != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", value):
+        raise ValueError("must be origins such as https://example.org, without a path, or *")
     return value
 
 

@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from server.api.anthropic.endpoints import anthropic_router
-from server.api.anthropic.errors import AnthropicErrors
 
-__all__ = ["AnthropicErrors", "anthropic_router"]
+__all__ = ["anthropic_router"]

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.anthropic.conversation import read_dialog
-from server.api.anthropic.errors import told_error
 from server.api.anthropic.reply import PING, MessageReply, event
 from server.api.anthropic.request import CountRequest, MessagesRequest, parse_count, parse_messages
 from server.api.generate.answer import Answer
@@ -21,6 +20,7 @@ from server.api.generate.events import EventStream
 from server.api.generate.services import Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
+from server.api.http.errors import anthropic_error
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
 from server.engine_client.interface import require_ready
@@ -79,7 +79,7 @@ def _add_messages(router: APIRouter, services: Services) -> None:
                 reply.events(answer),
                 answer.aclose,
                 services,
-                on_error=lambda error: event(told_error(error, request_id)),
+                on_error=lambda error: event(anthropic_error(error, request_id)),
                 ping=lambda: event(PING),
             )
         return await while_connected(request.receive, _whole(reply, answer))

@@ -126,7 +126,7 @@ class EventStream(Response):
         if error is not exc:
             log.error("request %s failed in its stream", record.request_id, exc_info=exc)
         self._metrics.failed(error.status, error.code)
-        record.error = error.code or ""
+        record.error, record.param = error.code or "", error.param or ""
         return error
 
     async def _ping(self, send: Send) -> None:

@@ -1,4 +1,7 @@
-"""Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Every error in OpenAI's shape, or in Anthropic's on the paths of the Messages API.
+
+OpenAI's: {"error": {"message", "type", "param", "code"}}.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,40 @@ CLIENT_CLOSED_REQUEST = 499
 TAG = "@"
 
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+# Paths that clients of other servers ask, and what they will find here.
+_INSTEAD = {
+    "/api/chat": "POST /v1/chat/completions",
+    "/api/generate": "POST /v1/completions",
+    "/api/tags": "GET /v1/models",
+    "/api/show": "GET /props",
+    "/api/embed": "POST /v1/embeddings",
+    "/api/embeddings": "POST /v1/embeddings",
+    "/api/version": "GET /props",
+    "/api/v1/chat": "POST /v1/chat/completions",
+    "/completion": "POST /v1/completions",
+    "/embedding": "POST /v1/embeddings",
+    "/generate": "POST /v1/completions",
+    "/generate_stream": "POST /v1/completions",
+    "/v1/complete": "POST /v1/messages",
+    "/v1/chat": "POST /v1/chat/completions",
+    "/v1": "POST /v1/chat/completions",
+    "/slots": "GET /metrics",
+    "/v1/health": "GET /health",
+    "/healthz": "GET /health/live",
+    "/livez": "GET /health/live",
+    "/readyz": "GET /health/ready",
+}
+
+
 def error_body(error: LlavaError) -> dict[str, Any]:
     """What an error looks like on the wire."""
     return {
@@ -37,20 +74,39 @@ def error_body(error: LlavaError) -> dict[str, Any]:
     }
 
 
+def anthropic_error(error: LlavaError, request_id: str) -> dict[str, Any]:
+    """An error in Anthropic's shape; ``param`` and ``code`` are kept beside."""
+    other = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, other)
+    detail = {**error_body(error)["error"], "type": kind}
+    if error.param == "thread":
+        # Anthropic's clients then send the whole conversation, as they do without threads.
+        detail["details"] = {"error_code": "thread_unsupported_request", "unsupported": []}
+    return {"type": "error", "error": detail, "request_id": request_id}
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Whether it belongs to the Messages API."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
 def internal_error(request_id: str) -> LlavaError:
     """For what nobody foresaw: the log knows more under this id, the client need not."""
     return LlavaError(f"internal server error; request {request_id}", code="internal_error")
 
 
 def error_response(error: LlavaError) -> JSONResponse:
-    """The HTTP answer to an error, which is put on record."""
-    current_record().error = error.code or ""
+    """The HTTP answer to an error, in the shape of the path's API; it is put on record."""
+    record = current_record()
+    record.error, record.param = error.code or "", error.param or ""
     headers: dict[str, str] = {}
     if error.status in _COME_BACK:
         headers["retry-after"] = str(error.retry_after or RETRY_SECONDS)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    anthropic = speaks_anthropic(record.path)
+    body = anthropic_error(error, record.request_id) if anthropic else error_body(error)
+    return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 def field_path(location: Sequence[str | int]) -> str | None:
@@ -97,16 +153,35 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def on_http_error(request: Request, exc: HTTPException) -> Response:
         # The router's own 404 and 405; not counted, or scanners would fill the metrics.
         status = HTTPStatus(exc.status_code)
-        where = f"{request.method} {request.url.path}"
-        error = RequestError(f"{status.phrase}: {where}", code=status.name.lower())
-        headers = dict(exc.headers or {})
+        answer = error_response(_router_error(request, status))
+        answer.headers.update(exc.headers or {})
         if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers = {"allow": ", ".join(_allowed(request))}
-        return JSONResponse(error_body(error), status_code=status, headers=headers)
+            answer.headers["allow"] = ", ".join(_allowed(request))
+        return answer
 
     @app.exception_handler(ClientGone)
     async def on_client_gone(_: Request, __: ClientGone) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+class _RouterError(RequestError):
+    """No route has taken a request; its ``status`` is the router's."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message, code=status.name.lower())
+        self.status = status  # type: ignore[misc]
+
+
+def _router_error(request: Request, status: HTTPStatus) -> LlavaError:
+    path = request.url.path
+    message = f"{status.phrase}: {request.method} {path}"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        message += f"; send {' or '.join(_allowed(request))}"
+    elif instead := _INSTEAD.get(path):
+        message += f"; this server has {instead}"
+    elif status is HTTPStatus.NOT_FOUND:
+        message += "; GET /docs shows what there is"
+    return _RouterError(status, message)
 
 
 def _allowed(request: Request) -> list[str]:
@@ -115,4 +190,4 @@ def _allowed(request: Request) -> list[str]:
     for route in iter_route_contexts(request.app.routes):
         if route.path_regex.match(request.scope["path"]):
             methods |= route.methods or set()
-    return sorted(methods)
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))

@@ -125,8 +125,10 @@ class RequestRecord:
     route: str = ""
     key: str = ""
     model: str = ""
+    client: str = ""
     status: int = 0
     error: str = ""
+    param: str = ""
     start: float = field(default_factory=time.monotonic)
     end: float = 0.0
     answers: list[Answered] = field(default_factory=list)

@@ -66,6 +66,11 @@ class KeyRing:
                 found = key
         return found
 
+    def find_any(self, given: Sequence[bytes]) -> Key | None:
+        """The first of the keys given that is one of ours."""
+        found = [key for each in given or (b"",) if (key := self.find(each)) is not None]
+        return found[0] if found else None
+
     def reload(self) -> None:
         """Reads the file again, and calls off what runs for keys that are valid no more."""
         before = len(self._keys)
@@ -120,7 +125,7 @@ class Access:
         if is_open(scope):
             await self._app(scope, receive, send)
             return
-        key = self._keys.find(given_key(Headers(scope=scope)))
+        key = self._keys.find_any(given_keys(Headers(scope=scope)))
         if key is None:
             text = "the API key is missing or wrong (Authorization: Bearer KEY, or x-api-key: KEY)"
             await self._refuse(AuthenticationError(text), scope, receive, send)
@@ -155,13 +160,15 @@ class Access:
         await error_response(error)(scope, receive, send)
 
 
-def given_key(headers: Headers) -> bytes:
-    """The key of ``Authorization: Bearer``, or else of ``x-api-key``; nothing if there is none."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        key = headers.get("x-api-key", "")
+def given_keys(headers: Headers) -> list[bytes]:
+    """The keys of ``Authorization: Bearer`` and of ``x-api-key``.
+
+    One of them is enough: some clients always send the former, with a word of their own in it.
+    """
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    found = [bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")]
     # Starlette reads headers as Latin-1; this gives back the bytes that were sent.
-    return key.strip().encode("latin-1")
+    return [key.strip().encode("latin-1") for key in found if key.strip()]
 
 
 def take_back(task: asyncio.Task[object] | None) -> None:

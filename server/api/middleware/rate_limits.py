@@ -10,7 +10,8 @@ from collections import Counter
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
 from server.api.middleware.auth import is_open
@@ -23,7 +24,8 @@ from server.settings.key_file import Key
 class Rates:
     """Counts each key's requests; where there are no keys, each client address's.
 
-    Addresses of IPv6 count by their network of 64 bits, which is what one household gets.
+    Addresses of IPv6 count by their network of 64 bits, which is what one household gets. Where
+    there is a rate, answers say how much of it is left.
     """
 
     def __init__(self, app: ASGIApp, limits: CallerLimits, metrics: Metrics) -> None:
@@ -41,14 +43,20 @@ class Rates:
             return
         key: Key | None = scope.get("state", {}).get("key")
         who = f"key {key.name}" if key else _address(scope)
-        error = self._refusal(who, key)
+        error, rate = self._refusal(who, key), self._rate(key)
+
+        async def send_with_rate(message: Message) -> None:
+            if rate is not None and message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers(rate, who))
+            await send(message)
+
         if error is not None:
             self._metrics.failed(error.status, error.code)
-            await error_response(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send_with_rate)
             return
         self._running[who] += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_rate)
         finally:
             self._running[who] -= 1
             if not self._running[who]:
@@ -59,16 +67,32 @@ class Rates:
         if most and self._running[who] >= most:
             code = "concurrency_limit_exceeded"
             return Overloaded(f"{most} requests of yours are running already", code=code)
+        item = self._rate(key)
+        if item is None or self._limiter.hit(item, who):
+            return None
+        limit = (key and key.rate) or self._limits.rate
+        error = Overloaded(f"more than {limit}: try again later", code="rate_limit_exceeded")
+        error.retry_after = self._reset(item, who)
+        return error
+
+    def _rate(self, key: Key | None) -> RateLimitItem | None:
         rate = (key and key.rate) or self._limits.rate
         if not rate:
             return None
-        item = self._items.get(rate) or self._items.setdefault(rate, parse(rate))
-        if self._limiter.hit(item, who):
-            return None
-        error = Overloaded(f"more than {rate}: try again later", code="rate_limit_exceeded")
+        return self._items.get(rate) or self._items.setdefault(rate, parse(rate))
+
+    def _reset(self, item: RateLimitItem, who: str) -> int:
         reset, _ = self._limiter.get_window_stats(item, who)
-        error.retry_after = max(1, math.ceil(reset - time.time()))
-        return error
+        return max(1, math.ceil(reset - time.time()))
+
+    def _headers(self, item: RateLimitItem, who: str) -> dict[str, str]:
+        """As OpenAI names them; the reset is when the oldest request no longer counts."""
+        _, left = self._limiter.get_window_stats(item, who)
+        return {
+            "x-ratelimit-limit-requests": str(item.amount),
+            "x-ratelimit-remaining-requests": str(left),
+            "x-ratelimit-reset-requests": f"{self._reset(item, who)}s",
+        }
 
 
 def _address(scope: Scope) -> str:

@@ -7,13 +7,14 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.errors import error_response, internal_error
+from server.api.http.errors import error_response, internal_error, speaks_anthropic
 from server.api.http.record import Answered, Content, RequestRecord, seconds_of, set_record
 from server.api.middleware.tracing import Trace, Tracing, read_trace
 from server.api.options import ApiOptions
@@ -29,7 +30,13 @@ def fields(record: RequestRecord) -> dict[str, Any]:
         "status": record.status,
         "ms": _ms(record.end - record.start),
     }
-    optional = {"trace_id": record.trace_id, "key": record.key, "error": record.error}
+    optional = {
+        "client": record.client,
+        "trace_id": record.trace_id,
+        "key": record.key,
+        "error": record.error,
+        "param": record.param,
+    }
     found |= {name: value for name, value in optional.items() if value}
     stages = record.stages
     if stages:
@@ -97,7 +104,11 @@ _MOST_PLACES = 16
 
 
 class RequestLog:
-    """Outermost: also answers what nobody caught. ``tracing`` is None when there is no trace."""
+    """Also answers where an exception was not caught. ``tracing`` is None when there is no trace.
+
+    Answers of 5xx are logged as warnings. An answer of the Messages API has the request's id under
+    the name that Anthropic's clients read as well.
+    """
 
     def __init__(
         self,
@@ -120,6 +131,7 @@ class RequestLog:
             return
         record, headers = self._record(scope), Headers(scope=scope)
         trace = self._trace(record, headers)
+        anthropic = speaks_anthropic(record.path)
         scope.setdefault("state", {})["request_id"] = record.request_id
 
         async def send_with_id(message: Message) -> None:
@@ -129,6 +141,8 @@ class RequestLog:
                 ours["x-request-id"] = record.request_id
                 if record.relaxed:
                     ours["x-llava-relaxed"] = header_of(record.relaxed)
+                if anthropic:
+                    ours["request-id"] = record.request_id
                 if trace is not None:
                     ours["traceparent"] = trace.context.header
             await send(message)
@@ -151,6 +165,7 @@ class RequestLog:
             request_id=_request_id(Headers(scope=scope).get("x-request-id", "")),
             method=scope["method"],
             path=quote(scope["path"]),
+            client=str(scope["client"][0]) if scope.get("client") else "",
             model=self._model,
             content=Content() if self._log_content else None,
         )
@@ -161,7 +176,7 @@ class RequestLog:
         trace: Trace | None = None
         if self._tracing is not None:
             trace = self._tracing.begin(record, headers)
-        elif context := read_trace(headers.get("traceparent", "")):
+        elif (parent := headers.get("traceparent")) and (context := read_trace(parent)):
             trace = Trace(context.child())
         record.trace_id = trace.context.trace_id if trace else ""
         return trace
@@ -172,7 +187,7 @@ class RequestLog:
         record.key = str(scope["state"].get("key_name") or "")
         self._metrics.http.answered(record.route, record.status)
         # Probes and scrapes come every few seconds; they would bury the rest.
-        level = logging.DEBUG if record.path in QUIET_PATHS else logging.INFO
+        level = logging.DEBUG if record.path in QUIET_PATHS else _level(record.status)
         if log.isEnabledFor(level):
             found: dict[str, Any] = fields(record)
             log.log(level, "%s", text(found), extra={"fields": found})
@@ -184,6 +199,10 @@ def header_of(places: tuple[str, ...]) -> str:
     """A list of places for a header: names of properties may hold any character."""
     shown = [quote(place, safe="[]$.") for place in places[:_MOST_PLACES]]
     return ", ".join([*shown, "..."] if places[_MOST_PLACES:] else shown)
+
+
+def _level(status: int) -> int:
+    return logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
 
 
 def _request_id(given: str) -> str:
