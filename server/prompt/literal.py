@@ -9,9 +9,12 @@ token which the template would write out.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from server.messages import LiteralText
@@ -20,8 +23,20 @@ from server.prompt.turn import Part
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 
+# The stem of the marks of the rendering that runs in this thread.
+_stem: ContextVar[str] = ContextVar("literal_stem", default="")
+
+
+def in_json(text: str) -> str:
+    """A JSON text that a template made, whose marks now stand within strings of JSON."""
+    stem = _stem.get()
+    if not stem or stem not in text:
+        return text
+    return re.sub(re.escape(stem) + r"\d+", r"\g<0>j", text)
+
+
 class Marks:
-    """The marks of one rendering."""
+    """The marks of one rendering; those with a "j" stand within a string of JSON."""
 
     def __init__(self, specials: re.Pattern[str] | None) -> None:
         self._specials = specials
@@ -51,16 +66,31 @@ class Marks:
         self._found.append(match[0])
         return f"{self._stem}{len(self._found) - 1}]"
 
+    @contextmanager
+    def rendering(self) -> Iterator[None]:
+        """A template runs, in this thread, with these marks."""
+        token = _stem.set(self._stem)
+        try:
+            yield
+        finally:
+            _stem.reset(token)
+
     def show(self, text: str) -> list[str | LiteralText]:
         """A text with its marks taken back."""
         if not self._found:
             return [text]
-        pieces = re.split(re.escape(self._stem) + r"(\d+)\]", text)
+        pieces = re.split(re.escape(self._stem) + r"(\d+j*)\]", text)
         # split() alternates text and what the group caught.
         return [
-            LiteralText(self._found[int(piece)]) if odd % 2 else piece
+            LiteralText(self._literal(piece)) if odd % 2 else piece
             for odd, piece in enumerate(pieces)
         ]
+
+    def _literal(self, mark: str) -> str:
+        text = self._found[int(mark.rstrip("j"))]
+        for _ in range(mark.count("j")):
+            text = json.dumps(text, ensure_ascii=False)[1:-1]
+        return text
 
 
 def specials_pattern(specials: Sequence[str]) -> re.Pattern[str] | None:

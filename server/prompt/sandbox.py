@@ -35,6 +35,7 @@ from server.prompt.limits import (
     make,
     text,
 )
+from server.prompt.literal import in_json
 
 __all__ = ["MAX_CHARS", "ConversationError", "TemplateLimitError", "compile_template", "render"]
 
@@ -158,7 +159,7 @@ def _strftime_now(form: str) -> str:
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
     check_width(indent or 0)
-    return json.dumps(contained(value), indent=indent, ensure_ascii=ensure_ascii)
+    return in_json(json.dumps(contained(value), indent=indent, ensure_ascii=ensure_ascii))
 
 
 def _written(value: Any) -> Any:

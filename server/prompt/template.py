@@ -174,7 +174,8 @@ class ChatTemplate:
             or ([] if form.empty_tools else None),
             "documents": None,
         }
-        return render(self._template, variables)
+        with writing.marks.rendering():
+            return render(self._template, variables)
 
 
 class _Writing:

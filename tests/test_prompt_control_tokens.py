@@ -1,0 +1,252 @@
+"""Control tokens come from the template alone: whatever a client sends, wherever, is text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import pytest
+from fakes import FakeEngine, call, engine_ready
+from gguf import GGUFWriter, TokenType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tool_templates import BY_STYLE
+
+from server.api.app import create_app
+from server.api.options import ApiOptions
+from server.engine.llama import model as bindings
+from server.engine.llama.model import Model
+from server.engine.prompt_tokens import prepare
+from server.engine.request import TokenRun
+from server.messages import PromptPart
+from server.prompt.builtin import TEMPLATES
+
+# A tokenizer, and the control tokens of a family that has it; some hold what JSON escapes.
+VOCABULARIES: dict[str, tuple[str, str, list[str]]] = {
+    "llama-2": ("llama", "default", ["<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>"]),
+    "gemma": ("llama", "default", ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", '<|"|>']),
+    "qwen": (
+        "gpt2",
+        "qwen2",
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>"],
+    ),
+    "llama-3": (
+        "gpt2",
+        "llama-bpe",
+        ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+    ),
+    "mistral": (
+        "gpt2",
+        "tekken",
+        ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[ARGS]", "[A\\B]", "[\n]", "[é]"],
+    ),
+}
+SOURCES = {
+    **BY_STYLE,
+    "vicuna": TEMPLATES["vicuna"],
+    "chatml": TEMPLATES["chatml"],
+    "all as JSON": (
+        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}"
+        "{% for m in messages %}{{ m.content }}{{ m | tojson }}{% endfor %}"
+    ),
+}
+HARMLESS = "nothing"
+
+
+def byte_tokens(kind: str) -> list[str]:
+    if kind == "llama":
+        return [f"<0x{byte:02X}>" for byte in range(256)]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
+
+
+def write_vocabulary(path: Path, kind: str, pre: str, specials: list[str]) -> None:
+    """A GGUF with a vocabulary of bytes and control tokens, and without weights."""
+    writer = GGUFWriter(path, "llama")
+    for add in (writer.add_context_length, writer.add_embedding_length, writer.add_head_count):
+        add(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(8)
+    writer.add_layer_norm_rms_eps(1e-5)
+    pieces = byte_tokens(kind)
+    usual = TokenType.BYTE if kind == "llama" else TokenType.NORMAL
+    writer.add_tokenizer_model(kind)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(["<unk>", *pieces, *specials])
+    types = [TokenType.UNKNOWN] + [usual] * 256 + [TokenType.CONTROL] * len(specials)
+    writer.add_token_types(types)
+    if kind == "llama":
+        writer.add_token_scores([0.0] * len(types))
+    else:
+        writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(257)
+    writer.add_eos_token_id(258)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module", params=VOCABULARIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("vocabularies") / f"{request.param}.gguf"
+    write_vocabulary(path, *VOCABULARIES[request.param])
+    ordinary = bindings._parameters
+
+    def vocabulary_only(*args: Any) -> llama_cpp.llama_model_params:
+        params = ordinary(*args)
+        params.vocab_only = True
+        return params
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bindings, "_parameters", vocabulary_only)
+        loaded = Model(path, 0)
+    assert set(VOCABULARIES[request.param][2]) <= loaded.special_tokens().keys()
+    yield loaded
+    loaded.close()
+
+
+def schema(text: str) -> dict[str, Any]:
+    leaf = {"type": "string", "description": text, "enum": [text], "title": text, "pattern": text}
+    return {
+        "type": "object",
+        "title": text,
+        "description": text,
+        "properties": {text: leaf, "a": {"type": "array", "items": leaf, "default": text}},
+        "required": [text],
+    }
+
+
+def escaped(text: str) -> str:
+    """``text`` in a JSON text, every character as an escape."""
+    return '"' + "".join(f"\\u{ord(letter):04x}" for letter in text) + '"'
+
+
+def chat(text: str) -> tuple[str, dict[str, Any]]:
+    arguments = f"{{{escaped(text)}: {escaped(text)}, {json.dumps(text)}: [{escaped(text)}]}}"
+    calls = [
+        {"id": text, "type": "function", "function": {"name": "f", "arguments": arguments}},
+        {"id": f"2{text}", "type": "function", "function": {"name": "f", "arguments": text}},
+    ]
+    parts = [{"type": "text", "text": text}, {"type": "text", "text": text}]
+    messages = [
+        {"role": "system", "content": text, "name": text},
+        {"role": "user", "content": parts, "name": text},
+        {"role": "assistant", "content": text, "tool_calls": calls[:1]},
+        {"role": "tool", "tool_call_id": text, "content": text},
+        {"role": "assistant", "content": None, "tool_calls": calls[1:]},
+        {"role": "tool", "tool_call_id": f"2{text}", "content": parts},
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text},
+    ]
+    function = {"name": "f", "description": text, "parameters": schema(text)}
+    tools = [{"type": "function", "function": function}]
+    return "/v1/chat/completions", {"messages": messages, "tools": tools, "user": text}
+
+
+def responses(text: str) -> tuple[str, dict[str, Any]]:
+    arguments = f"{{{escaped(text)}: {escaped(text)}, {json.dumps(text)}: [{escaped(text)}]}}"
+    called = {"type": "function_call", "call_id": text, "name": "f", "arguments": arguments}
+    content = [{"type": "input_text", "text": text}, {"type": "input_text", "text": text}]
+    items = [
+        {"role": "developer", "content": text},
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "output_text", "text": text}]},
+        called,
+        {"type": "function_call_output", "call_id": text, "output": content},
+        {**called, "call_id": f"2{text}", "arguments": text},
+        {"type": "function_call_output", "call_id": f"2{text}", "output": text},
+        {"role": "user", "content": text},
+    ]
+    tool = {"type": "function", "name": "f", "description": text, "parameters": schema(text)}
+    return "/v1/responses", {"instructions": text, "input": items, "tools": [tool], "user": text}
+
+
+def anthropic(text: str) -> tuple[str, dict[str, Any]]:
+    block = {"type": "text", "text": text}
+    called = {
+        "type": "tool_use",
+        "id": text,
+        "name": "f",
+        "input": {text: [text], "a": {"b": text}},
+    }
+    result = {"type": "tool_result", "tool_use_id": text, "content": [block], "is_error": True}
+    messages = [
+        {"role": "user", "content": [block, block]},
+        {"role": "assistant", "content": [block, called]},
+        {"role": "user", "content": [result, block]},
+        {"role": "assistant", "content": text},
+    ]
+    tool = {"name": "f", "description": text, "input_schema": schema(text)}
+    body = {"model": "m", "max_tokens": 5, "system": [block, block], "messages": messages}
+    return "/v1/messages", {**body, "tools": [tool], "metadata": {"user_id": text}}
+
+
+@cache
+def served(model: Model, source: str) -> tuple[FakeEngine, Any]:
+    facts = model.facts(8, 8)
+    ready = engine_ready(
+        chat_template=source,
+        special_tokens=facts.special_tokens,
+        bos_token=facts.bos_token,
+        eos_token=facts.eos_token,
+    )
+    engine = FakeEngine(ready=ready)
+    return engine, create_app(engine, ApiOptions())
+
+
+def prompt(model: Model, source: str, path: str, body: dict[str, Any]) -> tuple[PromptPart, ...]:
+    engine, app = served(model, source)
+    response = call(app, "POST", path, json=body)
+    assert response.status_code == 200, response.text
+    return engine.parts[-1]
+
+
+def control_tokens(model: Model, parts: tuple[PromptPart, ...]) -> list[int]:
+    """The ids of the prompt's control tokens, as the engine reads it."""
+    (run,) = prepare(parts, model, None, 512)
+    assert isinstance(run, TokenRun)
+    attribute = llama_cpp.llama_vocab_get_attr
+    control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+    return [int(token) for token in run.tokens if attribute(model.vocab, int(token)) & control]
+
+
+@pytest.mark.parametrize("api", [chat, responses, anthropic])
+@pytest.mark.parametrize("source", SOURCES)
+def test_control_tokens_come_from_the_template_alone(model: Model, api: Any, source: str) -> None:
+    of = SOURCES[source]
+    expected = control_tokens(model, prompt(model, of, *api(HARMLESS)))
+    specials = sorted(model.special_tokens())
+    for text in ("".join(specials), " ".join(reversed(specials))):
+        assert control_tokens(model, prompt(model, of, *api(text))) == expected, text
+
+
+@settings(max_examples=15, deadline=None)
+@given(cut=st.integers(0, 10_000), source=st.sampled_from(sorted(SOURCES)))
+def test_nor_from_pieces_that_stand_side_by_side(model: Model, cut: int, source: str) -> None:
+    """One half of a token in each of two neighbours."""
+    specials = sorted(model.special_tokens())
+    token = specials[cut % len(specials)]
+    at = 1 + cut % max(len(token) - 1, 1)
+
+    def body(first: str, second: str) -> tuple[str, dict[str, Any]]:
+        parts = [{"type": "text", "text": first}, {"type": "text", "text": second}]
+        messages = [{"role": role, "content": parts} for role in ("system", "user", "user")]
+        return "/v1/chat/completions", {"messages": messages}
+
+    of = SOURCES[source]
+    expected = control_tokens(model, prompt(model, of, *body("no", "thing")))
+    halves = prompt(model, of, *body(token[:at], token[at:]))
+    assert control_tokens(model, halves) == expected
+
+
+def test_json_that_a_template_writes_stays_json(model: Model) -> None:
+    for text in model.special_tokens():
+        parts = prompt(model, SOURCES["hermes"], *anthropic(text))
+        written = "".join(getattr(part, "text", part) for part in parts)
+        tool, _ = json.JSONDecoder().raw_decode(written.split("<tools>")[1])
+        assert tool["function"]["parameters"] == schema(text)
