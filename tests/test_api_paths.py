@@ -70,7 +70,7 @@ def test_a_base_url_that_is_not_quite_right_is_served(path: str) -> None:
         ("/files", "/v1/files"),
         ("/v1/models/a/b", "/v1/models/a/b"),
         ("/modelsx", "/modelsx"),
-        ("/embeddings", "/embeddings"),
+        ("/embeddings", "/v1/embeddings"),
         ("/health/", "/health"),
     ],
 )

@@ -30,19 +30,11 @@ def refusal(body: Any, **options: Any) -> tuple[int, str | None, str | None]:
 
 
 UNSUPPORTED = {
-    "n_cmpl": 2,
     "functions": [{"name": "f"}],
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy"},
-    "prediction": {"type": "content"},
-    "reasoning_effort": "high",
-    "verbosity": "low",
-    "service_tier": "flex",
-    "store": True,
     "web_search_options": {},
-    "n_keep": 5,
-    "id_slot": 0,
     "lora": [{"id": 0, "scale": 1}],
 }
 
@@ -55,14 +47,15 @@ def test_unsupported_parameter_is_refused_by_name(field: str) -> None:
 
 def test_true_is_not_one() -> None:
     assert refusal(chat(n=True)) == (400, "invalid_value", "n")
-    assert refusal(chat(n_cmpl=True)) == (400, "unsupported_parameter", "n_cmpl")
+    assert refusal(chat(best_of=True)) == (400, "unsupported_parameter", "best_of")
 
 
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         ({"role": "function", "content": "x", "name": "f"}, "messages[1].role"),
-        ({"role": "assistant", "content": None, "refusal": "no"}, "messages[1].refusal"),
+        ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
+        ({"role": "user", "content": "x", "images": ["aGk="]}, "messages[1].images"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "messages[1].content[0].type"),
         (
             {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:,a"}}]},
@@ -73,12 +66,6 @@ def test_true_is_not_one() -> None:
 def test_unsupported_message_is_refused_by_name(message: Any, param: str) -> None:
     messages = [{"role": "user", "content": "Hi"}, message]
     assert refusal({"messages": messages}) == (400, "unsupported_parameter", param)
-
-
-def test_obfuscation_is_refused_by_name() -> None:
-    options = {"include_obfuscation": True}
-    expected = (400, "unsupported_parameter", "stream_options.include_obfuscation")
-    assert refusal(chat(stream=True, stream_options=options)) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,15 +81,24 @@ def test_obfuscation_is_refused_by_name() -> None:
         ({"top_k": -2}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
+        ({"bad_words": [""]}, "bad_words[0]"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repetition_penalty"),
+        ({"n": 1, "n_cmpl": 2}, "n_cmpl"),
+        ({"n_probs": 21}, "n_probs"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
         ({"seed": 2**63}, "seed"),
         ({"seed": "x"}, "seed"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
-        ({"stop": ""}, "stop[0]"),
-        ({"stop": ["a", ""]}, "stop[1]"),
-        ({"stop": ["x"] * 17}, "stop"),
+        ({"stop": ["x"] * 257}, "stop"),
+        ({"stop": ["x" * 500] * 17}, "stop"),
         ({"stop": [1]}, "stop[0]"),
         ({"stop": 5}, "stop"),
         ({"n_predict": 0, "max_tokens": 1}, "n_predict"),
@@ -156,8 +152,7 @@ def test_obfuscation_is_refused_by_name() -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": []}, "stream_options"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"metadata": {"\ud800": 1}}, "metadata." + 3 * "\ufffd"),
+        ({"metadata": [1]}, "metadata"),
         ({"model": 5}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
@@ -177,7 +172,6 @@ def test_wrong_value_is_refused_by_name(fields: dict[str, Any], param: str) -> N
         ({"role": "user"}, "missing_required_parameter", "messages[0].content"),
         ({"role": "user", "content": None}, "missing_required_parameter", "messages[0].content"),
         ({"role": "user", "content": 5}, "invalid_value", "messages[0].content"),
-        ({"role": "user", "content": []}, "invalid_value", "messages[0].content"),
         ({"role": "user", "content": "a\0b"}, "invalid_value", "messages[0].content"),
         ({"role": "user", "content": ["x"]}, "invalid_value", PICTURE),
         ({"role": "user", "content": [{}]}, "missing_required_parameter", f"{PICTURE}.type"),

@@ -31,6 +31,10 @@ REFUSED: dict[str, Any] = {
     "functions": [{"name": "f"}],
     "modalities": ["text", "audio"],
     "moderation": {"model": "omni"},
+    "web_search_options": {},
+}
+# Hints: a value of each that asks for something.
+IGNORED: dict[str, Any] = {
     "prediction": {"type": "content", "content": "x"},
     "prompt_cache_options": {"mode": "explicit"},
     "prompt_cache_retention": "24h",
@@ -38,7 +42,6 @@ REFUSED: dict[str, Any] = {
     "service_tier": "flex",
     "store": True,
     "verbosity": "low",
-    "web_search_options": {},
 }
 IN_STREAMS = {"include_obfuscation": True}
 IN_PARTS = {"prompt_cache_breakpoint": {"mode": "explicit"}}
@@ -53,8 +56,8 @@ def refused_as(body: dict[str, Any]) -> tuple[str, str]:
 
 def test_no_field_is_undecided() -> None:
     honoured = set(ChatRequest.model_fields)
-    assert FIELDS - honoured - set(REFUSED) == set()
-    assert honoured & set(REFUSED) == set(), "decided twice"
+    assert FIELDS - honoured - set(REFUSED) - set(IGNORED) == set()
+    assert honoured & (set(REFUSED) | set(IGNORED)) == set(), "decided twice"
     streams = set(
         get_type_hints(chat_completion_stream_options_param.ChatCompletionStreamOptionsParam)
     )
@@ -67,13 +70,24 @@ def test_what_is_not_honoured_is_refused_by_name(field: str) -> None:
     assert refused_as(chat(**{field: REFUSED[field]})) == ("unsupported_parameter", field)
 
 
+@pytest.mark.parametrize("field", IGNORED)
+def test_a_hint_is_ignored_and_reported(field: str) -> None:
+    assert ignored(chat(**{field: IGNORED[field]})) == field
+
+
 def test_so_is_what_stands_deeper() -> None:
     for field, value in IN_STREAMS.items():
         body = chat(stream=True, stream_options={field: value})
-        assert refused_as(body) == ("unsupported_parameter", f"stream_options.{field}")
+        assert ignored(body) == f"stream_options.{field}"
     for field, value in IN_PARTS.items():
         body = chat([{"type": "text", "text": "a", field: value}])
-        assert refused_as(body) == ("unsupported_parameter", f"messages[0].content[0].{field}")
+        assert ignored(body) == f"messages[].content[].{field}"
+
+
+def ignored(body: dict[str, Any]) -> str:
+    response = post_chat(FakeEngine(), body)
+    assert response.status_code == 200, response.text
+    return response.headers["x-llava-ignored"]
 
 
 @pytest.mark.parametrize("field", sorted(FIELDS - {"messages", "model"}))
@@ -87,12 +101,12 @@ def test_every_field_is_in_the_documentation(field: str) -> None:
 
 
 def test_no_field_of_a_message_is_undecided() -> None:
-    known = {"role", "content", "name", "tool_calls", "tool_call_id"}
-    refused = {"audio", "function_call", "refusal"}
+    known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal"}
+    refused = {"audio", "function_call"}
     for message in get_args(chat_completion_message_param.ChatCompletionMessageParam):
         assert set(get_type_hints(message)) - known - refused == set()
     for part in get_args(chat_completion_content_part_param.ChatCompletionContentPartParam):
-        kinds = {"type", "text", "image_url", "file", "input_audio"}
+        kinds = {"type", "text", "image_url", "file", "input_audio", "refusal"}
         assert set(get_type_hints(part)) - kinds - set(IN_PARTS) == set()
 
 

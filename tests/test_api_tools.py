@@ -162,7 +162,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 PARAMETERS = "tools[0].function.parameters"
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+    ({"tools": [{"type": "custom"}], "tool_choice": "required"}, "tool_choice"),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     ({"tools": [OTHER, OTHER]}, "tools[1].function.name"),
@@ -201,8 +201,6 @@ CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{
     ("message", "param"),
     [
         ({"role": "tool", "content": "x"}, "tool_call_id"),
-        ({"role": "tool", "content": "x", "tool_call_id": "?"}, "tool_call_id"),
-        ({"role": "tool", "tool_call_id": "a"}, "content"),
         ({"role": "user", "content": "x", "tool_call_id": "a"}, "tool_call_id"),
         ({"role": "user", "content": "x", "tool_calls": [CALL]}, "tool_calls"),
         ({"role": "system"}, "content"),

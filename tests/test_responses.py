@@ -15,7 +15,14 @@ from tool_templates import HERMES
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.api.shapes.responses import ResponseEvent, ResponseObject
-from server.errors import EngineUnavailable
+from server.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineUnavailable,
+    LlavaError,
+    Overloaded,
+    RequestError,
+)
 from server.messages import FinishReason
 
 PATH = "/v1/responses"
@@ -238,6 +245,22 @@ def test_an_error_in_a_stream_is_an_event_that_sdks_raise() -> None:
     assert failed["response"]["error"] == {"code": "server_error", "message": "gone"}
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RequestError("no token is left"), "invalid_prompt"),
+        (DeadlineExceeded("too long"), "invalid_prompt"),
+        (ContextLengthExceeded("too long"), "context_length_exceeded"),
+        (Overloaded("full"), "rate_limit_exceeded"),
+    ],
+)
+def test_a_failed_stream_has_a_code_that_says_whether_to_ask_again(
+    error: LlavaError, code: str
+) -> None:
+    last = events(post(FakeEngine(error=error, error_after=1), stream=True))[-1]
+    assert last["response"]["error"] == {"code": code, "message": error.message}
+
+
 def test_a_silent_stream_repeats_that_the_response_is_in_progress() -> None:
     engine = FakeEngine(texts=("x",), token_seconds=0.3)
     app = app_of(engine, sse_ping_interval=0.1)
@@ -253,34 +276,25 @@ SCHEMA = {"type": "json_schema", "name": "x"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
-    ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+    ({"input": [{"type": "unheard_of"}]}, "input[0].type"),
     ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
     ({"input": [user({"type": "input_file", "file_id": "x"})]}, "input[0].content[0].type"),
     ({"input": [user({"type": "input_image"})]}, "input[0].content[0]"),
     ({"input": [{"role": "assistant", "content": [IMAGE]}]}, "input[0].content[0]"),
-    ({"input": [OUTPUT]}, "input[0].call_id"),
     ({"input": [{**CALL, "arguments": 5}]}, "input[0].arguments"),
     ({"background": True}, "background"),
     ({"conversation": "c"}, "conversation"),
-    ({"max_tool_calls": 3}, "max_tool_calls"),
     ({"prompt": {"id": "p"}}, "prompt"),
-    ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
-    ({"service_tier": "flex"}, "service_tier"),
-    ({"text": {"verbosity": "high"}}, "text.verbosity"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"n": 2}, "n"),
     ({"text": {"format": SCHEMA}}, "text.format"),
-    ({"truncation": "auto"}, "truncation"),
-    ({"include": ["file_search_call.results"]}, "include[0]"),
     ({"top_logprobs": 3}, "top_logprobs"),
-    ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-    ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
     ({"temperature": 3}, "temperature"),
     ({"max_output_tokens": 5, "max_tokens": 6}, "max_tokens"),
-    ({"id_slot": 1}, "id_slot"),
 ]
 
 
@@ -294,10 +308,10 @@ def test_what_is_refused_is_named(fields: dict[str, Any], param: str) -> None:
 def test_no_parameter_of_the_sdk_is_ignored() -> None:
     from openai.types.responses import response_create_params as params
 
-    from server.api.responses.request import REFUSED as TABLE
+    from server.api.fields.policy_table import names
     from server.api.responses.request import ResponsesRequest
 
-    known = {*ResponsesRequest.model_fields, *TABLE, "reasoning", "stream_options"}
+    known = {*ResponsesRequest.model_fields, *names("responses")}
     asked = set()
     for kind in (params.ResponseCreateParamsNonStreaming, params.ResponseCreateParamsStreaming):
         asked |= kind.__required_keys__ | kind.__optional_keys__

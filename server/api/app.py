@@ -97,6 +97,7 @@ def middleware(services: Services, keys: KeyRing, tracing: Tracing | None) -> li
 # What pages of other sites may read of our headers.
 _EXPOSED = (
     "x-request-id",
+    "x-llava-ignored",
     "request-id",
     "retry-after",
     "x-llava-relaxed",

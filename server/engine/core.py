@@ -251,6 +251,7 @@ class EngineCore:
         writer, token = self._writers[request.request_id], sample.token
         request.output_tokens.append(token)
         ended, text = self.runner.is_end(token), ""
+        ended = ended or token in request.sampling.stop_token_ids
         if not ended:
             text = writer.write(sample, self.runner.piece(token))
         reason: FinishReason | None = None

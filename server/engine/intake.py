@@ -21,8 +21,7 @@ def make_request(message: AddRequest, runner: Runner, memory_peaks: MemoryPeaks)
         raise RequestError("the prompt is empty", param="messages", code="invalid_value")
     if room < 1:
         raise ContextLengthExceeded(
-            f"the prompt has {total} tokens ({total - pictures} of text, {pictures} of"
-            f" pictures), but the context holds {runner.n_ctx_seq}",
+            overflow_message(total, pictures, runner.n_ctx_seq),
             param="messages",
         )
     asked = message.sampling.max_tokens
@@ -35,6 +34,16 @@ def make_request(message: AddRequest, runner: Runner, memory_peaks: MemoryPeaks)
         queued=time.monotonic(),
         memory_peaks=memory_peaks.watch(),
         output_tokens=list(message.resumed),
+    )
+
+
+def overflow_message(total: int, pictures: int, n_ctx: int) -> str:
+    """In words by which clients recognize an overflow: OpenAI's first, then Anthropic's."""
+    return (
+        f"This model's maximum context length is {n_ctx} tokens, but the prompt has {total}"
+        f" ({total - pictures} of text, {pictures} of pictures); prompt is too long:"
+        f" {total} tokens > {n_ctx} maximum. Shorten the messages or start the server with a"
+        " larger --ctx-size."
     )
 
 

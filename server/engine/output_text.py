@@ -18,11 +18,22 @@ class Detokenizer:
     Text that could still become a stop string is held back until it is clear whether it does.
     SentencePiece writes a space before the first word; like its own decoder we drop it where
     ``strip_first_space`` says that the vocabulary is of that kind. ``taken`` and ``shown`` count
-    the characters that came in and those that were returned.
+    the characters that came in and those that were returned. ``include_stop`` returns the stop
+    string too. Stop strings are looked for behind the first ``min_tokens`` tokens.
     """
 
-    def __init__(self, stop: tuple[str, ...], *, strip_first_space: bool) -> None:
-        self._stops = stop
+    def __init__(
+        self,
+        stop: tuple[str, ...],
+        *,
+        strip_first_space: bool,
+        include_stop: bool = False,
+        min_tokens: int = 0,
+    ) -> None:
+        self._stops = () if min_tokens else stop
+        self._later = stop
+        self._tokens_left = min_tokens
+        self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._strip = strip_first_space
@@ -40,7 +51,11 @@ class Detokenizer:
 
         Once a stop string is complete, ``stopped`` is set, and what came before it is returned.
         """
-        return self._release(self._decoder.decode(piece))
+        text = self._release(self._decoder.decode(piece))
+        if self._tokens_left:
+            self._tokens_left -= 1
+            self._stops = () if self._tokens_left else self._later
+        return text
 
     @property
     def within_character(self) -> bool:
@@ -66,6 +81,7 @@ class Detokenizer:
         found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             end, self.stop = min(found)
+            end += len(self.stop) if self._include_stop else 0
             safe, self._held = self._held[:end], ""
             self.shown += len(safe)
             return safe
@@ -77,12 +93,11 @@ class Detokenizer:
 
     def _unsure(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
-        longest = max(map(len, self._stops), default=0) - 1
-        for size in range(min(longest, len(self._held)), 0, -1):
-            tail = self._held[-size:]
-            if any(stop.startswith(tail) for stop in self._stops):
-                return size
-        return 0
+        held, longest = self._held, 0
+        for stop in self._stops:
+            sizes = range(min(len(stop) - 1, len(held)), longest, -1)
+            longest = next((n for n in sizes if stop.startswith(held[-n:])), longest)
+        return longest
 
 
 class Writer:
@@ -93,7 +108,12 @@ class Writer:
     ) -> None:
         # A text that has to fit a grammar, or goes on another, is not changed afterwards.
         strip = strip_first_space and sampling.grammar is None and not sampling.continues
-        self._detokenizer = Detokenizer(sampling.stop, strip_first_space=strip)
+        self._detokenizer = Detokenizer(
+            sampling.stop,
+            strip_first_space=strip,
+            include_stop=sampling.include_stop_str_in_output,
+            min_tokens=sampling.min_tokens,
+        )
         # The characters that a token begins before and ends with, counted from the text's start.
         self._waiting: deque[tuple[int, int, TokenLogprob]] = deque()
         for piece in written:

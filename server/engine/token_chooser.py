@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,8 +12,9 @@ from server.engine.llama.context import Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers, Sampler
 from server.engine.request import Request, Sample, TokenRun
-from server.errors import EngineError, RequestError
+from server.errors import EngineError, LlavaError, RequestError
 from server.messages import TokenLogprob
+from server.messages.sampling import SamplingParams
 
 # What stands for "never", which JSON cannot write; OpenAI's API gives this number, too.
 LOWEST = -9999.0
@@ -40,6 +43,52 @@ def bounded(logprob: float) -> float:
     return logprob if logprob > LOWEST else LOWEST
 
 
+class TokenLimits:
+    """Which tokens may not be chosen next: vLLM's min_tokens, bad_words and allowed_token_ids.
+
+    A bad word is known by the tokens that spell it, with a space before it and without.
+    """
+
+    def __init__(self, params: SamplingParams, model: Model, chosen: Sequence[int]) -> None:
+        """``chosen`` are the answer's tokens so far. Raises RequestError where an id is unknown."""
+        for name in ("allowed_token_ids", "stop_token_ids"):
+            if any(token >= model.n_vocab for token in getattr(params, name)):
+                raise RequestError(
+                    f"{name}: token ids go from 0 to {model.n_vocab - 1} in this model",
+                    param=name,
+                    code="invalid_value",
+                )
+        self._allowed = np.array(sorted(set(params.allowed_token_ids)), np.int64)
+        self._ends = np.array(sorted(model.end_tokens.union(params.stop_token_ids)), np.int64)
+        self._min_tokens = params.min_tokens
+        spelled = (
+            tuple(model.tokenize(text, add_special=False, parse_special=False))
+            for word in params.bad_words
+            for text in (word, f" {word.lstrip()}")
+        )
+        self._bad = frozenset(tokens for tokens in spelled if tokens)
+        self._longest = max(map(len, self._bad), default=1)
+        self._n_chosen = len(chosen)
+        self._last = list(chosen[-self._longest :])
+
+    def restrict(self, logits: NDArray[np.float32]) -> None:
+        """Sets the logits, float32 [n_vocab], of tokens that may not come next to -inf."""
+        if len(self._allowed):
+            kept = logits[self._allowed]
+            logits.fill(-np.inf)
+            logits[self._allowed] = kept
+        if self._n_chosen < self._min_tokens:
+            logits[self._ends] = -np.inf
+        for *before, last in self._bad:
+            if not before or self._last[-len(before) :] == before:
+                logits[last] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """``token`` was chosen."""
+        self._n_chosen += 1
+        self._last = [*self._last, token][-self._longest :]
+
+
 class Chooser:
     """Lives as long as its request, whatever the scheduler does with that meanwhile."""
 
@@ -60,6 +109,9 @@ class Chooser:
         if params.grammar is not None:
             self._grammar = grammars.matcher(params.grammar)
             request.relaxed = self._grammar.relaxed
+        self._limits: TokenLimits | None = None
+        if params.limits_tokens or params.stop_token_ids:
+            self._limits = TokenLimits(params, model, request.output_tokens)
         self._sampler = Sampler(params, model, dry, prompt)
         for token in request.output_tokens:
             self._sampler.replay(token)
@@ -68,12 +120,14 @@ class Chooser:
 
     def choose(self, context: Context, row: int) -> Sample:
         """The next token from the logits of batch row ``row``."""
-        if self._grammar is None and self._n_logprobs is None:
+        if self._grammar is None and self._n_logprobs is None and self._limits is None:
             return Sample(self._sampler.sample(context, row))
         logits = context.logits(row, self._model.n_vocab)
         if self._n_logprobs is not None:
             denominator, top = top_logprobs(logits, self._n_logprobs)
-        sample = self._choose_within(self._grammar, context, row)
+        if self._limits is not None:
+            self._limits.restrict(logits)
+        sample = self._choose_within(self._grammar, logits, context, row)
         if self._n_logprobs is not None and sample.error is None:
             own = bounded(float(logits[sample.token]) - denominator)
             name = self._model.whole_piece
@@ -82,21 +136,37 @@ class Chooser:
             )
         return sample
 
-    def _choose_within(self, grammar: GrammarMatcher | None, context: Context, row: int) -> Sample:
-        if grammar is None:
-            return Sample(self._sampler.sample(context, row))
-        logits = context.logits(row, self._model.n_vocab)
-        try:
-            grammar.restrict(logits)
-        except RequestError as error:
-            return Sample(-1, error=error)
-        if grammar.must_end:
-            return Sample(min(self._model.end_tokens, default=0), ended=True)
+    def _choose_within(
+        self,
+        grammar: GrammarMatcher | None,
+        logits: NDArray[np.float32],
+        context: Context,
+        row: int,
+    ) -> Sample:
+        if grammar is not None:
+            try:
+                grammar.restrict(logits)
+            except RequestError as error:
+                return Sample(-1, error=error)
+            if grammar.must_end:
+                return Sample(min(self._model.end_tokens, default=0), ended=True)
         token = self._sampler.sample(context, row)
-        if logits[token] == -np.inf:
-            return Sample(-1, error=EngineError("no token is left that the grammar allows"))
+        if logits[token] == -np.inf and (grammar is not None or self._limits is not None):
+            return Sample(-1, error=self._nothing_left())
+        if self._limits is not None:
+            self._limits.accept(token)
+        if grammar is None:
+            return Sample(token)
         grammar.accept(token, self._model.piece(token))
         return Sample(token, ended=grammar.ended)
+
+    def _nothing_left(self) -> LlavaError:
+        if self._limits is None:
+            return EngineError("no token is left that the grammar allows")
+        return RequestError(
+            "no token is left that allowed_token_ids, bad_words, min_tokens and the grammar allow",
+            code="invalid_value",
+        )
 
     def close(self) -> None:
         """Frees the sampler."""

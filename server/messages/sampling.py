@@ -75,6 +75,10 @@ class SamplingParams:
     for those of the n most likely ones. ``continues``: the text goes on where the prompt stops, so
     a space at its beginning is a part of it. Without ``cache_prompt`` the whole prompt is computed,
     whoever has computed it before.
+
+    vLLM's: before ``min_tokens`` no token ends the answer. ``stop_token_ids`` end it as the
+    model's own ends do. ``bad_words`` are never completed, in the tokens that spell them. Only
+    ``allowed_token_ids`` are chosen, where there are any.
     """
 
     max_tokens: int | None = None
@@ -112,6 +116,11 @@ class SamplingParams:
     logprobs: int | None = None
     continues: bool = False
     cache_prompt: bool = True
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
 
     def of_choice(self, index: int) -> SamplingParams:
         """The parameters of choice ``index``: where there is a seed, each has another one."""
@@ -123,6 +132,11 @@ class SamplingParams:
     def slow_to_begin(self) -> bool:
         """Whether making what chooses the tokens may take longer than a step."""
         return self.grammar is not None or self.dry_multiplier > 0
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether some tokens may not be chosen at some places, beside what the biases say."""
+        return bool(self.min_tokens or self.bad_words or self.allowed_token_ids)
 
     @property
     def greedy(self) -> bool:

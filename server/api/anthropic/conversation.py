@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.api.anthropic.request import (
-    AnthropicInput,
-    CountRequest,
-    CustomTool,
+from server.api.anthropic.blocks import (
     ImageBlock,
-    NamedChoice,
+    LeftOutBlock,
     TextBlock,
+    ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
     as_blocks,
 )
+from server.api.anthropic.request import AnthropicInput, CountRequest, CustomTool, NamedChoice
+from server.api.fields.policy import note_ignored
 from server.api.generate.dialog import Dialog, DialogReader
+from server.api.openai.chat_request import report_others
 from server.errors import ImageError, RequestError
 from server.prompt import Part, Turn
 from server.prompt.roles import joined
@@ -43,19 +44,21 @@ def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
     for place, block in enumerate(as_blocks(message.content)):
         param = f"{where}.content[{place}]"
         _check_role(message.role, block, param)
-        if isinstance(block, ToolUseBlock):
+        if isinstance(block, LeftOutBlock):
+            note_ignored(f"messages[].content[].{block.type}", "it says nothing to the model")
+        elif isinstance(block, ToolUseBlock):
             calls.append(ToolCall(block.id, block.name, block.input))
         elif isinstance(block, ToolResultBlock):
-            reader.add(_result(reader, block, param), f"{param}.tool_use_id")
+            reader.add(_result(reader, block, param))
         else:
-            content.append(_part(reader, block, param))
+            content += _content(reader, block, param)
     if content or calls or not message.content:
         reader.add(Turn(message.role, tuple(content), tuple(calls)))
 
 
 def _check_role(role: str, block: Any, param: str) -> None:
     if isinstance(block, ImageBlock) and role != "user":
-        raise ImageError("pictures belong into user messages", param=param)
+        raise ImageError("pictures are allowed in user messages alone", param=param)
     if isinstance(block, ToolUseBlock) and role != "assistant":
         _misplaced("tool_use", "assistant", param)
     if isinstance(block, ToolResultBlock) and role != "user":
@@ -64,28 +67,47 @@ def _check_role(role: str, block: Any, param: str) -> None:
 
 def _misplaced(kind: str, role: str, param: str) -> None:
     raise RequestError(
-        f"{param}: {kind} blocks belong into {role} messages", param=param, code="invalid_value"
+        f"{param}: {kind} blocks are allowed in {role} messages alone",
+        param=param,
+        code="invalid_value",
     )
 
 
-def _part(reader: DialogReader, block: Any, param: str) -> Part:
+def _content(reader: DialogReader, block: Any, param: str) -> list[Part]:
+    """What the model reads of a block. ``param`` is its field."""
     if isinstance(block, ImageBlock):
-        return reader.picture(block.url, f"{param}.{block.field}")
-    assert isinstance(block, TextBlock)
-    return block.text
+        return [reader.picture(block.url, f"{param}.{block.field}")]
+    if isinstance(block, TextBlock):
+        return [block.text]
+    return [part for each in block.blocks for part in _content(reader, each, param)]
 
 
 def _result(reader: DialogReader, block: ToolResultBlock, param: str) -> Turn:
     parts = [
-        _part(reader, piece, f"{param}.content[{place}]")
+        part
         for place, piece in enumerate(block.pieces)
+        for part in _content(reader, piece, f"{param}.content[{place}]")
     ]
-    # Models know no other way to be told.
+    # Models read it nowhere else.
     failed: tuple[Part, ...] = ("Error:",) if block.is_error else ()
     return Turn("tool", (*failed, *parts), (), block.tool_use_id)
 
 
+def _shown(request: CountRequest, tool: CustomTool) -> bool:
+    """Whether the model is shown a function: a deferred one only once it was found or used."""
+    if not tool.defer_loading:
+        return True
+    choice = request.tool_choice
+    if isinstance(choice, NamedChoice) and choice.name == tool.name:
+        return True
+    blocks = [b for message in request.messages for b in as_blocks(message.content)]
+    blocks += [p for b in blocks if isinstance(b, ToolResultBlock) for p in b.pieces]
+    found = {b.tool_name for b in blocks if isinstance(b, ToolReferenceBlock)}
+    return tool.name in found | {b.name for b in blocks if isinstance(b, ToolUseBlock)}
+
+
 def _toolbox(request: CountRequest) -> Toolbox:
+    report_others(request.tools or ())
     tools = [
         Tool(
             tool.name,
@@ -95,7 +117,7 @@ def _toolbox(request: CountRequest) -> Toolbox:
             strict=bool(tool.strict),
         )
         for number, tool in enumerate(request.tools or ())
-        if isinstance(tool, CustomTool)
+        if isinstance(tool, CustomTool) and _shown(request, tool)
     ]
     choice = request.tool_choice
     if choice is None:

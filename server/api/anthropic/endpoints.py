@@ -114,10 +114,9 @@ async def _start(
 ) -> Answer:
     dialog = await to_thread.run_sync(read_dialog, body)
     sampling = body.sampling()
-    form = body.output_config.format if body.output_config else None
+    form = body.format_and_field
     if form is not None:
-        param = "output_config.format.schema"
-        grammar = await to_thread.run_sync(schema_grammar, form.json_schema, param)
+        grammar = await to_thread.run_sync(schema_grammar, form[0].json_schema, form[1])
         sampling = replace(sampling, grammar=grammar)
     prepared = await prepare(services, ready, dialog, sampling)
     return await begin(services, prepared, request_id=request_id, arrival=arrival)

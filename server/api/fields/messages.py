@@ -20,8 +20,13 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-_PARTS_TO_COME = ("input_audio", "video_url", "refusal")
-_ROLES_TO_COME = ("function",)
+_OTHER_PARTS = {
+    "input_audio": "the model reads texts and pictures",
+    "video_url": "send single frames as image_url",
+    "input_text": 'use the type "text"',
+    "input_image": 'use the type "image_url"',
+    "image": 'use the type "image_url"',
+}
 
 
 def writable(text: str) -> str:
@@ -49,6 +54,13 @@ def _arguments(value: object) -> object:
 # Arguments of a call that was made before. A text that is no JSON object, such as that of a call
 # which max_tokens cut, is shown to the model as it is.
 Arguments = Annotated[str, BeforeValidator(_arguments), AfterValidator(writable)]
+# "original" is OpenAI's newest word; here no picture is larger than with "high".
+PictureDetail = Annotated[
+    Literal["auto", "low", "high"],
+    BeforeValidator(lambda value: "high" if value == "original" else value),
+]
+# Who asks: nothing depends on it, so any form will do.
+ClientName = str | int | dict[str, Any]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[Text, Field(min_length=1, max_length=200)]
 
@@ -59,16 +71,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-def unsupported(what: str) -> PydanticCustomError:
-    """An error that becomes UnsupportedParameter."""
-    return PydanticCustomError("unsupported_parameter", "{what} not supported", {"what": what})
+def unsupported(what: str, instead: str) -> PydanticCustomError:
+    """An error that becomes UnsupportedParameter; ``instead``: what to do."""
+    return PydanticCustomError(
+        "unsupported_parameter", "{what} not supported: {do}", {"what": what, "do": instead}
+    )
 
 
 class ImageUrl(Strict):
     """Where a picture is: a data: URL, or an http(s) URL where that is allowed."""
 
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: PictureDetail | None = None
 
 
 class TextPart(Strict):
@@ -112,7 +126,7 @@ class UploadedFile(Strict):
     @classmethod
     def _no_data(cls, value: object) -> object:
         if isinstance(value, dict) and value.get("file_data") is not None:
-            raise unsupported('"file_data" is')
+            raise unsupported('"file_data" is', "send pictures as image_url, texts as text")
         return value
 
 
@@ -133,6 +147,19 @@ class FilePart(Strict):
         return "file.file_id"
 
 
+class RefusalPart(Strict):
+    """What the model said when it declined; text to the next one."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+
+class ThoughtPart(Strict):
+    """What the model thought before an earlier answer: left out."""
+
+    type: Literal["thinking", "reasoning"]
+
+
 class OtherPart(Strict):
     """A part of any other type: refused."""
 
@@ -141,22 +168,32 @@ class OtherPart(Strict):
     @field_validator("type", mode="before")
     @classmethod
     def _not_yet(cls, value: object) -> object:
-        if value in _PARTS_TO_COME:
-            raise unsupported(f'parts of type "{value}" are')
+        if isinstance(value, str) and value in _OTHER_PARTS:
+            raise unsupported(f'parts of type "{value}" are', _OTHER_PARTS[value])
         return value
 
 
 def _kind_of_part(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
-    return {"text": "@text", "image_url": "@image", "file": "@file"}.get(
-        kind if isinstance(kind, str) else "", "@other"
-    )
+    return _PARTS.get(kind if isinstance(kind, str) else "", "@other")
+
+
+_PARTS = {
+    "text": "@text",
+    "image_url": "@image",
+    "file": "@file",
+    "refusal": "@refusal",
+    "thinking": "@thought",
+    "reasoning": "@thought",
+}
 
 
 ContentPart = Annotated[
     Annotated[TextPart, Tag("@text")]
     | Annotated[ImagePart, Tag("@image")]
     | Annotated[FilePart, Tag("@file")]
+    | Annotated[RefusalPart, Tag("@refusal")]
+    | Annotated[ThoughtPart, Tag("@thought")]
     | SkipJsonSchema[Annotated[OtherPart, Tag("@other")]],
     Discriminator(_kind_of_part),
 ]
@@ -169,8 +206,7 @@ def _kind_of_content(value: Any) -> str | None:
 
 
 Content = Annotated[
-    Annotated[Text, Tag("@string")]
-    | Annotated[list[ContentPart], Field(min_length=1), Tag("@parts")],
+    Annotated[Text, Tag("@string")] | Annotated[list[ContentPart], Tag("@parts")],
     Discriminator(
         _kind_of_content,
         custom_error_type="content_type",
@@ -190,8 +226,21 @@ class MessageCall(Strict):
     """A call that the model made before."""
 
     id: CallId
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: CalledFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _custom(cls, value: object) -> object:
+        """A call with free text is one of a function with the parameter ``input``."""
+        if not isinstance(value, dict) or value.get("type") != "custom":
+            return value
+        called = value.get("custom")
+        if not isinstance(called, dict):
+            return value
+        arguments = json.dumps({"input": called.get("input")})
+        function = {"name": called.get("name"), "arguments": arguments}
+        return {"id": value.get("id"), "type": "function", "function": function}
 
 
 class ChatMessage(Strict):
@@ -202,20 +251,22 @@ class ChatMessage(Strict):
     name: str | None = None
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] | None = None
     tool_call_id: CallId | None = None
+    refusal: Text | None = None
 
     @field_validator("role", mode="before")
     @classmethod
-    def _role_not_yet(cls, value: object) -> object:
-        if value in _ROLES_TO_COME:
-            raise unsupported(f'the role "{value}" is')
+    def _no_function(cls, value: object) -> object:
+        if value == "function":
+            raise unsupported('the role "function" is', 'use the role "tool", and tool_calls')
         return value
 
     @property
-    def pieces(self) -> list[TextPart | ImagePart | FilePart | OtherPart]:
+    def pieces(self) -> list[Any]:
         """The content as parts, whichever way it was written."""
-        if isinstance(self.content, str):
-            return [TextPart.model_construct(type="text", text=self.content)]
-        return self.content or []
+        said = self.refusal if self.content is None else self.content
+        if isinstance(said, str):
+            return [TextPart.model_construct(type="text", text=said)]
+        return said or []
 
 
 def by_type(tags: Mapping[str, str], other: str = "@other") -> Callable[[Any], str]:
@@ -258,4 +309,19 @@ class Refused(Strict):
     @field_validator("type")
     @classmethod
     def _refuse(cls, value: str) -> str:
-        raise unsupported(f'the type "{value[:64]}" is')
+        instead = _INSTEAD.get(value, "texts, pictures and functions are")
+        raise unsupported(f'the type "{value[:64]}" is', instead)
+
+
+_INSTEAD = {
+    "input_file": "send pictures as input_image, texts as input_text",
+    "input_audio": "the model reads texts and pictures",
+    "container_upload": "send pictures as image, texts as text",
+    "document": "send its pages as pictures, or its text",
+}
+
+
+class OtherTool(Strict):
+    """A tool that is no function. It is an offer, which the model can do without: left out."""
+
+    type: str

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
 from anyio import to_thread
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from server.api.fields.constraints import Constraint, schema_of_any
 from server.api.fields.messages import Strict
 from server.api.fields.sampling import SamplingFields
 from server.errors import RequestError
-from server.grammar import gbnf_grammar, schema_grammar
-from server.messages.sampling import Grammar, SamplingParams
-
-_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+from server.messages.sampling import SamplingParams
 
 
 class JsonSchema(Strict):
@@ -76,30 +74,16 @@ async def with_grammar(
     Raises:
         RequestError: there are two, or one is malformed or too large.
     """
-    schema = response_format.schema_and_field if response_format else None
-    strict = response_format is not None and response_format.is_strict
-    if body.json_schema is not None:
-        if schema is not None:
-            raise _both("json_schema", "response_format")
-        schema, strict = (body.json_schema, "json_schema"), False
-    if body.grammar:
-        if schema is not None:
-            raise _both("grammar", schema[1].partition(".")[0])
-        return replace(sampling, grammar=await to_thread.run_sync(_gbnf, body.grammar))
-    if schema is None:
+    asked = response_format.schema_and_field if response_format else None
+    given = body.constraints()
+    if response_format is not None and asked is not None:
+        make = partial(schema_of_any, strict=response_format.is_strict)
+        given.insert(0, Constraint(asked[1], asked[0], make))
+    if len(given) > 1:
+        one, other = given[1].param, given[0].param.partition(".")[0]
+        raise RequestError(
+            f"{one} and {other} cannot both be used", param=one, code="invalid_value"
+        )
+    if not given:
         return sampling
-    return replace(sampling, grammar=await to_thread.run_sync(_schema, *schema, strict))
-
-
-def _gbnf(text: str) -> Grammar:
-    return gbnf_grammar(text, "grammar")
-
-
-def _schema(schema: Any, param: str, strict: bool) -> Grammar:
-    # No schema, or an empty one, means any object, as llama-server has it.
-    known = dict(_ANY_OBJECT) if schema in (None, {}) else schema
-    return schema_grammar(known, param, strict=strict)
-
-
-def _both(one: str, other: str) -> RequestError:
-    return RequestError(f"{one} and {other} cannot both be used", param=one, code="invalid_value")
+    return replace(sampling, grammar=await to_thread.run_sync(given[0].grammar))

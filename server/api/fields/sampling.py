@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from server.api.fields.constraints import ConstraintFields
 from server.api.fields.messages import Strict, Text, writable
 from server.errors import RequestError
 from server.messages.sampling import SAMPLERS, SEEDS, SamplingParams
@@ -64,7 +65,8 @@ LogitBias = Annotated[
 ]
 
 
-_MAX_STOPS = 16
+_MAX_STOPS, _MAX_STOP_CHARS = 256, 8000
+_MAX_WORDS, _MAX_WORD = 256, 100
 _MAX_BREAKERS = 40
 MAX_CHOICES = 16
 _MAX_INT = 2**31 - 1
@@ -83,12 +85,21 @@ _LETTERS = {
 }
 _OTHER_NAMES = {"typical_p": "typ_p", "temp": "temperature"}
 
+
+def _whole(value: object) -> object:
+    # JSON has one kind of number, and some languages write 8 as 8.0.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Hundred = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
-Natural = Annotated[int, Field(ge=0, le=_MAX_INT)]
-Window = Annotated[int, Field(ge=-1, le=_MAX_INT)]
+Count = Annotated[int, Field(ge=1, le=_MAX_INT), WHOLE]
+Natural = Annotated[int, Field(ge=0, le=_MAX_INT), WHOLE]
+Window = Annotated[int, Field(ge=-1, le=_MAX_INT), WHOLE]
+TokenId = Annotated[int, Field(ge=0, le=_MAX_TOKEN), WHOLE]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=_MAX_ENTRIES)]
 StopText = Annotated[Text, Field(min_length=1, max_length=500)]
 # llama.cpp looks for each in the whole vocabulary, and tokenizes what is left of it at each find.
 Breaker = Annotated[Text, Field(min_length=1, max_length=20)]
@@ -100,7 +111,29 @@ def _not_zero(value: int) -> int:
     return value
 
 
-NPredict = Annotated[int, Field(ge=-1, le=_MAX_INT), AfterValidator(_not_zero)]
+# The most tokens of an answer; -1 is llama-server's and LM Studio's word for no limit.
+TokenLimit = Annotated[int, Field(ge=-1, le=_MAX_INT), AfterValidator(_not_zero), WHOLE]
+
+
+def _stops(value: object) -> object:
+    """Stop texts as a list. An empty one asks for nothing."""
+    if isinstance(value, str):
+        value = [value]
+    return [stop for stop in value if stop != ""] if isinstance(value, list) else value
+
+
+def _few(value: list[str]) -> list[str]:
+    if sum(map(len, value)) > _MAX_STOP_CHARS:
+        raise PydanticCustomError("long", "Input should hold at most 8000 characters in all")
+    return value
+
+
+StopTexts = Annotated[
+    list[StopText], Field(max_length=_MAX_STOPS), AfterValidator(_few), BeforeValidator(_stops)
+]
+BadWords = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=_MAX_WORD)]], Field(max_length=_MAX_WORDS)
+]
 
 
 def _names(value: object) -> object:
@@ -119,12 +152,14 @@ SamplerNames = Annotated[
 ]
 
 
-class SamplingFields(Strict):
+class SamplingFields(ConstraintFields):
     """What every generating endpoint takes. Null is the same as leaving a field away."""
 
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Count | None = None
-    n_predict: NPredict | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
+    n_cmpl: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
+    max_tokens: TokenLimit | None = None
+    n_predict: TokenLimit | None = None
+    min_tokens: Natural | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Ratio | None = None
     top_k: Window | None = None
@@ -134,8 +169,9 @@ class SamplingFields(Strict):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repeat_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] | None = None
     repeat_last_n: Window | None = None
-    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat: Annotated[int, Field(ge=0, le=2), WHOLE] | None = None
     mirostat_tau: Hundred | None = None
     mirostat_eta: Ratio | None = None
     dry_multiplier: Hundred | None = None
@@ -151,14 +187,17 @@ class SamplingFields(Strict):
     adaptive_decay: Annotated[float, Field(ge=0, le=0.99, allow_inf_nan=False)] | None = None
     min_keep: Natural | None = None
     samplers: SamplerNames | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Annotated[list[StopText], Field(max_length=_MAX_STOPS)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
+    stop: StopTexts | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=_MAX_ENTRIES)] | None = None
+    include_stop_str_in_output: bool | None = None
+    no_stop_trim: bool | None = None
+    bad_words: BadWords | None = None
+    allowed_token_ids: TokenIds | None = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
-    sse_ping_interval: Annotated[int, Field(ge=-1, le=3600)] | None = None
+    sse_ping_interval: Annotated[int, Field(ge=-1, le=3600), WHOLE] | None = None
     cache_prompt: bool | None = None
-    grammar: Text | None = None
-    json_schema: Any | None = None
 
     @field_validator("dry_sequence_breakers")
     @classmethod
@@ -167,21 +206,25 @@ class SamplingFields(Strict):
             raise PydanticCustomError("long", "Input should hold at most 40 characters in all")
         return value
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
     def ping_interval(self, default: float) -> float:
         """Seconds of silence before a comment in a stream; 0 or less: none."""
         return default if self.sse_ping_interval is None else float(self.sse_ping_interval)
 
     @property
+    def token_limit(self) -> int | None:
+        """The most tokens of an answer by any of the names for it; -1: no limit, None: not said."""
+        return self.max_tokens if self.n_predict is None else self.n_predict
+
+    @property
     def most_tokens(self) -> int | None:
         """How many tokens may be generated; None: until the context is full."""
-        if self.n_predict is not None and self.n_predict > 0:
-            return self.n_predict
-        return self.max_tokens
+        limit = self.token_limit
+        return None if limit == -1 else limit
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        return self.n or self.n_cmpl or 1
 
     def sampling(self) -> SamplingParams:
         """The sampling parameters, defaults filled in; the grammar is output_format's."""
@@ -191,6 +234,12 @@ class SamplingFields(Strict):
             chosen["top_k"] = 0
         if self.seed is not None:
             chosen["seed"] = self.seed % SEEDS
+        if self.no_stop_trim:  # SGLang's name
+            chosen["include_stop_str_in_output"] = True
+        if self.repetition_penalty is not None:
+            # vLLM's, which looks back on everything.
+            chosen["repeat_penalty"] = self.repetition_penalty
+            chosen.setdefault("repeat_last_n", -1)
         return SamplingParams(max_tokens=self.most_tokens, **chosen)
 
 
@@ -204,17 +253,23 @@ def _plain(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def check_limits(fields: SamplingFields, *others: int | None) -> None:
-    """Raise RequestError where the names for the most tokens do not agree."""
-    limits = {fields.max_tokens, *others} - {None}
-    if len(limits) > 1:
-        raise RequestError(
-            "max_tokens and max_completion_tokens differ", param="max_tokens", code="invalid_value"
-        )
-    if limits and fields.n_predict not in (None, *limits):
-        raise RequestError(
-            "n_predict and max_tokens differ", param="n_predict", code="invalid_value"
-        )
+def check_same(fields: SamplingFields, *names: str) -> None:
+    """Raise RequestError where two names for one thing have different values."""
+    given = [(name, value) for name in names if (value := getattr(fields, name)) is not None]
+    for name, value in given[1:]:
+        if value != given[0][1]:
+            raise RequestError(
+                f"{name} and {given[0][0]} differ; give one of them",
+                param=name,
+                code="invalid_value",
+            )
+
+
+def check_names(fields: SamplingFields, *more_limits: str) -> None:
+    """Raise RequestError where the names for the most tokens, or for others, do not agree."""
+    check_same(fields, *more_limits, "max_tokens", "n_predict")
+    check_same(fields, "n", "n_cmpl")
+    check_same(fields, "repeat_penalty", "repetition_penalty")
 
 
 class StreamOptions(Strict):

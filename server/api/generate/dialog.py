@@ -15,7 +15,7 @@ from anyio import fail_after, to_thread
 from server.api.generate.pictures import Source
 from server.api.generate.services import Services
 from server.api.http.record import current_record
-from server.errors import LlavaError, RequestError
+from server.errors import LlavaError
 from server.images.prepare import Detail
 from server.messages import EngineReady, LiteralText, PromptPart
 from server.messages.sampling import SamplingParams
@@ -107,7 +107,7 @@ async def _render(template: ChatTemplate, dialog: Dialog, gap: str) -> tuple[Par
 
 
 class DialogReader:
-    """Gathers turns and pictures, and holds results of calls against the calls."""
+    """Gathers turns and pictures, and names the functions that results are of."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
@@ -119,17 +119,13 @@ class DialogReader:
         self.sources.append(Source(url, param, detail))
         return Picture(len(self.sources) - 1)
 
-    def add(self, turn: Turn, param: str = "") -> None:
-        """One more turn. Raises RequestError, naming ``param``, where it answers no call."""
+    def add(self, turn: Turn) -> None:
+        """One more turn. A result of no call is taken too: clients put facts into a conversation
+        in this way, and leave out its beginning.
+        """
         if turn.tool_call_id is not None:
-            name = self._called.get(turn.tool_call_id)
-            if name is None:
-                raise RequestError(
-                    f"{param}: no call before it has the id {turn.tool_call_id[:100]!r}",
-                    param=param,
-                    code="invalid_value",
-                )
-            turn = Turn(turn.role, turn.content, (), turn.tool_call_id, turn.name or name)
+            name = turn.name or self._called.get(turn.tool_call_id)
+            turn = Turn(turn.role, turn.content, (), turn.tool_call_id, name)
         if turn.role == "system" and not self.turns:
             content = _without_billing(turn.content)
             if turn.content and not content:

@@ -48,7 +48,6 @@ _INSTEAD = {
     "/api/version": "GET /props",
     "/api/v1/chat": "POST /v1/chat/completions",
     "/completion": "POST /v1/completions",
-    "/embedding": "POST /v1/embeddings",
     "/generate": "POST /v1/completions",
     "/generate_stream": "POST /v1/completions",
     "/v1/complete": "POST /v1/messages",
@@ -121,11 +120,20 @@ def field_path(location: Sequence[str | int]) -> str | None:
     return path[:200] or None
 
 
+# Where pydantic names our classes, or counts a text's characters as items.
+_MESSAGES = {
+    "model_type": "Input should be an object",
+    "model_attributes_type": "Input should be an object",
+    "string_too_short": "Input should not be empty",
+}
+
+
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> RequestError:
     """The first of pydantic's errors, as ours."""
     first = errors[0]
     param = field_path(first["loc"])
-    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    said = _MESSAGES.get(first["type"]) or str(first["msg"])
+    message = f"{param}: {said}" if param else said
     if first["type"] == UnsupportedParameter.default_code:
         return UnsupportedParameter(message, param=param)
     missing = first["type"] == "missing"

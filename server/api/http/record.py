@@ -114,6 +114,7 @@ class Content:
 class RequestRecord:
     """One HTTP request. ``start`` and ``end`` are ``time.monotonic()``.
 
+    ``ignored`` are the names of fields that change nothing, in order (server.api.fields.policy).
     ``content`` is None unless the operator wants it in the log (--log-content). ``relaxed`` are
     the places of what cannot be enforced of the client's schemas.
     """
@@ -133,6 +134,7 @@ class RequestRecord:
     end: float = 0.0
     answers: list[Answered] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    ignored: dict[str, None] = field(default_factory=dict)
     content: Content | None = None
     relaxed: tuple[str, ...] = ()
 

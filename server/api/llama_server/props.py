@@ -44,11 +44,28 @@ def _props(services: Services, ready: EngineReady, template: ChatTemplate) -> di
         "modalities": {"vision": ready.vision is not None, "audio": False},
         "media_marker": MARKER,
         "chat_template": template.source,
+        "chat_template_caps": _caps(template),
         "chat_template_name": template.name,
         "chat_template_reason": template.reason,
         "bos_token": model.bos_token,
         "eos_token": model.eos_token,
         "build_info": f"{__version__}-{ready.build.llama_cpp_python}",
+    }
+
+
+def _caps(template: ChatTemplate) -> dict[str, bool]:
+    """llama-server's. Functions work with every template: where it knows none, they are described
+    in words, and a grammar holds the calls.
+    """
+    return {
+        "supports_tools": True,
+        "supports_tool_calls": True,
+        "supports_parallel_tool_calls": template.tool_style.several,
+        "supports_system_role": True,
+        "supports_string_content": True,
+        "supports_typed_content": True,
+        "supports_object_arguments": True,
+        "supports_preserve_reasoning": False,
     }
 
 

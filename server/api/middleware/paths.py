@@ -7,11 +7,12 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# What a base URL without /v1 makes of our paths. llama-server's own /embeddings, /completion and
-# /tokenize have bodies of their own, so they are not among them.
+# What a base URL without /v1 makes of our paths. llama-server's own /completion and /tokenize have
+# bodies of their own, so they are not among them; those of its /embeddings are read there.
 _WITHOUT_V1: Final = re.compile(
-    r"/(chat/completions|completions|responses|messages|models|files)(/.*)?"
+    r"/(chat/completions|completions|responses|messages|models|files|embeddings)(/.*)?"
 )
+_OTHERS: Final = {"/embedding": "/v1/embeddings", "/v1/health": "/health"}
 _SLASHES: Final = re.compile("//+")
 
 
@@ -52,4 +53,4 @@ def served(path: str) -> str:
         path = _SLASHES.sub("/", path).rstrip("/") or "/"
     if path.startswith("/v1/v1/"):
         path = path[len("/v1") :]
-    return f"/v1{path}" if _WITHOUT_V1.fullmatch(path) else path
+    return f"/v1{path}" if _WITHOUT_V1.fullmatch(path) else _OTHERS.get(path, path)

@@ -143,6 +143,8 @@ class RequestLog:
                     ours["x-llava-relaxed"] = header_of(record.relaxed)
                 if anthropic:
                     ours["request-id"] = record.request_id
+                if record.ignored:
+                    ours["x-llava-ignored"] = ", ".join(record.ignored)
                 if trace is not None:
                     ours["traceparent"] = trace.context.header
             await send(message)

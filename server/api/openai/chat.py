@@ -69,7 +69,7 @@ def chat_router(services: Services) -> APIRouter:
             events = _events(reply, choices, body.include_usage)
             interval = body.ping_interval(services.options.sse_ping_interval)
             return EventStream(events, choices.aclose, services, ping_interval=interval, last=DONE)
-        whole = _whole(reply, choices, bool(body.logprobs))
+        whole = _whole(reply, choices, body.with_logprobs)
         return await while_connected(request.receive, whole)
 
     return router
@@ -81,7 +81,7 @@ async def _start(
     sampling = await with_grammar(body.sampling(), body, body.response_format)
     prepared = await prepare(services, ready, read_chat(body), sampling)
     return await begin_choices(
-        services, [prepared], body.n or 1, request_id=request_id, arrival=arrival
+        services, [prepared], body.choices, request_id=request_id, arrival=arrival
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -9,9 +10,12 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 
 from server.api.fields.messages import (
     ChatMessage,
+    ClientName,
     FilePart,
     FunctionName,
     ImagePart,
+    OtherTool,
+    RefusalPart,
     Refused,
     Strict,
     Text,
@@ -20,8 +24,15 @@ from server.api.fields.messages import (
     by_type,
 )
 from server.api.fields.output_format import ResponseFormat
-from server.api.fields.sampling import Count, SamplingFields, StreamOptions, check_limits
-from server.api.fields.unsupported import refuse_unsupported
+from server.api.fields.policy import apply_policy, note_ignored
+from server.api.fields.sampling import (
+    WHOLE,
+    SamplingFields,
+    StreamOptions,
+    TokenLimit,
+    check_names,
+    check_same,
+)
 from server.api.generate.dialog import Dialog, DialogReader
 from server.api.http.errors import validation_error
 from server.errors import ImageError, RequestError
@@ -50,7 +61,7 @@ class ChatTool(Strict):
 ChatTools = Annotated[
     list[
         Annotated[
-            Annotated[ChatTool, Tag("@function")] | Annotated[Refused, Tag("@other")],
+            Annotated[ChatTool, Tag("@function")] | Annotated[OtherTool, Tag("@other")],
             Discriminator(by_type({"function": "@function"})),
         ]
     ],
@@ -94,8 +105,16 @@ ChatToolChoice = Annotated[
 ]
 
 
+def report_others(tools: Iterable[Any]) -> None:
+    """Report the tools that are no functions: the model is not shown them."""
+    for tool in tools:
+        if isinstance(tool, OtherTool):
+            note_ignored(f"tools[].{tool.type}", "only functions are shown to the model")
+
+
 def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool | None) -> Toolbox:
     """The functions and the choice among them. Raises RequestError, naming the field."""
+    report_others(tools or ())
     found = [
         Tool(
             tool.function.name,
@@ -131,19 +150,20 @@ class ChatRequest(SamplingFields):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_completion_tokens: Count | None = None
+    max_completion_tokens: TokenLimit | None = None
     response_format: ResponseFormat | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    n_probs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: ChatTools | None = None
     tool_choice: ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    user: str | None = None
+    user: ClientName | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -158,19 +178,25 @@ class ChatRequest(SamplingFields):
         return ours and self.continue_final_message is not False
 
     @property
-    def most_tokens(self) -> int | None:
-        """How many tokens may be generated, by any of the names for it."""
-        return super().most_tokens or self.max_completion_tokens
+    def token_limit(self) -> int | None:
+        """The most tokens of an answer, by any of the names for it."""
+        limit = super().token_limit
+        return self.max_completion_tokens if limit is None else limit
+
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether the answer has its tokens' log-probabilities."""
+        return bool(self.logprobs or self.n_probs)
 
     def sampling(self) -> SamplingParams:
         """The sampling parameters, with the log-probabilities asked for."""
-        count = self.top_logprobs or 0 if self.logprobs else None
+        count = (self.top_logprobs or self.n_probs or 0) if self.with_logprobs else None
         return replace(super().sampling(), logprobs=count)
 
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
-    refuse_unsupported(body)
+    apply_policy(body, "chat", ChatRequest)
     try:
         request = ChatRequest.model_validate(body)
     except ValidationError as exc:
@@ -179,7 +205,8 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
         raise RequestError(
             f"more than {_MAX_PARTS} content parts", param="messages", code="invalid_value"
         )
-    check_limits(request, request.max_completion_tokens)
+    check_names(request, "max_completion_tokens")
+    check_same(request, "top_logprobs", "n_probs")
     _check_continuation(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError(
@@ -230,7 +257,7 @@ def read_chat(request: ChatRequest) -> Dialog:
             ),
             message.tool_call_id,
         )
-        reader.add(turn, f"{where}.tool_call_id")
+        reader.add(turn)
     toolbox = read_toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
     return Dialog(reader.turns, reader.sources, toolbox, request.continues)
 
@@ -241,9 +268,11 @@ def _content(reader: DialogReader, message: ChatMessage, where: str) -> tuple[Pa
         param = f"{where}.content[{place}]"
         if isinstance(part, TextPart):
             content.append(part.text)
+        elif isinstance(part, RefusalPart):
+            content.append(part.refusal)
         elif isinstance(part, ImagePart | FilePart):
             if message.role == "assistant":
-                raise ImageError("pictures belong into the other roles' messages", param=param)
+                raise ImageError("pictures are not allowed in assistant messages", param=param)
             detail = part.detail if isinstance(part, ImagePart) else None
             content.append(reader.picture(part.source, f"{param}.{part.field}", detail))
     return tuple(content)
@@ -256,7 +285,8 @@ def _check(message: ChatMessage, where: str) -> None:
         _refuse("only tool messages have it", f"{where}.tool_call_id")
     if message.role == "tool" and message.tool_call_id is None:
         _missing(f"{where}.tool_call_id")
-    if message.content is None and message.role != "assistant":
+    # An answer and a function's result may be empty, and clients then send null.
+    if message.content is None and message.role not in ("assistant", "tool"):
         _missing(f"{where}.content")
 
 

@@ -9,10 +9,17 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
-from server.api.fields.messages import Strict, Text
+from server.api.fields.messages import ClientName, Strict, Text
 from server.api.fields.output_format import ResponseFormat
-from server.api.fields.sampling import SamplingFields, StreamOptions, check_limits
-from server.api.fields.unsupported import refuse_fields, refuse_unsupported
+from server.api.fields.policy import apply_policy
+from server.api.fields.sampling import (
+    WHOLE,
+    SamplingFields,
+    StreamOptions,
+    TokenId,
+    check_names,
+    check_same,
+)
 from server.api.generate.pictures import Source
 from server.api.generate.services import Services
 from server.api.http.body import validator
@@ -24,22 +31,6 @@ from server.prompt import MARKER
 # OpenAI's own default for this endpoint.
 _DEFAULT_TOKENS = 16
 _MOST_CHOICES = 128
-_MAX_ID = 2**31 - 1
-_SERVED = frozenset({"n", "echo", "logprobs", "best_of"})
-
-_NOT_HERE: dict[str, tuple[object, ...]] = {
-    "suffix": ("",),
-    "messages": (),
-    "max_completion_tokens": (),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "add_generation_prompt": (),
-    "continue_final_message": (False,),
-}
-
-TokenId = Annotated[int, Field(ge=0, le=_MAX_ID)]
 
 
 def _text_or_id(value: Any) -> str:
@@ -105,14 +96,16 @@ class CompletionRequest(SamplingFields):
 
     prompt: Prompts
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
+    n_cmpl: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    n_probs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
-    best_of: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
-    user: str | None = None
+    best_of: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
+    user: ClientName | None = None
 
     @property
     def prompts(self) -> list[tuple[Any, str]]:
@@ -124,7 +117,12 @@ class CompletionRequest(SamplingFields):
     @property
     def choices_each(self) -> int:
         """How many answers each prompt gets."""
-        return self.n or 1
+        return self.choices
+
+    @property
+    def with_logprobs(self) -> int | None:
+        """How many log-probabilities a token has beside its own; None: there are none."""
+        return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     @property
     def include_usage(self) -> bool:
@@ -134,13 +132,12 @@ class CompletionRequest(SamplingFields):
     @property
     def most_tokens(self) -> int | None:
         """How many tokens may be generated; None: until the context is full."""
-        if self.n_predict == -1:
-            return None
-        return super().most_tokens or _DEFAULT_TOKENS
+        limit = self.token_limit
+        return None if limit == -1 else limit or _DEFAULT_TOKENS
 
     def sampling(self) -> SamplingParams:
         """The sampling parameters, with the log-probabilities that are asked for."""
-        return replace(super().sampling(), logprobs=self.logprobs)
+        return replace(super().sampling(), logprobs=self.with_logprobs)
 
 
 _validate = validator(CompletionRequest)
@@ -148,15 +145,15 @@ _validate = validator(CompletionRequest)
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
-    refuse_unsupported(body, served=_SERVED)
-    refuse_fields(body, _NOT_HERE)
+    apply_policy(body, "completions", CompletionRequest)
     request = _validate(body)
-    check_limits(request)
+    check_names(request)
+    check_same(request, "logprobs", "n_probs")
     if len(request.prompts) * request.choices_each > _MOST_CHOICES:
         _refuse("n", f"{_MOST_CHOICES} choices is the most for one request")
     if request.best_of not in (None, request.choices_each):
         _refuse("best_of", "only as many as n are generated", "unsupported_parameter")
-    if request.echo and request.logprobs is not None:
+    if request.echo and request.with_logprobs is not None:
         message = "log-probabilities of the prompt are not served, so echo and logprobs exclude"
         _refuse("logprobs", f"{message} each other", "unsupported_parameter")
     if request.stream_options and not request.stream:

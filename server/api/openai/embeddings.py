@@ -15,14 +15,24 @@ from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from server.api.fields.messages import ContentPart, FilePart, ImagePart, Strict, Text, TextPart
+from server.api.fields.messages import (
+    ClientName,
+    ContentPart,
+    FilePart,
+    ImagePart,
+    Strict,
+    Text,
+    TextPart,
+)
+from server.api.fields.policy import apply_policy
+from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import Source
 from server.api.generate.services import Services
 from server.api.http.body import read_body, validator
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
-from server.api.shapes.openai import EmbeddingList
+from server.api.shapes.openai import EmbeddingList, VectorOfOne
 from server.engine_client.interface import require_ready
 from server.errors import RequestError
 from server.messages import Embedded, EngineReady, ImageInput, LiteralText, Pooling, PromptPart
@@ -70,34 +80,57 @@ def _kind(value: Any) -> str:
     return "@several" if several else "@one"
 
 
+Inputs = Annotated[
+    Annotated[OneInput, Tag("@one")]
+    | Annotated[list[OneInput], Field(min_length=1, max_length=_MOST_INPUTS), Tag("@several")],
+    Discriminator(_kind),
+]
+
+
 class EmbeddingRequest(Strict):
     """Inputs to be made vectors of, as OpenAI has it, and pictures.
+
+    ``content`` is llama-server's name for ``input``, and asks for its shape of the answer.
 
     ``embd_normalize`` is llama-server's: -1 leaves vectors as they are, 0 divides by the largest
     absolute value, 1 by the sum of them, 2 by the length, p by the p-norm.
     """
 
-    input: Annotated[
-        Annotated[OneInput, Tag("@one")]
-        | Annotated[list[OneInput], Field(min_length=1, max_length=_MOST_INPUTS), Tag("@several")],
-        Discriminator(_kind),
-    ]
+    input: Inputs | None = None
+    content: Inputs | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    embd_normalize: Annotated[int, Field(ge=-1, le=64)] | None = None
-    user: str | None = None
+    dimensions: Annotated[int, Field(ge=1, le=2**20), WHOLE] | None = None
+    embd_normalize: Annotated[int, Field(ge=-1, le=64), WHOLE] | None = None
+    user: ClientName | None = None
 
     @property
     def inputs(self) -> list[tuple[Any, str]]:
         """Each input, and the field that holds it."""
-        if _kind(self.input) == "@several":
-            assert isinstance(self.input, list)
-            return [(each, f"input[{number}]") for number, each in enumerate(self.input)]
-        return [(self.input, "input")]
+        given, name = (self.content, "content") if self.input is None else (self.input, "input")
+        if isinstance(given, list) and _kind(given) == "@several":
+            return [(each, f"{name}[{number}]") for number, each in enumerate(given)]
+        return [(given, name)]
 
 
-parse_embedding = validator(EmbeddingRequest)
+_validate = validator(EmbeddingRequest)
+
+
+def parse_embedding(body: dict[str, Any]) -> EmbeddingRequest:
+    """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
+    apply_policy(body, "embeddings", EmbeddingRequest)
+    request = _validate(body)
+    if request.input is None and request.content is None:
+        raise RequestError(
+            "input: Field required", param="input", code="missing_required_parameter"
+        )
+    if request.input is not None and request.content is not None:
+        raise RequestError(
+            "input and content are two names for one thing; give one of them",
+            param="content",
+            code="invalid_value",
+        )
+    return request
 
 
 def check_dimensions(request: EmbeddingRequest, width: int) -> None:
@@ -174,7 +207,7 @@ _EMBEDDINGS = operation(
     "Vectors of texts and pictures",
     "embeddings",
     body=EmbeddingRequest,
-    answer=EmbeddingList,
+    answer=EmbeddingList | list[VectorOfOne],
     engine=True,
     example={"input": ["a red circle", {"content": [{"type": "text", "text": "a square"}]}]},
 )
@@ -226,7 +259,13 @@ async def _embed(services: Services, given: Input) -> Embedded:
     return vector
 
 
-def _reply(vectors: list[Embedded], body: EmbeddingRequest, model: str) -> dict[str, Any]:
+def _reply(vectors: list[Embedded], body: EmbeddingRequest, model: str) -> Any:
+    if body.content is not None:
+        # llama-server's: a list, and each vector in a list of one.
+        return [
+            {"index": index, "embedding": [_vector(each, body)]}
+            for index, each in enumerate(vectors)
+        ]
     tokens = sum(each.prompt_tokens for each in vectors)
     images = sum(each.image_tokens for each in vectors)
     return {

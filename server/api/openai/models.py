@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from server.api.generate.services import Services
 from server.api.http.openapi import operation
+from server.api.shapes.anthropic import AnthropicModel, AnthropicModelList
 from server.api.shapes.openai import ModelList, ModelObject
 from server.errors import EngineUnavailable, NotFoundError
 from server.messages import EngineReady
 from server.prompt import ChatTemplate
 
-_LIST = operation("The model that is served", "models", answer=ModelList, errors=(503,))
+_LIST = operation(
+    "The model that is served",
+    "models",
+    answer=ModelList | AnthropicModelList,
+    errors=(503,),
+)
+
+
+_ONE = operation(
+    "A model by its name", "models", answer=ModelObject | AnthropicModel, errors=(404, 503)
+)
 
 
 def models_router(services: Services) -> APIRouter:
@@ -30,15 +42,14 @@ def models_router(services: Services) -> APIRouter:
 
     @router.get("/v1/models", **_LIST)
     @router.get("/models", **_LIST)
-    async def list_models() -> dict[str, Any]:
+    async def list_models(request: Request) -> dict[str, Any]:
         model = await served()
+        if _is_anthropic(request):
+            return _anthropic_list(model)
         return {"object": "list", "data": [model], "models": [_in_short(model)]}
 
-    @router.get(
-        "/v1/models/{model_id:path}",
-        **operation("A model by its name", "models", answer=ModelObject, errors=(404, 503)),
-    )
-    async def retrieve_model(model_id: str) -> dict[str, Any]:
+    @router.get("/v1/models/{model_id:path}", **_ONE)
+    async def retrieve_model(model_id: str, request: Request) -> dict[str, Any]:
         model = await served()
         if model_id != model["id"]:
             raise NotFoundError(
@@ -46,9 +57,31 @@ def models_router(services: Services) -> APIRouter:
                 param="model",
                 code="model_not_found",
             )
-        return model
+        return _anthropic(model) if _is_anthropic(request) else model
 
     return router
+
+
+def _is_anthropic(request: Request) -> bool:
+    """Whether one of Anthropic's clients asks: all of them send this header."""
+    return "anthropic-version" in request.headers
+
+
+def _anthropic(model: dict[str, Any]) -> dict[str, Any]:
+    created = datetime.fromtimestamp(model["created"], timezone.utc)
+    return {
+        "type": "model",
+        "id": model["id"],
+        "display_name": model["id"],
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "max_input_tokens": model["max_model_len"],
+        "max_tokens": model["max_model_len"],
+    }
+
+
+def _anthropic_list(model: dict[str, Any]) -> dict[str, Any]:
+    name = model["id"]
+    return {"data": [_anthropic(model)], "has_more": False, "first_id": name, "last_id": name}
 
 
 def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
@@ -58,6 +91,13 @@ def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) 
         "created": created,
         "owned_by": "llava-server",
         "capabilities": ["completion", *(["multimodal"] if ready.vision else [])],
+        # One thing under vLLM's name and OpenRouter's: clients read one or the other.
+        "max_model_len": ready.model.n_ctx_seq,
+        "context_length": ready.model.n_ctx_seq,
+        "architecture": {
+            "input_modalities": ["text", *(["image"] if ready.vision else [])],
+            "output_modalities": ["text"],
+        },
         "meta": _meta(ready, template),
     }
 

@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from server import __version__
 from server.api.generate.services import Services
 from server.api.http.errors import RETRY_SECONDS
 from server.api.http.openapi import operation
-from server.api.shapes.operator import Healthy, Ready, Unhealthy
+from server.api.shapes.operator import Healthy, Ready, Unhealthy, Version
 from server.engine_client.interface import Engine, EngineState
 from server.metrics import Metrics
 
@@ -37,6 +38,11 @@ def ops_router(services: Services) -> APIRouter:
     router = APIRouter()
 
     add_health(router, services)
+
+    @router.get("/version", **operation("The server's version", "server", answer=Version))
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
     if services.options.serve_metrics:
         add_metrics(router, services.metrics)
 

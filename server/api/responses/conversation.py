@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from server.api.fields.policy import note_ignored
 from server.api.generate.dialog import Dialog, DialogReader
 from server.api.responses.items import (
     FunctionCall,
     FunctionCallOutput,
     InputImage,
     InputMessage,
+    LeftOut,
+    OtherCall,
+    OtherOutput,
     parts_of,
 )
 from server.api.responses.request import InputRequest, read_toolbox
@@ -49,11 +53,25 @@ def _read(reader: DialogReader, item: Any, where: str) -> None:
         reader.add(Turn("assistant", (), (call,)))
     elif isinstance(item, FunctionCallOutput):
         content = _parts(reader, item.output, _field(where, "output"), "tool")
-        reader.add(Turn("tool", content, (), item.call_id), _field(where, "call_id"))
+        reader.add(Turn("tool", content, (), item.call_id))
+    elif isinstance(item, LeftOut):
+        note_ignored(f"input[].{item.type}", "it says nothing to the model")
+    elif isinstance(item, OtherCall | OtherOutput):
+        _read_other(reader, item, where)
     else:
         assert isinstance(item, InputMessage)
         content = _parts(reader, item.content, _field(where, "content"), item.role)
         reader.add(Turn(_ROLES.get(item.role, item.role), content))
+
+
+def _read_other(reader: DialogReader, item: OtherCall | OtherOutput, where: str) -> None:
+    if item.call_id is None:
+        note_ignored(f"input[].{item.type}", "a call without call_id cannot be told from others")
+    elif isinstance(item, OtherCall):
+        reader.add(Turn("assistant", (), (ToolCall(item.call_id, item.function, item.arguments),)))
+    else:
+        content = _parts(reader, item.content, _field(where, "output"), "tool")
+        reader.add(Turn("tool", content, (), item.call_id))
 
 
 def _parts(
@@ -66,7 +84,7 @@ def _parts(
             continue
         param = where if where == _PREVIOUS else f"{where}[{place}]"
         if role == "assistant":
-            raise ImageError("pictures belong into the other roles' messages", param=param)
+            raise ImageError("pictures are not allowed in assistant messages", param=param)
         field = param if where == _PREVIOUS else f"{param}.{part.field}"
         parts.append(reader.picture(part.source, field, part.detail))
     return tuple(parts)

@@ -22,9 +22,15 @@ from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.responses.conversation import read_dialog
-from server.api.responses.items import Item, parts_of
+from server.api.responses.items import Item, ItemReference, LeftOut, parts_of
 from server.api.responses.reply import ResponseReply, ResponseWriter, encoded
-from server.api.responses.request import InputRequest, ResponsesRequest, parse_input, parse_response
+from server.api.responses.request import (
+    Body,
+    InputRequest,
+    ResponsesRequest,
+    parse_input,
+    parse_response,
+)
 from server.api.responses.store import ResponseStore, StoredResponse, stored_router
 from server.api.shapes.openai import InputTokens
 from server.api.shapes.responses import ResponseEvent, ResponseObject
@@ -52,6 +58,26 @@ def items_before(store: ResponseStore, request: InputRequest) -> Items:
             code="previous_response_not_found",
         )
     return stored.conversation
+
+
+def resolved(store: ResponseStore, request: Body) -> Body:
+    """The request with the items that it refers to. Raises RequestError where one is gone."""
+    items = request.input
+    if not isinstance(items, list) or not any(isinstance(i, ItemReference) for i in items):
+        return request
+    known, found = store.items(), []
+    for number, item in enumerate(items):
+        if not isinstance(item, ItemReference):
+            found.append(item)
+        elif item.id in known:
+            found += _ITEMS.validate_python([known[item.id]])
+        elif not item.id.startswith("rs_"):  # thoughts, which are left out anyway
+            raise RequestError(
+                f"input[{number}].id: no item {item.id[:100]!r} here; send the item itself",
+                param=f"input[{number}].id",
+                code="item_not_found",
+            )
+    return request.model_copy(update={"input": found})
 
 
 async def dialog_of(request: InputRequest, before: Items) -> Dialog:
@@ -84,7 +110,7 @@ def input_items(request: InputRequest) -> Items:
         text = {"type": "input_text", "text": request.input}
         given: list[dict[str, Any]] = [{"type": "message", "role": "user", "content": [text]}]
     else:
-        given = [_item(item) for item in request.input or ()]
+        given = [_item(item) for item in request.input or () if not isinstance(item, LeftOut)]
     return tuple({"id": _new_id(item["type"]), "status": "completed", **item} for item in given)
 
 
@@ -142,6 +168,7 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
         arrival = time.monotonic()
         ready = require_ready(services.engine)
         body = await read_body(request, services.body_limits, parse_response)
+        body = resolved(store, body)
         before = items_before(store, body)
         reply = ResponseReply(body, services.served_name(ready.model))
 
@@ -190,7 +217,7 @@ def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> N
     )
     async def input_tokens(request: Request) -> dict[str, Any]:
         ready = require_ready(services.engine)
-        body = await read_body(request, services.body_limits, parse_input)
+        body = resolved(store, await read_body(request, services.body_limits, parse_input))
 
         async def work() -> dict[str, Any]:
             dialog = await dialog_of(body, items_before(store, body))

@@ -13,7 +13,7 @@ from server.api.generate.answer import Answer, Delta
 from server.api.generate.reply_parts import Tally, chat_logprobs, images
 from server.api.http.errors import error_body
 from server.api.responses.request import FunctionTool, ResponsesRequest, TextFormat
-from server.errors import LlavaError
+from server.errors import DeadlineExceeded, LlavaError
 from server.messages import FinishReason
 from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
 from server.tools.tool import new_call_id
@@ -34,7 +34,7 @@ class ResponseReply:
         """The response as it is now; usage comes with its end."""
         ended = self.status in ("completed", "incomplete")
         cut = {"reason": "max_output_tokens"} if self.status == "incomplete" else None
-        told = {"code": "server_error", "message": error.message} if error is not None else None
+        told = {"code": _code(error), "message": error.message} if error is not None else None
         return {
             "id": self.id,
             "object": "response",
@@ -51,10 +51,23 @@ class ResponseReply:
         }
 
 
+def _code(error: LlavaError) -> str:
+    """OpenAI's code. With server_error and rate_limit_exceeded clients send the request again, so
+    what would fail again has another one.
+    """
+    if error.code == "context_length_exceeded":
+        return error.code
+    if error.status == 429:
+        return "rate_limit_exceeded"
+    # A request that took too long takes as long again.
+    again = error.status >= 500 and not isinstance(error, DeadlineExceeded)
+    return "server_error" if again else "invalid_prompt"
+
+
 def _asked(request: ResponsesRequest) -> dict[str, Any]:
     """What was asked, with the defaults filled in, as OpenAI repeats it."""
     choice = request.tool_choice
-    sampling = request.sampling()
+    sampling, user = request.sampling(), request.user
     return {
         "background": False,
         "instructions": request.instructions,
@@ -75,7 +88,7 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
         "top_logprobs": request.top_logprobs or 0,
         "top_p": sampling.top_p,
         "truncation": "disabled",
-        "user": request.user,
+        "user": user if user is None or isinstance(user, str) else json.dumps(user),
     }
 
 

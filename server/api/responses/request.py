@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.fields.messages import Refused, Strict, Text, by_mode_or_type, by_type, text_or_list
-from server.api.fields.sampling import Count, SamplingFields, check_limits
-from server.api.fields.unsupported import refuse_fields, refuse_llama_cpp
+from server.api.fields.messages import (
+    ClientName,
+    OtherTool,
+    Refused,
+    Strict,
+    Text,
+    by_mode_or_type,
+    by_type,
+    text_or_list,
+)
+from server.api.fields.policy import apply_policy, note_ignored
+from server.api.fields.sampling import WHOLE, SamplingFields, StreamOptions, TokenLimit, check_names
 from server.api.http.errors import validation_error
+from server.api.openai.chat_request import report_others
 from server.api.responses.items import Item, Name
 from server.errors import RequestError
 from server.messages.sampling import SamplingParams
 from server.tools import Tool, Toolbox
 from server.tools.tool import make_toolbox
-
-# Field of a tool -> values that change nothing.
-REFUSED_TOOL: dict[str, tuple[object, ...]] = {
-    "allowed_callers": (["direct"],),
-    "async": (False,),
-    "defer_loading": (False,),
-    "output_schema": (),
-}
 
 
 class FunctionTool(Strict):
@@ -41,7 +43,7 @@ class FunctionTool(Strict):
 FunctionTools = Annotated[
     list[
         Annotated[
-            Annotated[FunctionTool, Tag("@function")] | Annotated[Refused, Tag("@other")],
+            Annotated[FunctionTool, Tag("@function")] | Annotated[OtherTool, Tag("@other")],
             Discriminator(by_type({"function": "@function"})),
         ]
     ],
@@ -75,6 +77,7 @@ ToolChoice = Annotated[
 
 def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool | None) -> Toolbox:
     """The functions and the choice among them. Raises RequestError, naming the field."""
+    report_others(tools or ())
     found = [
         Tool(
             tool.name,
@@ -96,37 +99,7 @@ def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool
     return make_toolbox(found, choice or "auto", parallel=parallel)
 
 
-# Field -> values that change nothing.
-REFUSED: dict[str, tuple[object, ...]] = {
-    "access_programs": (),
-    "background": (False,),
-    "background_options": (),
-    "context_management": ([],),
-    "conversation": (),
-    "image": (),
-    "max_tool_calls": (),
-    "moderation": (),
-    "personality": (),
-    "prompt": (),
-    "prompt_cache_options": (),
-    "prompt_cache_retention": ("in_memory",),
-    "service_tier": ("auto", "default"),
-    "truncation": ("disabled",),
-}
-_REFUSED_REASONING: dict[str, tuple[object, ...]] = {
-    "effort": ("none",),
-    "summary": (),
-    "generate_summary": (),
-    "context": ("auto",),
-    "mode": (),
-}
-_REFUSED_TEXT: dict[str, tuple[object, ...]] = {
-    "verbosity": ("medium",),
-}
-_REFUSED_STREAM: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
 LOGPROBS = "message.output_text.logprobs"
-# What a response of ours never has, so that asking for it changes nothing.
-_NOTHING = ("reasoning.encrypted_content",)
 
 Body = TypeVar("Body", bound="InputRequest")
 Label = Annotated[str, Field(max_length=512)]
@@ -190,7 +163,7 @@ class ResponsesRequest(InputRequest, SamplingFields):
     """A request of the Responses API, as far as it is served."""
 
     include: list[str] | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: TokenLimit | None = None
     metadata: Annotated[dict[Annotated[str, Field(max_length=64)], Label], Field(max_length=16)] | (
         None
     ) = None
@@ -198,17 +171,28 @@ class ResponsesRequest(InputRequest, SamplingFields):
     safety_identifier: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    user: str | None = None
+    stream_options: StreamOptions | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    user: ClientName | None = None
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _as_texts(cls, value: object) -> object:
+        """Values as the texts that OpenAI's clients read back; null is none."""
+        if not isinstance(value, dict):
+            return value
+        given = {key: each for key, each in value.items() if each is not None}
+        return {key: v if isinstance(v, str) else json.dumps(v) for key, v in given.items()}
 
     @property
-    def most_tokens(self) -> int | None:
-        """How many tokens may be generated, by any of the names for it."""
-        return super().most_tokens or self.max_output_tokens
+    def token_limit(self) -> int | None:
+        """The most tokens of an answer, by any of the names for it."""
+        limit = super().token_limit
+        return self.max_output_tokens if limit is None else limit
 
     @property
     def with_logprobs(self) -> bool:
-        """Whether the answer tells its tokens' log-probabilities."""
+        """Whether the answer has its tokens' log-probabilities."""
         return LOGPROBS in (self.include or ())
 
     def sampling(self) -> SamplingParams:
@@ -220,11 +204,10 @@ class ResponsesRequest(InputRequest, SamplingFields):
 def parse_response(body: dict[str, Any]) -> ResponsesRequest:
     """Validate a request. Raises RequestError or UnsupportedParameter, naming the field."""
     request = _parse(ResponsesRequest, body)
-    check_limits(request, request.max_output_tokens)
-    for number, name in enumerate(request.include or ()):
-        if name != LOGPROBS and name not in _NOTHING:
-            field = f"include[{number}]"
-            refuse_fields({field: name}, {field: ()})
+    check_names(request, "max_output_tokens")
+    for name in request.include or ():
+        if name != LOGPROBS:
+            note_ignored(f"include.{name}", "a response never has it")
     if request.top_logprobs and not request.with_logprobs:
         raise RequestError(
             f"top_logprobs is only allowed when include has {LOGPROBS}",
@@ -240,7 +223,7 @@ def parse_input(body: dict[str, Any]) -> InputRequest:
 
 
 def _parse(kind: type[Body], body: dict[str, Any]) -> Body:
-    _refuse(body)
+    apply_policy(body, "responses", ResponsesRequest)
     try:
         request = kind.model_validate(body)
     except ValidationError as exc:
@@ -248,14 +231,3 @@ def _parse(kind: type[Body], body: dict[str, Any]) -> Body:
     if not request.input and request.previous_response_id is None:
         raise RequestError("input is required", param="input", code="missing_required_parameter")
     return request
-
-
-def _refuse(body: Mapping[str, Any]) -> None:
-    refuse_fields(body, REFUSED)
-    refuse_llama_cpp(body)
-    refuse_fields(body.get("reasoning"), _REFUSED_REASONING, "reasoning.")
-    refuse_fields(body.get("text"), _REFUSED_TEXT, "text.")
-    refuse_fields(body.get("stream_options"), _REFUSED_STREAM, "stream_options.")
-    tools = body.get("tools")
-    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
-        refuse_fields(tool, REFUSED_TOOL, f"tools[{number}].")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.api.fields.unsupported import refuse_fields
+from server.api.fields.policy import refuse_fields
 from server.api.http.errors import validation_error
 from server.api.http.openapi import operation
 from server.api.middleware.caller import caller
@@ -89,6 +89,16 @@ class ResponseStore:
             )
         return stored
 
+    def items(self) -> dict[str, dict[str, Any]]:
+        """The items of all conversations of this caller, by their ids."""
+        return {
+            item["id"]: item
+            for (owner, _), stored in self._kept.items()
+            if owner == caller.get()
+            for item in stored.conversation
+            if isinstance(item.get("id"), str)
+        }
+
     def delete(self, response_id: str) -> None:
         """Forget a response. Raises NotFoundError."""
         self.n_bytes -= self.get(response_id).size
@@ -99,13 +109,10 @@ def _key(response_id: str) -> tuple[str, str]:
     return caller.get(), response_id
 
 
-_REFUSED: dict[str, tuple[object, ...]] = {
-    "stream": ("false",),
-    "include_obfuscation": ("false",),
-    "starting_after": (),
-    "include": (),
-    "include[]": (),
-}
+def _refuse_stream(query: dict[str, str]) -> None:
+    """Raise UnsupportedParameter where a stored response is to be streamed again."""
+    asked = {**query, "stream": None if query.get("stream") == "false" else query.get("stream")}
+    refuse_fields(asked, "a stored response comes in one piece", "stream", "starting_after")
 
 
 class ItemsPage(BaseModel):
@@ -127,7 +134,7 @@ def stored_router(store: ResponseStore) -> APIRouter:
         path, **operation("Stored response", "responses", answer=ResponseObject, errors=[404])
     )
     async def retrieve_response(response_id: str, request: Request) -> dict[str, Any]:
-        refuse_fields(dict(request.query_params), _REFUSED)
+        _refuse_stream(dict(request.query_params))
         return store.get(response_id).response
 
     @router.delete(
@@ -164,7 +171,7 @@ def _add_input_items(router: APIRouter, store: ResponseStore, path: str) -> None
     async def list_input_items(response_id: str, request: Request) -> dict[str, Any]:
         stored = store.get(response_id)
         query = dict(request.query_params)
-        refuse_fields(query, _REFUSED)
+        _refuse_stream(query)
         return _page(list(stored.input_items), query)
 
 

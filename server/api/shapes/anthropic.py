@@ -164,3 +164,23 @@ AnthropicEvent = Annotated[
     | AnthropicError,
     Field(discriminator="type"),
 ]
+
+
+class AnthropicModel(Answer):
+    """A model as Anthropic's clients list it."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+    max_input_tokens: int
+    max_tokens: int
+
+
+class AnthropicModelList(Answer):
+    """The one model, in Anthropic's shape: for requests with the header anthropic-version."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str
+    last_id: str

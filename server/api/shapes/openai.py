@@ -262,6 +262,13 @@ class EmbeddingList(Answer):
     usage: EmbeddingUsage
 
 
+class VectorOfOne(Answer):
+    """llama-server's: the vector in a list."""
+
+    index: Count
+    embedding: list[list[float] | str]
+
+
 class FileObject(Answer):
     """An upload."""
 
@@ -294,6 +301,13 @@ class FileDeleted(Answer):
     deleted: bool
 
 
+class Architecture(Answer):
+    """What goes in and what comes out, as OpenRouter and llama.cpp's router list it."""
+
+    input_modalities: list[Literal["text", "image"]]
+    output_modalities: list[Literal["text"]]
+
+
 class ModelObject(Answer):
     """A model; ``meta`` holds its facts, under llama-server's names where it has them."""
 
@@ -302,6 +316,9 @@ class ModelObject(Answer):
     created: int
     owned_by: str
     capabilities: list[Literal["completion", "multimodal"]]
+    max_model_len: int
+    context_length: int
+    architecture: Architecture
     meta: dict[str, Any]
 
 

@@ -136,11 +136,18 @@ class Props(Answer):
     modalities: Modalities
     media_marker: str
     chat_template: str
+    chat_template_caps: dict[str, bool]
     chat_template_name: str
     chat_template_reason: str
     bos_token: str
     eos_token: str
     build_info: str
+
+
+class Version(Answer):
+    """The server's version, as vLLM has it."""
+
+    version: str
 
 
 class Progress(Answer):

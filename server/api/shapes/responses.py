@@ -131,7 +131,7 @@ class ResponseItems(Answer):
 
 
 class ResponseWhole(Answer):
-    """The response begins, or has ended."""
+    """The response begins, goes on after a silence, or has ended."""
 
     type: Literal[
         "response.created",
