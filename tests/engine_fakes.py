@@ -306,6 +306,7 @@ def drain(core: EngineCore, runner: FakeRunner | None = None) -> dict[str, list[
     for output in core.take_outputs():
         outputs.setdefault(output.request_id, []).append(output)
     for _ in range(5000):
+        core.scheduler.check_integrity()
         if not core.scheduler.has_work:
             return outputs
         if not core.has_work:

@@ -114,7 +114,7 @@ def test_a_longer_sequence_makes_its_beginning_superfluous() -> None:
     assert cache.add(3, keys_of([text("xyz")])) == []
     match = cache.find(request(text("abcd")), running=[])
     assert (match.seq_id, match.count) == (2, 3)
-    assert cache.pop_oldest().seq_id == 2
+    assert cache.pop_victim().seq_id == 2
 
 
 def test_the_last_position_of_a_prompt_is_always_computed() -> None:

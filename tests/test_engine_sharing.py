@@ -227,6 +227,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
                 finish_encode(core, runner)
             note(core.step().outputs)
             assert core.scheduler.kv.pinned <= n_cells
+            core.scheduler.check_integrity()
             assert core.scheduler.prefixes.store.n_bytes <= stored
         if abort:
             core.abort(AbortRequest(name))

@@ -1,10 +1,12 @@
 """The unified KV cache as the scheduler sees it: sequences, and the cells that they share.
 
-A mirror of llama.cpp's own book-keeping (llama-kv-cache.cpp): a cell belongs to every sequence
-whose id it carries, copying a prefix costs no cell, and a cell is free when nobody has it.
+A mirror of llama.cpp's own bookkeeping (llama-kv-cache.cpp): a cell belongs to every sequence whose
+id it carries, copying a prefix costs no cell, and a cell is free when no sequence has it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ class KVCache:
 
     @property
     def free(self) -> int:
-        """Cells that nobody has."""
+        """Cells that no sequence has."""
         return len(self._free_cells)
 
     @property
@@ -75,12 +77,29 @@ class KVCache:
             self._cells[seq_id] += cells
 
     def make_idle(self, seq_id: int) -> None:
-        """Nobody computes on this sequence any more."""
+        """The sequence is computed no further."""
         self._busy_users[self._cells[seq_id]] -= 1
 
     def close(self, seq_id: int) -> None:
-        """Takes back the id of an idle sequence, and those of its cells that nobody else has."""
+        """Takes back the id of an idle sequence, and its cells that no other sequence has."""
         cells: NDArray[np.int64] = np.array(self._cells.pop(seq_id), np.int64)
         self._users[cells] -= 1
         self._free_cells += cells[self._users[cells] == 0].tolist()
         self._free_ids.append(seq_id)
+
+    def check_integrity(self, busy: Mapping[int, int], idle: Mapping[int, int]) -> None:
+        """Raises RuntimeError where the counts of cells do not agree with each other.
+
+        ``busy`` and ``idle`` are the number of cells that each sequence should have.
+        """
+        lengths = {seq_id: len(cells) for seq_id, cells in self._cells.items()}
+        if lengths != {**busy, **idle}:
+            raise RuntimeError(f"sequences have {lengths} cells, not {dict(busy)} and {dict(idle)}")
+        if set(self._free_ids) & lengths.keys():
+            raise RuntimeError("a sequence id is free and in use")
+        for found, seq_ids in ((self._users, lengths), (self._busy_users, busy)):
+            cells = [cell for seq_id in seq_ids for cell in self._cells[seq_id]]
+            if not np.array_equal(np.bincount(cells, minlength=self.n_cells), found):
+                raise RuntimeError("a cell is counted for more or fewer sequences than have it")
+        if sorted(self._free_cells) != np.flatnonzero(self._users == 0).tolist():
+            raise RuntimeError("the free cells are not those that no sequence has")

@@ -76,7 +76,7 @@ class KVManager:
             self.prefixes.store.touch(match.stored, match.count)
             self.make_room(len(match.stored.keys))
         while not self.kv.has_sequence:
-            self._evict(self.prefixes.pop_oldest())
+            self._evict(self.prefixes.pop_victim())
         request.seq_id = self.kv.open()
         if not match.count:
             return
@@ -92,7 +92,7 @@ class KVManager:
     def make_room(self, cells: int) -> bool:
         """Evicts idle sequences until so many cells are free; whether they are."""
         while self.kv.free < cells and self.prefixes.entries:
-            self._evict(self.prefixes.pop_oldest())
+            self._evict(self.prefixes.pop_victim())
         return self.kv.free >= cells
 
     def keep(self, request: Request) -> None:
@@ -119,14 +119,24 @@ class KVManager:
             return
         prefixes, slots = self.prefixes, self._max_running - len(running)
         if self.has_surplus:
-            oldest = prefixes.oldest()
-            short = len(oldest.keys) < prefixes.store.block
-            slow = not short and self._is_slow(oldest)
-            if not slow and (self._swap_out(oldest) or short or len(prefixes.entries) > slots):
-                prefixes.entries.remove(oldest)
-                self._forget(oldest.seq_id)
+            victim = prefixes.victim()
+            short = len(victim.keys) < prefixes.store.block
+            slow = not short and self._is_slow(victim)
+            if not slow and (self._swap_out(victim) or short or len(prefixes.entries) > slots):
+                prefixes.entries.remove(victim)
+                self._forget(victim.seq_id)
                 return
         self.may_have_surplus = False
+
+    def check_integrity(self, running: Sequence[Request]) -> None:
+        """Raises RuntimeError where cells, sequences or stored prompts are counted wrongly.
+
+        To be called between steps. Looks at every cell, so tests call it, and steps do not.
+        """
+        busy = {request.seq_id: request.num_computed for request in running}
+        idle = {entry.seq_id: len(entry.keys) for entry in self.prefixes.entries}
+        self.kv.check_integrity(busy, idle)
+        self.prefixes.store.check_integrity()
 
     def _evict(self, entry: Entry) -> None:
         """An entry that was removed loses its cells; they are copied if there is the time."""

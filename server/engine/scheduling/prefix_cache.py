@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.engine.request import Request
+from server.engine.scheduling.eviction import EvictionPolicy, make_policy
 from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
 
@@ -34,26 +34,26 @@ class Match:
 
 @dataclass(slots=True)
 class PrefixCache:
-    """The idle sequences, least recently used first out.
+    """The idle sequences, evicted as ``policy`` says.
 
     Compared one by one: with at most 256 sequences an array comparison each is faster, and far
     simpler, than walking a tree of Python objects.
 
-    They are not free of cost: every step goes through all cells up to the last used one, and skips
-    those of other sequences one by one. So all of them together may have ``most_cells``; what goes
-    beyond that is left to ``store``, which has them in the RAM.
+    They have a cost: every step goes through all cells up to the last used one, and skips those of
+    other sequences one by one. So all of them together may have ``most_cells``; those beyond that
+    go to ``store``, which keeps them in the RAM.
 
-    Without ``shares`` nothing is kept, for this model's cells cannot be given to another sequence.
-    ``window``: with a sliding one, llama.cpp writes over cells that have left it. What is surely
-    there is all of a sequence that never was as long, and the end of any other.
+    Without ``shares`` nothing is kept, because this model's cells cannot be given to another
+    sequence. With a sliding ``window``, llama.cpp overwrites cells that have left it: complete are
+    only sequences that never were as long, and the end of any other.
     """
 
     window: int = 0
     shares: bool = True
     most_cells: int = 512
     store: PromptStore = field(default_factory=PromptStore)
+    policy: EvictionPolicy = field(default_factory=make_policy)
     entries: list[Entry] = field(default_factory=list)
-    _clock: itertools.count[int] = field(default_factory=itertools.count)
 
     def add(self, seq_id: int, keys: Keys) -> list[Entry]:
         """Keeps a sequence; returns the entries that it makes superfluous, now removed."""
@@ -64,18 +64,20 @@ class PrefixCache:
         ]
         for entry in covered:
             self.entries.remove(entry)
-        self.entries.append(Entry(seq_id, keys, next(self._clock)))
+        entry = Entry(seq_id, keys)
+        self.policy.use(entry)
+        self.entries.append(entry)
         return covered
 
-    def pop_oldest(self) -> Entry:
-        """Removes the entry that was of use the longest time ago."""
-        oldest = self.oldest()
-        self.entries.remove(oldest)
-        return oldest
+    def pop_victim(self) -> Entry:
+        """Removes the entry to evict first."""
+        victim = self.victim()
+        self.entries.remove(victim)
+        return victim
 
-    def oldest(self) -> Entry:
-        """The entry that was of use the longest time ago."""
-        return min(self.entries, key=lambda entry: entry.last_used)
+    def victim(self) -> Entry:
+        """The entry to evict first."""
+        return self.policy.victim(self.entries)
 
     def find(
         self, wanted: Request, running: Iterable[Request], room: int = 0, speed: float = 1.0
@@ -139,5 +141,5 @@ class PrefixCache:
         return not self.window or length < self.window or count == length
 
     def touch(self, entry: Entry) -> None:
-        """The entry was of use just now."""
-        entry.last_used = next(self._clock)
+        """The entry was reused just now."""
+        self.policy.use(entry)

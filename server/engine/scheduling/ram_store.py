@@ -1,14 +1,14 @@
-"""Prompts that have left the KV cache: their cells are in the RAM until somebody goes on."""
+"""Prompts that have left the KV cache: their cells stay in the RAM until a request needs them."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.scheduling.eviction import EvictionPolicy, make_policy
 from server.engine.scheduling.prompt_keys import Keys, begins_with
 
 _FIRST_GUESS = 0.5e-9
@@ -31,11 +31,11 @@ class StoredPrompt:
 
 @dataclass(slots=True)
 class PromptStore:
-    """At most ``most_bytes`` of prompts, least recently used first out; ``cell_bytes`` is a guess.
+    """At most ``most_bytes`` of prompts, evicted as ``policy`` says; ``cell_bytes`` is a guess.
 
     Prompts are looked up by blocks of ``block`` positions, as vLLM's prefix cache has them. It is
     also the least that is worth a copy, which is a hundred times as fast as computing but has a
-    fixed cost. What copying a byte takes, as seen so far, is told apart by direction.
+    fixed cost. The time to copy a byte is measured for each direction.
     """
 
     most_bytes: int = 0
@@ -43,11 +43,11 @@ class PromptStore:
     block: int = 32
     n_bytes: int = 0
     hits: int = 0
+    policy: EvictionPolicy = field(default_factory=make_policy)
     prompts: list[StoredPrompt] = field(default_factory=list)
     _out_seconds: float = _FIRST_GUESS
     _in_seconds: float = _FIRST_GUESS
     _index: dict[int, list[StoredPrompt]] = field(default_factory=dict)
-    _clock: itertools.count[int] = field(default_factory=itertools.count)
 
     def seconds_out(self, cells: int) -> float:
         """How long it is likely to take to copy so many cells to the RAM."""
@@ -69,7 +69,8 @@ class PromptStore:
         size = len(keys) * self.cell_bytes
         if len(keys) < self.block or size > self.most_bytes:
             return None
-        new = StoredPrompt(keys, self.blocks(keys), size, next(self._clock))
+        new = StoredPrompt(keys, self.blocks(keys), size)
+        self.policy.use(new)
         if replaces:
             for old in [each for each in self.prompts if begins_with(keys, each.keys)]:
                 self.drop(old)
@@ -110,7 +111,7 @@ class PromptStore:
 
     def touch(self, prompt: StoredPrompt, count: int) -> None:
         """So many positions of it are about to be used."""
-        prompt.last_used = next(self._clock)
+        self.policy.use(prompt)
         self.hits += count
 
     def covers(self, keys: Keys, *, exact: bool = False) -> bool:
@@ -123,10 +124,10 @@ class PromptStore:
 
     def _shrink(self) -> None:
         while self.n_bytes > self.most_bytes:
-            self.drop(min(self.prompts, key=lambda prompt: prompt.last_used))
+            self.drop(self.policy.victim(self.prompts))
 
     def drop(self, prompt: StoredPrompt) -> None:
-        """Removes a prompt; of no use any more, or it could not be copied."""
+        """Removes a prompt that is no longer of use, or could not be copied."""
         self.prompts.remove(prompt)
         self.n_bytes -= prompt.size
         for block in prompt.blocks:
@@ -134,9 +135,18 @@ class PromptStore:
             if not self._index[block]:
                 del self._index[block]
 
+    def check_integrity(self) -> None:
+        """Raises RuntimeError where sizes or index do not agree with the prompts."""
+        if self.n_bytes != sum(prompt.size for prompt in self.prompts):
+            raise RuntimeError(f"{self.n_bytes} bytes are counted, which is not the prompts' sum")
+        indexed = [(block, prompt) for block, found in self._index.items() for prompt in found]
+        expected = [(block, prompt) for prompt in self.prompts for block in prompt.blocks]
+        if len(indexed) != len(expected) or set(indexed) != set(expected):
+            raise RuntimeError("the index has other prompts than the store")
+
 
 def _blocks(keys: Keys, size: int) -> Iterator[int]:
-    """A hash of each whole block and of all before it. Whoever finds by it compares the keys."""
+    """A hash of each whole block and of all before it; lookups compare the keys as well."""
     before = 0
     for start in range(0, len(keys) - size + 1, size):
         before = hash((before, keys[start : start + size].tobytes()))

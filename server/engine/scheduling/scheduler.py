@@ -99,6 +99,10 @@ class Scheduler:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
 
+    def check_integrity(self) -> None:
+        """Raises RuntimeError where the KV cache's bookkeeping contradicts itself; for tests."""
+        self._cells.check_integrity(self.running)
+
     def schedule(self) -> StepPlan:
         """The next step's work; the caller runs all of it."""
         if not self._changed and self._all_decode and self.kv.free >= len(self.running):
