@@ -123,7 +123,7 @@ def test_no_json_is_an_error_of_ours(body: dict[str, Any], messages: Any) -> Non
     ],
 )
 def test_what_takes_long_to_parse_is_parsed_in_a_thread(content: bytes, quick: bool) -> None:
-    assert _quick(bytearray(content)) is quick
+    assert _quick(content) is quick
 
 
 @pytest.mark.parametrize("piece", [b"1,", b"[],", b'{"a":1},', b"[["])

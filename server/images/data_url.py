@@ -5,10 +5,12 @@ Only ``data:`` URLs (RFC 2397) are served; nothing is fetched and no file is ope
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
+from contextlib import suppress
 from typing import Final, NoReturn
+
+import pybase64
 
 from server.errors import ImageError
 from server.images.limits import ImageLimits, check_bytes
@@ -40,41 +42,32 @@ def read_source(url: str, limits: ImageLimits, param: str | None) -> bytes:
         )
     label, payload = url[5:comma], url[comma + 1 :]
     is_base64 = label.rpartition(";")[2].strip().lower() == "base64"
-    if is_base64 and (data := _plain_base64(payload, limits)):
-        return data
-    raw = _ascii(payload, param)
-    if "%" in raw:
-        raw = _unquote(raw)
     if is_base64:
-        return _from_base64(raw, limits, param)
+        return _from_base64(payload, limits, param)
+    raw = _unquoted(payload, param)
     check_bytes(len(raw), limits, param)
     return raw.encode("latin-1")
 
 
-def _plain_base64(text: str, limits: ImageLimits) -> bytes | None:
-    """The bytes of well-formed base64, in one pass; None where something is wrong or forgiven."""
-    padding = text[-2:].count("=")
-    size = len(text) * 3 // 4 - padding
-    if len(text) % 4 or not 0 < size <= limits.max_bytes:
-        return None
-    try:
-        data = binascii.a2b_base64(text)
-    except ValueError:
-        return None
-    # It passes over what is not in the alphabet: then there are fewer bytes than characters say.
-    return data if len(data) == size else None
-
-
 def _from_base64(text: str, limits: ImageLimits, param: str | None) -> bytes:
-    text = text.translate(_WHITESPACE).translate(_URLSAFE).rstrip("=")
+    size = len(text) * 3 // 4 - text[-2:].count("=")
     # From the length alone, so that nothing too large is ever decoded.
+    if 0 < size <= limits.max_bytes:
+        with suppress(ValueError):
+            return pybase64.b64decode(text, validate=True)
+    text = _unquoted(text, param).translate(_WHITESPACE).translate(_URLSAFE).rstrip("=")
     check_bytes(len(text) * 3 // 4 or len(text), limits, param)
     try:
-        # "%"-escapes may have brought characters beyond ASCII; encode() refuses those.
+        # "%"-escapes may have brought characters beyond ASCII; these are refused here.
         # Dropping the padding and adding the right one also mends a wrong number of "=".
-        return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), validate=True)
+        return pybase64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError as error:
         raise ImageError("The data: URL's base64 is not valid.", param=param) from error
+
+
+def _unquoted(payload: str, param: str | None) -> str:
+    raw = _ascii(payload, param)
+    return _unquote(raw) if "%" in raw else raw
 
 
 def _ascii(payload: str, param: str | None) -> str:

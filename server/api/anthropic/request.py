@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag
 
 from server.api.anthropic.blocks import Block, CacheControl, Name, TextBlock
 from server.api.fields.messages import OtherTool, Strict, Text, by_type, text_or_list
 from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import Count, Ratio, StopText, Window
-from server.api.http.errors import validation_error
+from server.api.http.body import validated
 from server.messages.sampling import SamplingParams
 
 
@@ -139,16 +139,10 @@ class MessagesRequest(CountRequest):
 def parse_messages(body: dict[str, Any]) -> MessagesRequest:
     """Validate a request. Raises RequestError or UnsupportedParameter, naming the field."""
     apply_policy(body, "messages", MessagesRequest)
-    try:
-        return MessagesRequest.model_validate(body)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    return validated(MessagesRequest, body)
 
 
 def parse_count(body: dict[str, Any]) -> CountRequest:
     """Validate a request for counting. Raises as ``parse_messages`` does."""
     apply_policy(body, "messages", MessagesRequest)
-    try:
-        return CountRequest.model_validate(body)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    return validated(CountRequest, body)

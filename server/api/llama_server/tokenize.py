@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -10,7 +11,7 @@ from pydantic import Field
 from server.api.fields.messages import Strict, Text
 from server.api.generate.dialog import rendered
 from server.api.generate.services import Services
-from server.api.http.body import read_body, validator
+from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat import EXAMPLE
@@ -73,7 +74,7 @@ def texts_router(services: Services) -> APIRouter:
     @router.post("/tokenize", **_TOKENIZE)
     async def tokenize(request: Request) -> dict[str, Any]:
         require_ready(services.engine)
-        body = await read_body(request, services.body_limits, validator(TokenizeBody))
+        body = await read_body(request, services.body_limits, partial(validated, TokenizeBody))
         work = services.engine.tokenize(
             body.content, add_special=body.add_special, parse_special=body.parse_special
         )
@@ -82,7 +83,7 @@ def texts_router(services: Services) -> APIRouter:
     @router.post("/detokenize", **_DETOKENIZE)
     async def detokenize(request: Request) -> dict[str, Any]:
         require_ready(services.engine)
-        body = await read_body(request, services.body_limits, validator(DetokenizeBody))
+        body = await read_body(request, services.body_limits, partial(validated, DetokenizeBody))
         work = services.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
         return {"content": b"".join(found.pieces).decode("utf-8", "replace")}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag
 
 from server.api.fields.messages import (
     ChatMessage,
@@ -34,7 +34,7 @@ from server.api.fields.sampling import (
     check_same,
 )
 from server.api.generate.dialog import Dialog, DialogReader
-from server.api.http.errors import validation_error
+from server.api.http.body import validated
 from server.errors import ImageError, RequestError
 from server.messages.sampling import SamplingParams
 from server.prompt import Part, Turn
@@ -197,10 +197,7 @@ class ChatRequest(SamplingFields):
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
     apply_policy(body, "chat", ChatRequest)
-    try:
-        request = ChatRequest.model_validate(body)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    request = validated(ChatRequest, body)
     if sum(len(message.pieces) for message in request.messages) > _MAX_PARTS:
         raise RequestError(
             f"more than {_MAX_PARTS} content parts", param="messages", code="invalid_value"

@@ -22,7 +22,7 @@ from server.api.fields.sampling import (
 )
 from server.api.generate.pictures import Source
 from server.api.generate.services import Services
-from server.api.http.body import validator
+from server.api.http.body import validated
 from server.errors import ContextLengthExceeded, ImageError, RequestError
 from server.messages import EngineReady, PromptPart, TokenIds
 from server.messages.sampling import SamplingParams
@@ -140,13 +140,10 @@ class CompletionRequest(SamplingFields):
         return replace(super().sampling(), logprobs=self.with_logprobs)
 
 
-_validate = validator(CompletionRequest)
-
-
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
     apply_policy(body, "completions", CompletionRequest)
-    request = _validate(body)
+    request = validated(CompletionRequest, body)
     check_names(request)
     check_same(request, "logprobs", "n_probs")
     if len(request.prompts) * request.choices_each > _MOST_CHOICES:

@@ -28,7 +28,7 @@ from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import Source
 from server.api.generate.services import Services
-from server.api.http.body import read_body, validator
+from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
@@ -113,13 +113,10 @@ class EmbeddingRequest(Strict):
         return [(given, name)]
 
 
-_validate = validator(EmbeddingRequest)
-
-
 def parse_embedding(body: dict[str, Any]) -> EmbeddingRequest:
     """Validate a body. Raises RequestError or UnsupportedParameter, naming the field."""
     apply_policy(body, "embeddings", EmbeddingRequest)
-    request = _validate(body)
+    request = validated(EmbeddingRequest, body)
     if request.input is None and request.content is None:
         raise RequestError(
             "input: Field required", param="input", code="missing_required_parameter"

@@ -7,13 +7,14 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.generate.services import Services
 from server.api.generate.upload_store import StoredFile
-from server.api.http.errors import validation_error
+from server.api.http.body import validated
 from server.api.http.form import Form, read_form
 from server.api.http.openapi import operation
+from server.api.http.page import PageQuery, page
 from server.api.shapes.openai import FileDeleted, FileList, FileObject
 from server.errors import RequestError
 
@@ -42,19 +43,15 @@ class UploadForm(_Upload):
     file: Annotated[str, Field(json_schema_extra={"contentMediaType": _BYTES})]
 
 
-class _Page(BaseModel):
-    """The query of a listing."""
+class _Query(PageQuery):
+    """The query of the list of uploads."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    after: str | None = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
-    order: Literal["asc", "desc"] = "desc"
     purpose: str | None = None
 
 
 _CREATE = operation("Upload a picture", "files", form=UploadForm, answer=FileObject)
-_LIST = operation("List uploads", "files", query=_Page, answer=FileList)
+_LIST = operation("List uploads", "files", query=_Query, answer=FileList)
 _RETRIEVE = operation("An upload", "files", answer=FileObject, errors=(404,))
 _CONTENT = operation("An upload's bytes", "files", text=_BYTES, errors=(404,))
 _DELETE = operation("Forget an upload", "files", answer=FileDeleted, errors=(404,))
@@ -77,7 +74,8 @@ def files_router(services: Services) -> APIRouter:
 
     @router.get("/v1/files", **_LIST)
     async def list_files(request: Request) -> Response:
-        return JSONResponse(_page(store.list(), dict(request.query_params)))
+        query = validated(_Query, request.query_params)
+        return JSONResponse(_list(store.list(), query))
 
     @router.get("/v1/files/{file_id}", **_RETRIEVE)
     async def retrieve_file(file_id: str) -> Response:
@@ -102,10 +100,7 @@ def files_router(services: Services) -> APIRouter:
 
 
 def _fields(form: Form, expire: int) -> _Upload:
-    try:
-        fields = _Upload.model_validate(form.fields)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    fields = validated(_Upload, form.fields)
     if (fields.anchor is None) != (fields.seconds is None):
         raise RequestError(
             "expires_after needs both anchor and seconds",
@@ -121,28 +116,10 @@ def _fields(form: Form, expire: int) -> _Upload:
     return fields
 
 
-def _page(files: list[StoredFile], query: dict[str, str]) -> dict[str, Any]:
-    try:
-        page = _Page.model_validate(query)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
-    if page.order == "desc":
-        files.reverse()
-    if page.after is not None:
-        ids = [file.id for file in files]
-        if page.after not in ids:
-            raise RequestError("after: no such file", param="after", code="invalid_value")
-        files = files[ids.index(page.after) + 1 :]
-    if page.purpose is not None:
-        files = [file for file in files if file.purpose == page.purpose]
-    shown = files[: page.limit]
-    return {
-        "object": "list",
-        "data": [_file(file) for file in shown],
-        "first_id": shown[0].id if shown else None,
-        "last_id": shown[-1].id if shown else None,
-        "has_more": len(files) > len(shown),
-    }
+def _list(files: list[StoredFile], query: _Query) -> dict[str, Any]:
+    purpose = query.purpose
+    found = page(files, query, lambda file: file.id, lambda file: purpose in (None, file.purpose))
+    return {**found, "data": [_file(file) for file in found["data"]]}
 
 
 def _file(file: StoredFile) -> dict[str, Any]:

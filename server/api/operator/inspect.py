@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from server.api.fields.messages import Strict
 from server.api.generate.services import Services
-from server.api.http.body import read_body
+from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
-from server.api.http.errors import validation_error
 from server.api.http.form import is_form, read_form
 from server.api.http.openapi import operation
 from server.api.shapes.pictures import Inspection as InspectionAnswer
@@ -69,15 +69,8 @@ async def _source(request: Request, services: Services) -> tuple[str | bytes, st
     if is_form(request):
         form = await read_form(request, services.options.images.limits.max_bytes)
         return form.content, "file"
-    wanted = await read_body(request, services.body_limits, _parse)
+    wanted = await read_body(request, services.body_limits, partial(validated, InspectRequest))
     return wanted.url, "url"
-
-
-def _parse(body: dict[str, Any]) -> InspectRequest:
-    try:
-        return InspectRequest.model_validate(body)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
 
 
 def _report(

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.fields.messages import (
@@ -21,7 +21,7 @@ from server.api.fields.messages import (
 )
 from server.api.fields.policy import apply_policy, note_ignored
 from server.api.fields.sampling import WHOLE, SamplingFields, StreamOptions, TokenLimit, check_names
-from server.api.http.errors import validation_error
+from server.api.http.body import validated
 from server.api.openai.chat_request import report_others
 from server.api.responses.items import Item, Name
 from server.errors import RequestError
@@ -224,10 +224,7 @@ def parse_input(body: dict[str, Any]) -> InputRequest:
 
 def _parse(kind: type[Body], body: dict[str, Any]) -> Body:
     apply_policy(body, "responses", ResponsesRequest)
-    try:
-        request = kind.model_validate(body)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
+    request = validated(kind, body)
     if not request.input and request.previous_response_id is None:
         raise RequestError("input is required", param="input", code="missing_required_parameter")
     return request

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.api.fields.policy import refuse_fields
-from server.api.http.errors import validation_error
+from server.api.http.body import validated
 from server.api.http.openapi import operation
+from server.api.http.page import PageQuery, page
 from server.api.middleware.caller import caller
 from server.api.shapes.responses import ResponseDeleted, ResponseItems, ResponseObject
 from server.errors import NotFoundError, RequestError
@@ -115,16 +115,6 @@ def _refuse_stream(query: dict[str, str]) -> None:
     refuse_fields(asked, "a stored response comes in one piece", "stream", "starting_after")
 
 
-class ItemsPage(BaseModel):
-    """The query of a listing."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    after: str | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
-    order: Literal["asc", "desc"] = "desc"
-
-
 def stored_router(store: ResponseStore) -> APIRouter:
     """The endpoints of stored responses."""
     router = APIRouter()
@@ -165,33 +155,11 @@ def _add_input_items(router: APIRouter, store: ResponseStore, path: str) -> None
     @router.get(
         f"{path}/input_items",
         **operation(
-            "A response's input", "responses", query=ItemsPage, answer=ResponseItems, errors=[404]
+            "A response's input", "responses", query=PageQuery, answer=ResponseItems, errors=[404]
         ),
     )
     async def list_input_items(response_id: str, request: Request) -> dict[str, Any]:
         stored = store.get(response_id)
         query = dict(request.query_params)
         _refuse_stream(query)
-        return _page(list(stored.input_items), query)
-
-
-def _page(items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    try:
-        page = ItemsPage.model_validate(query)
-    except ValidationError as exc:
-        raise validation_error(exc.errors(include_url=False, include_input=False)) from exc
-    if page.order == "desc":
-        items.reverse()
-    if page.after is not None:
-        ids = [item["id"] for item in items]
-        if page.after not in ids:
-            raise RequestError("after: no such item", param="after", code="invalid_value")
-        items = items[ids.index(page.after) + 1 :]
-    shown = items[: page.limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": shown[0]["id"] if shown else None,
-        "last_id": shown[-1]["id"] if shown else None,
-        "has_more": len(items) > len(shown),
-    }
+        return page(stored.input_items, validated(PageQuery, query), lambda item: str(item["id"]))
