@@ -74,8 +74,7 @@ def files_router(services: Services) -> APIRouter:
 
     @router.get("/v1/files", **_LIST)
     async def list_files(request: Request) -> Response:
-        query = validated(_Query, request.query_params)
-        return JSONResponse(_list(store.list(), query))
+        return JSONResponse(_list(store.list(), validated(_Query, request.query_params)))
 
     @router.get("/v1/files/{file_id}", **_RETRIEVE)
     async def retrieve_file(file_id: str) -> Response:
