@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest
 import tomli
 from huggingface_hub import constants
 
+from scripts.synthetic.tiny import write_tiny
 from server.errors import ConfigError, StartupError
 from server.hub import catalogue
 from server.hub import resolve as hub
 from server.hub.catalogue import CatalogueEntry
-from server.hub.files import choose
+from server.hub.choose import choose
+from server.hub.download import Download, cache_folder
 from server.settings.settings import Settings
 from tests.stand_in_hub import StandInHub, serving
 
@@ -108,7 +111,11 @@ def test_offline_names_only_what_is_missing(online: StandInHub) -> None:
     mmproj = online.files.pop("us/tiny/mmproj-f16.gguf")
     with pytest.raises(StartupError, match=r"us/tiny has no file mmproj-f16\.gguf"):
         hub.resolve(Settings(model="tiny"))
+    assert not online.ranges(), "no gigabytes for a model that is not complete"
     online.files["us/tiny/mmproj-f16.gguf"] = mmproj
+    found = hub.resolve(Settings(model="tiny")).mmproj
+    assert found is not None
+    found.unlink()
     with pytest.raises(StartupError) as caught:
         hub.resolve(Settings(model="tiny", offline=True))
     assert "missing: mmproj-f16.gguf from" in caught.value.message
@@ -163,10 +170,122 @@ def test_a_repository_by_quantization(online: StandInHub) -> None:
         hub.resolve(Settings(model="hf:us/tiny:Q2_K"))
 
 
-@pytest.mark.parametrize("name", ["hf:tiny", "hf:", "hf:a/b/c", "hf:/b"])
-def test_a_misspelt_repository(name: str) -> None:
-    with pytest.raises(ConfigError, match="must read hf:OWNER/REPOSITORY"):
-        hub.resolve(Settings(model=name))
+def test_a_start_from_the_cache_needs_no_hub(
+    online: StandInHub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Down, closed to us, or gone: what is here is served, after one try."""
+    first = hub.resolve(Settings(model="hf:us/tiny:Q4_K_M"))
+    online.token = "secret"
+    assert hub.resolve(Settings(model="hf:us/tiny:Q4_K_M")) == first
+    assert "status 401" in caplog.text
+    online.token, online.files = None, {}
+    assert hub.resolve(Settings(model="hf:us/tiny:Q4_K_M")) == first
+    waits: list[float] = []
+    monkeypatch.setattr(hub_http.time, "sleep", waits.append)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert hub.resolve(Settings(model="hf:us/tiny:Q4_K_M")) == first
+    assert len(waits) <= 1, "one retry and no more"
+    assert "using what is in the cache" in caplog.text
+
+
+def test_offline_a_missing_mmproj_is_refused(
+    online: StandInHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = hub.resolve(Settings(model="hf:us/tiny"))
+    assert found.mmproj is not None
+    found.mmproj.unlink()
+    with pytest.raises(StartupError, match=r"missing: mmproj-f16\.gguf from"):
+        hub.resolve(Settings(model="hf:us/tiny", offline=True))
+    # Downloaded by another program, which left no listing: only a warning is possible.
+    cache_folder("us/tiny").joinpath("llava-server-listing.json").unlink()
+    assert hub.resolve(Settings(model="hf:us/tiny", offline=True)).mmproj is None
+    assert "no vision tower (mmproj) among the files that are known" in caplog.text
+
+
+def test_pull_repairs_what_is_damaged(online: StandInHub, caplog: pytest.LogCaptureFixture) -> None:
+    found = hub.resolve(Settings(model="hf:us/tiny"))
+    blob = found.model.resolve()
+    for damage in (LLM[: len(LLM) // 2], b"\0" * len(LLM)):
+        blob.write_bytes(damage)
+        assert hub.resolve(Settings(model="hf:us/tiny")).model.read_bytes() == damage
+        caplog.clear()
+        assert hub.resolve(Settings(model="hf:us/tiny"), repair=True).model.read_bytes() == LLM
+        assert "tiny.Q4_K_M.gguf was damaged and has been downloaded again" in caplog.text
+        assert "mmproj" not in caplog.text
+    asked = len(online.ranges())
+    hub.resolve(Settings(model="hf:us/tiny"), repair=True)
+    assert len(online.ranges()) == asked, "what is whole is not fetched"
+
+
+def test_a_download_goes_on_in_another_process(
+    online: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
+    seen: list[int] = []
+
+    def stop(_file: str, done: int, _total: int) -> None:
+        seen.append(done)
+        if done > 1 << 18:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.resolve(Settings(model="tiny"), stop)
+    partial = seen[-1]
+    assert hub.resolve(Settings(model="tiny")).model.read_bytes() == LLM
+    assert f"bytes={partial}-" in online.ranges()
+
+
+def test_a_wrong_content_is_refused_and_not_kept(
+    online: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lie(self: Download) -> str:
+        return f"{online.url}/us/tiny/resolve/main/mmproj-f16.gguf"
+
+    monkeypatch.setattr(Download, "url", property(lie))
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
+    online.files["us/tiny/mmproj-f16.gguf"] = LLM[::-1]
+    with pytest.raises(StartupError, match="wrong checksum; run the same command again"):
+        hub.resolve(Settings(model="tiny"))
+    assert not list(cache_folder("us/tiny").rglob("*.partial"))
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
+    online: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1 << 20))
+    with pytest.raises(
+        StartupError, match=r"1\.0 MiB are to be downloaded and .* has 1\.0 MiB free"
+    ):
+        hub.resolve(Settings(model="tiny"))
+    assert not online.ranges()
+
+
+def test_a_revision_is_asked_for(online: StandInHub) -> None:
+    assert hub.resolve(Settings(model="hf:us/tiny@main:Q4_K_M")).model.read_bytes() == LLM
+    assert {path for _, path, _ in online.requests if "tree" in path} == {
+        "/api/models/us/tiny/tree/main"
+    }
+
+
+def test_a_mmproj_beside_a_local_model_is_taken_if_it_fits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, mmproj = write_tiny(tmp_path, "llava-1.5")
+    with caplog.at_level("INFO"):
+        assert hub.resolve(Settings(model=str(model))).mmproj == mmproj
+    assert "mmproj-llava-1.5.gguf, which lies beside the model and fits it" in caplog.text
+    shutil.copy(mmproj, tmp_path / "mmproj-other.gguf")
+    assert hub.resolve(Settings(model=str(model))).mmproj == mmproj, "named like the model"
+    mmproj.rename(tmp_path / "mmproj-another.gguf")
+    caplog.clear()
+    assert hub.resolve(Settings(model=str(model))).mmproj is None
+    assert "in the model's folder are mmproj-another.gguf, mmproj-other.gguf" in caplog.text
+    (tmp_path / "wide").mkdir()
+    wide = write_tiny(tmp_path / "wide", "minicpmv")
+    caplog.clear()
+    assert hub.resolve(Settings(model=str(wide[0]))).mmproj is None
+    assert "mmproj-minicpmv.gguf" in caplog.text, "whether it fits is not known"
 
 
 def test_a_split_model_brings_all_parts() -> None:
@@ -201,6 +320,9 @@ def test_an_unknown_name_is_answered_with_the_likely_one() -> None:
     with pytest.raises(ConfigError) as caught:
         hub.resolve(Settings(model="llava-1.6-mistral"))
     assert "did you mean llava-1.6-mistral-7b?" in caught.value.message
+    for name, meant in (("llava", "llava-phi-3-mini"), ("LLaVA-1.5", "llava-1.5-7b")):
+        with pytest.raises(ConfigError, match=rf"did you mean {meant}\?"):
+            hub.resolve(Settings(model=name))
     assert "known are demo, " in caught.value.message
     with pytest.raises(ConfigError, match="for a repository write hf:us/tiny"):
         hub.resolve(Settings(model="us/tiny"))

@@ -57,20 +57,20 @@ def test_a_large_card_takes_everything() -> None:
             Placement(33, 8448, 4, True, "q8_0", "q8_0"),
             {"--ctx-size": "of 16384; with those, CUDA0 would lack 560 MiB"},
         ),
-        # Down to the least, then the tower goes; its room is cells again.
+        # Down to what a machine without a GPU has, then the tower goes.
         (
             5400 * MIB,
-            Placement(33, 9984, 4, False, "q8_0", "q8_0"),
+            Placement(33, 8192, 4, False, "q8_0", "q8_0"),
             {"--mmproj-offload": "on the GPU, CUDA0 would lack"},
         ),
-        # Then layers; what is left of a layer's room is cells.
+        # Then layers, and never cells: a context of 2048 for two layers more is no bargain.
         (
             3000 * MIB,
-            Placement(18, 3072, 1, False, "q8_0", "q8_0"),
+            Placement(16, 8192, 4, False, "q8_0", "q8_0"),
             {"--n-gpu-layers": "of 33; CUDA0 would lack"},
         ),
         # Too little for even the buffers: no GPU at all, and the RAM has room for all.
-        (600 * MIB, Placement(0, 16384, 8, False, use_gpu=False), {}),
+        (600 * MIB, Placement(0, 8192, 4, False, use_gpu=False), {}),
     ],
 )
 def test_what_is_valued_least_is_given_up_first(
@@ -97,8 +97,9 @@ def test_what_cannot_fit_is_refused_with_figures() -> None:
     with pytest.raises(OutOfMemory) as caught:
         make_fit((ram(4 * GIB),), margin=512 * MIB).best()
     assert caught.value.message == (
-        "the model does not fit: CPU would need 4.89 GiB and has 3.50 GiB to give beside a margin"
-        " of 512 MiB; take a smaller quantization of the model, or start anyway with --fit off"
+        "the model does not fit, even with a KV cache in q8_0: CPU would need 4.89 GiB and has"
+        " 3.50 GiB to give beside a margin of 512 MiB; take a smaller quantization of the model,"
+        " or start anyway with --fit off"
     )
     with pytest.raises(OutOfMemory) as caught:
         make_fit((gpu(free=3 * GIB), ram()), n_gpu_layers=33, ctx_size=8192).best()
@@ -247,9 +248,10 @@ def test_no_plan_exceeds_a_device_and_nothing_set_is_changed(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(sizes, max_size=3), sizes, models, wishes, st.data())
-def test_more_memory_never_gives_fewer_layers(
+def test_more_memory_never_gives_less_context_and_beside_it_fewer_layers(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any], data: st.DataObject
 ) -> None:
+    """Context first: a card of 16 GiB had less of it than one of 8, for the sake of a layer."""
     fit = build(free, host, model, wished)
     more = [size + data.draw(st.integers(0, 8 * GIB)) for size in free]
     richer = build(more, host + data.draw(st.integers(0, 8 * GIB)), model, wished)
@@ -258,9 +260,22 @@ def test_more_memory_never_gives_fewer_layers(
         return
     assert rich is not None, "what fitted before does not any more"
     one, other = poor.placement, rich.placement
-    assert other.n_gpu_layers >= one.n_gpu_layers
-    if other.n_gpu_layers == one.n_gpu_layers and other.use_gpu == one.use_gpu:
-        assert other.encoder_on_gpu >= one.encoder_on_gpu
+    assert other.ctx_size >= one.ctx_size
+    usual = fit.wants.usual_context()
+    if min(other.ctx_size, usual) == min(one.ctx_size, usual):
+        assert other.n_gpu_layers >= one.n_gpu_layers
+        if other.n_gpu_layers == one.n_gpu_layers and other.use_gpu == one.use_gpu:
+            assert other.encoder_on_gpu >= one.encoder_on_gpu
+
+
+def test_the_largest_context_gives_up_layers_for_cells() -> None:
+    fit = make_fit((gpu(free=6 * GIB), ram()))
+    largest = fit.largest_context(1 << 20)
+    assert largest is not None
+    assert largest.n_gpu_layers < 33
+    assert largest.ctx_size > fit.best().placement.ctx_size
+    assert fit.largest_context(4096) == fit._place(4096)
+    assert make_fit((ram(GIB),)).largest_context(1 << 20) is None
 
 
 @settings(max_examples=60, deadline=None)

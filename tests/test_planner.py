@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,16 @@ from huggingface_hub import constants
 
 from scripts.synthetic.files import write_pair
 from scripts.synthetic.shapes import PRESETS, LlmShape
+from scripts.synthetic.tiny import write_tiny
 from scripts.synthetic.weights import QUANTS
 from server.cli.main import main
+from server.cli.plan.command import add_arguments
 from server.memory.estimate.inputs import PlanDevice, PlanSettings
 from server.memory.estimate.plan import plan_memory
 from server.memory.estimate.search import largest_context
+from server.memory.fit.planner import Headers, fit_model
+from server.messages import DeviceMemory, EngineConfig
+from server.settings.command_line import Parser
 from tests.headers import header_of, model_of, tower_of
 from tests.stand_in_hub import StandInHub, serving
 
@@ -65,6 +71,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     shape = replace(PRESETS["tiny"], llm=replace(PRESETS["tiny"].llm, width=256, layers=8))
     shape = replace(shape, llm=replace(shape.llm, vocabulary=32000, feed_forward=4096))
+    shape = replace(shape, tower=replace(shape.tower, n_out=256))
     for quant in ("q4_0", "f16"):
         write_pair(folder, quant, shape, quant=QUANTS[quant], empty=True)
     return folder
@@ -181,7 +188,7 @@ def test_the_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
 def test_what_does_not_fit_says_by_how_much(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "demo", "--ram", "100MiB"]) == 3
     text = capsys.readouterr().out
-    assert "The model does not fit: CPU would need" in text
+    assert "The model does not fit, even with a KV cache in q8_0: CPU would need" in text
     flags = ["--device-memory", "16MiB", "--n-gpu-layers", "all", "--ctx-size", "8192"]
     assert main(["plan", "demo", *flags]) == 3
     assert "GPU0 would need" in capsys.readouterr().out
@@ -211,15 +218,17 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name a MODEL"),
         (["demo", "--device-memory", "24 apples"], "is no size"),
-        (["demo", "--ctx-size", "-5"], "is no number"),
+        (["demo", "--ctx-size", "-5"], "--ctx-size: should be greater than or equal to 0"),
         (["demo", "--flash-attn", "off", "--cache-type-v", "q8_0"], "need flash attention"),
-        (["demo", "--tensor-split", "a,b"], "no list of shares"),
+        (["demo", "--tensor-split", "a,b"], "--tensor-split: must be numbers such as 3,1"),
         (["demo", "--imagesize", "3"], "did you mean --image-size?"),
         (["nothing-like-this.gguf"], "neither a file nor a known model"),
         (["hf:one"], "must read hf:OWNER/REPOSITORY"),
         (["demo", "--mmproj", "nowhere.gguf"], "cannot read"),
+        (["demo", "--device-memory", "8"], "8 bytes; did you mean 8GiB?"),
+        (["demo", "--image-min-tokens", "4"], "this tower sees every picture as one square"),
+        (["demo", "--ram", "8GiB", "-ngl", "all"], "there is no GPU that this llama.cpp can use"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(
@@ -231,6 +240,114 @@ def test_what_makes_no_sense_is_refused_in_a_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mmproj-offload"],
+        ["--no-mmproj-offload"],
+        ["-fa", "true"],
+        ["--n-gpu-layers=-1"],
+        ["--parallel=-1"],
+        ["-ctk", "Q8_0"],
+        ["--cache-ram=-1"],
+        ["--mtmd-batch-max-tokens", "0"],
+        ["--fit", "off"],
+    ],
+    ids=" ".join,
+)
+def test_plan_takes_the_spellings_of_serve(flags: list[str]) -> None:
+    assert main(["plan", "demo", "--device-memory", "1GiB", "--ram", "8GiB", *flags]) == 0
+
+
+def test_bounds_of_tokens_are_planned_where_a_tower_heeds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, mmproj = write_tiny(tmp_path, "qwen2vl")
+    sizes = []
+    for flags in (
+        [],
+        ["--image-min-tokens", "4"],
+        ["--image-max-tokens", "64"],
+        ["--image-max-edge", "224"],
+    ):
+        found = ask(capsys, str(model), "--mmproj", str(mmproj), *flags)
+        parts = found["parts"]
+        assert isinstance(parts, list)
+        sizes += [part["bytes"] for part in parts if part["part"] == "vision_compute"]
+    assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
+
+
+def test_pictures_that_are_encoded_together_are_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, mmproj = write_tiny(tmp_path, "internvl")
+    sizes = []
+    for flags in (["--mmproj-offload", "cpu"], [], ["--mtmd-batch-max-tokens", "2048"]):
+        found = ask(capsys, str(model), "--mmproj", str(mmproj), *flags)
+        parts = found["parts"]
+        assert isinstance(parts, list)
+        sizes += [part["bytes"] for part in parts if part["part"] == "vision_compute"]
+    assert sizes[0] * 100 < sizes[1] * 2 == pytest.approx(sizes[2], rel=0.01)
+
+
+def test_every_flag_has_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    text = capsys.readouterr().out
+    names = [line.split()[0] for line in text.splitlines() if line.startswith("  -")]
+    assert len(names) > 25
+    parser = Parser(prog="plan")
+    add_arguments(parser)
+    assert all(action.help for action in parser._actions)
+
+
+def test_plan_alone_plans_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--ram", "8GiB"]) == 0
+    assert capsys.readouterr().out.startswith("demo: llama")
+
+
+def test_the_settings_of_the_environment_count(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAVA_CTX_SIZE", "2048")
+    found = ask(capsys, "demo")
+    assert isinstance(found["settings"], dict)
+    assert found["settings"]["ctx_size"] == 2048
+
+
+def test_what_the_largest_context_means(capsys: pytest.CaptureFixture[str]) -> None:
+    """It gives up layers for cells, and says for how many slots and with which layers."""
+    flags = ["--device-memory", "24MiB", "--ram", "1GiB"]
+    assert main(["plan", "demo", *flags]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"Largest context that fits: (\d+) tokens for .*? with (\d) of 6 layers", text
+    )
+    assert found is not None
+    assert main(["plan", "demo", *flags, "-c", found[1]]) == 0
+    capsys.readouterr()
+    assert main(["plan", "demo", *flags, "-c", "1000000"]) == 3
+    assert main(["plan", "demo", "--ram", "64GiB", "-c", "1000000"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "One request uses up to 8192 tokens, all that the model was trained for, so" in text
+
+
+def test_a_larger_card_never_has_less_context(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of Llama-3-70B in 4 bits 8, 12, 16 and 24 GiB had 8192, 6656, 4352 and 6400 tokens."""
+    found = []
+    for size in (6, 8, 12, 16, 24, 48):
+        config = EngineConfig(Path("m"), None, Path(), None, None, 1)
+        card = DeviceMemory("GPU0", "", "gpu", size * GIB, size * GIB)
+        ram = DeviceMemory("CPU", "", "cpu", 1 << 45, 1 << 45)
+        fit, _ = fit_model(config, Headers(header_of(LLAMA_3_70B, "q4_k")), (card, ram))
+        found.append(fit.best().placement)
+    contexts = [placement.ctx_size for placement in found]
+    assert contexts == sorted(contexts)
+    layers = [placement.n_gpu_layers for placement in found]
+    assert layers == sorted(layers)
+    assert contexts[0] == 8192
+
+
 def test_the_two_files_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> None:
     from server.hub.catalogue import models_dir
 
@@ -240,3 +357,5 @@ def test_the_two_files_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> N
     assert "give it with --mmproj" in capsys.readouterr().err
     assert main(["plan", str(model), "--mmproj", str(model)]) == 1
     assert "no vision tower" in capsys.readouterr().err
+    assert main(["plan", str(tower), "--mmproj", str(model)]) == 2
+    assert "--model and --mmproj are swapped: llava-demo-mmproj" in capsys.readouterr().err

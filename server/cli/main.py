@@ -123,7 +123,7 @@ def _pull(options: argparse.Namespace) -> int:
     settings = load_settings({"model": options.model})
     from server.hub.resolve import resolve  # noqa: PLC0415
 
-    found = resolve(settings)
+    found = resolve(settings, repair=True)
     print(found.model)
     if found.mmproj is not None:
         print(found.mmproj)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +40,38 @@ def read_header(path: Path, *, longest: int | None = None) -> GGUFHeader:
         raise unusable(path, error) from error
 
 
+class _HeaderAlone:
+    """The bytes of a header whose file is as long as it says."""
+
+    size: Final = 1 << 50
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on."""
+        return self._data[start : start + count].ljust(count, b"\0")
+
+
+def read_shipped_header(path: Path) -> GGUFHeader:
+    """A header that is kept without its file's weights, compressed.
+
+    Raises:
+        StartupError: there is no such file, or it is no header.
+    """
+    try:
+        source = _HeaderAlone(gzip.decompress(path.read_bytes()))
+        return parse_header(source, raw=False)
+    except (OSError, EOFError, MalformedError) as error:
+        raise StartupError(f"cannot read {path}: {error}") from error
+
+
 def unusable(name: object, error: MalformedError) -> StartupError:
     """The one line for a damaged file."""
-    return StartupError(f"{name} cannot be used: {error}; download or convert it again")
+    return StartupError(
+        f"{name} cannot be used: {error}; download or convert it again"
+        " (`llava-server pull` repairs what it has downloaded)"
+    )
 
 
 __all__ = ["Entry", "GGUFFile", "Tensor", "open_gguf"]

@@ -58,11 +58,28 @@ def load(folder: Path | None = None) -> dict[str, CatalogueEntry]:
     return entries
 
 
+def shipped_headers(entry: CatalogueEntry) -> tuple[Path, Path] | None:
+    """The headers of a model and of its mmproj that came with this program, without weights."""
+    folder = models_dir() / "headers"
+    found = folder / f"{entry.name}.gguf.gz", folder / f"{entry.name}-mmproj.gguf.gz"
+    return found if all(path.is_file() for path in found) else None
+
+
+def _closest(name: str) -> str | None:
+    """The name that was probably meant: the smallest that begins so, else one spelt alike."""
+    known = load().values()
+    begin = [entry for entry in known if entry.name.startswith(name.lower())]
+    if begin:
+        return min(begin, key=lambda entry: entry.gigabytes).name
+    close = difflib.get_close_matches(name.lower(), [one.name for one in known], n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
 def unknown(name: str) -> ConfigError:
     """The error for a name that is neither in the catalogue nor a file."""
     names = list(load())
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
+    close = _closest(name)
+    hint = f"did you mean {close}? " if close else ""
     spelling = f"for a repository write hf:{name}; " if name.count("/") == 1 else ""
     return ConfigError(
         f"--model: {name} is neither a file nor a known model; {hint}{spelling}"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import re
+import time
 from typing import Final
 
+import httpx2
 from huggingface_hub import hf_hub_url
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+from huggingface_hub.errors import HfHubHTTPError
 
 from server.errors import StartupError
+from server.hub.download import is_passing, open_range, span_of, split_revision
+from server.sizes import MIB
 
-_SPAN: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
-_FIRST: Final = 128 * 1024
-_MOST_AHEAD: Final = 256 * 1024
+_FIRST: Final = MIB // 8
+_MOST_AHEAD: Final = MIB // 4
 # Passing over less than this is reading on.
-_NEAR: Final = 1024 * 1024
+_NEAR: Final = MIB
 # No header is longer: the vocabulary of 256,000 pieces with its merges takes 16 MB.
-_LIMIT: Final = 64 * 1024 * 1024
+_LIMIT: Final = 64 * MIB
+# Seconds between tries.
+_PAUSES: Final = (1, 2, 4)
 
 
 class HubSource:
@@ -31,8 +34,9 @@ class HubSource:
     """
 
     def __init__(self, repo: str, file: str) -> None:
-        self._url = hf_hub_url(repo, file)
-        self._name = f"{repo}/{file}"
+        name, revision = split_revision(repo)
+        self._url = hf_hub_url(name, file, revision=revision)
+        self._name = f"{name}/{file}"
         self._start = 0
         self._piece = b""
         self._ahead = _FIRST
@@ -66,25 +70,36 @@ class HubSource:
 
     def _fetch(self, start: int, count: int) -> None:
         if self.fetched + count > _LIMIT:
-            raise StartupError(f"{self._name}: its header is longer than {_LIMIT >> 20} MiB")
+            raise StartupError(f"{self._name}: its header is longer than {_LIMIT // MIB} MiB")
         last = start + count - 1
         if self._size:
             last = min(last, self._size - 1)
-        headers = {**build_hf_headers(), "Range": f"bytes={start}-{last}"}
-        headers["Accept-Encoding"] = "identity"
-        with http_stream_backoff("GET", self._url, headers=headers, timeout=30) as response:
-            hf_raise_for_status(response)
-            span = _SPAN.match(response.headers.get("Content-Range", ""))
-            if response.status_code != 206 or span is None or int(span[1]) != start:
+        piece = self._try(start, last)
+        self._piece = piece[: last - start + 1]
+        self._start = start
+        self.fetched += len(piece)
+        if len(self._piece) < min(count, self._size - start):
+            raise StartupError(f"{self._name}: the hub broke off in the middle of its header")
+
+    def _try(self, start: int, last: int) -> bytes:
+        for seconds in (*_PAUSES, 0):
+            try:
+                return self._once(start, last)
+            except (httpx2.TransportError, HfHubHTTPError) as error:
+                if not seconds or not is_passing(error):
+                    raise
+                time.sleep(seconds)
+        raise AssertionError
+
+    def _once(self, start: int, last: int) -> bytes:
+        with open_range(self._url, start, last) as response:
+            span = span_of(response)
+            if response.status_code != 206 or span is None:
                 raise StartupError(f"{self._name}: the hub does not serve parts of files")
-            self._size = self._size or int(span[3])
+            self._size = self._size or span[2]
             piece = bytearray()
             for block in response.iter_bytes():
                 piece += block
                 if len(piece) > last - start:
                     break  # whatever else it may send
-        self._piece = bytes(piece[: last - start + 1])
-        self._start = start
-        self.fetched += len(piece)
-        if len(self._piece) < min(count, self._size - start):
-            raise StartupError(f"{self._name}: the hub broke off in the middle of its header")
+        return bytes(piece)

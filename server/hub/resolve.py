@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import ConfigError, StartupError
+from server.gguf.file import read_header
+from server.gguf.model_header import LONGEST, is_mmproj
+from server.gguf.split import split_names
 from server.hub import catalogue
 from server.hub.catalogue import CatalogueEntry
-from server.hub.files import HubFiles, choose
+from server.hub.choose import choose, projector_for
+from server.hub.download import Report
+from server.hub.files import HubFiles, RemoteFile
+from server.hub.names import RepositoryName, parse_repository
+from server.mmproj.facts import facts_of
 from server.settings.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class ModelName:
+    """What is known of a model before its files are here: its name, and of a model that brings
+    none of its own the name of its chat template.
+    """
+
+    name: str
+    chat_template: str | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,14 +45,43 @@ class ResolvedModel:
     chat_template: str | None = None
 
 
-def resolve(settings: Settings) -> ResolvedModel:
-    """Find the model that the settings name, and download what is missing of it."""
-    found = _find(settings)
-    if settings.mmproj is None:
-        return found
-    if not settings.mmproj.is_file():
-        raise ConfigError(f"--mmproj: no such file: {settings.mmproj}")
-    return ResolvedModel(found.name, found.model, settings.mmproj, found.chat_template)
+def identify(settings: Settings) -> ModelName:
+    """The model that the settings name, without asking the Hub.
+
+    Raises:
+        ConfigError: they name a file that is not there, or nothing that is known.
+    """
+    if settings.mmproj is not None:
+        if settings.mmproj.is_dir():
+            raise ConfigError(f"--mmproj: {settings.mmproj} is a folder; name the .gguf file in it")
+        if not settings.mmproj.is_file():
+            raise ConfigError(f"--mmproj: no such file: {settings.mmproj}")
+    name = settings.model
+    if found := parse_repository(name):
+        return ModelName(found.title)
+    if entry := catalogue.load().get(name):
+        return ModelName(entry.name, entry.chat_template)
+    return ModelName(_local(name).stem)
+
+
+def resolve(
+    settings: Settings, report: Report | None = None, *, repair: bool = False
+) -> ResolvedModel:
+    """Finds the model that the settings name, and downloads what is missing of it.
+
+    ``report`` gets the progress of downloads. With ``repair`` what is in the cache is checked, and
+    fetched anew where it is damaged.
+    """
+    named = identify(settings)
+    name = settings.model
+    if found := parse_repository(name):
+        model, mmproj = _from_repository(found, settings, report, repair=repair)
+    elif entry := catalogue.load().get(name):
+        model, mmproj = _from_catalogue(entry, settings, report, repair=repair)
+    else:
+        model = _local(name)
+        mmproj = None if settings.mmproj else _beside(model)
+    return ResolvedModel(named.name, model, settings.mmproj or mmproj, named.chat_template)
 
 
 def is_downloaded(entry: CatalogueEntry) -> bool:
@@ -43,20 +92,10 @@ def is_downloaded(entry: CatalogueEntry) -> bool:
     return not HubFiles(offline=True).missing(entry.remote_files())
 
 
-def _find(settings: Settings) -> ResolvedModel:
-    name = settings.model
-    if name.startswith("hf:"):
-        return _from_repository(name, settings)
-    entry = catalogue.load().get(name)
-    if entry is not None:
-        return _from_catalogue(entry, settings)
-    return _from_path(name)
-
-
-def _from_path(name: str) -> ResolvedModel:
+def _local(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
-        return ResolvedModel(path.stem, path, None)
+        return path
     if path.is_dir():
         raise ConfigError(f"--model: {path} is a folder; name the .gguf file in it")
     if path.suffix == ".gguf" or name.startswith(("/", "./", "../", "~")):
@@ -64,7 +103,44 @@ def _from_path(name: str) -> ResolvedModel:
     raise catalogue.unknown(name)
 
 
-def _from_catalogue(entry: CatalogueEntry, settings: Settings) -> ResolvedModel:
+def _beside(model: Path) -> Path | None:
+    """The mmproj in a model's folder, if there is one that fits, and one only."""
+    files = sorted(path for path in model.parent.glob("*.gguf") if "mmproj" in path.name.lower())
+    files = [path for path in files if path.name != model.name]
+    if not files:
+        return None
+    fitting = [path.name for path in files if _fits(model, path)]
+    try:
+        best = projector_for(model.name, fitting, "the folder")
+    except ConfigError:
+        best = None
+    if best is None:
+        logger.warning(
+            "no --mmproj is given, so pictures are refused; in the model's folder are %s",
+            ", ".join(path.name for path in files),
+        )
+        return None
+    logger.info("--mmproj: %s, which lies beside the model and fits it", best)
+    return model.parent / best
+
+
+def _fits(model: Path, mmproj: Path) -> bool:
+    """Whether a mmproj projects to the model's width."""
+    try:
+        header = read_header(model, longest=LONGEST)
+        facts = facts_of(mmproj, read_header(mmproj, longest=LONGEST))
+    except StartupError:
+        return False
+    if is_mmproj(header):
+        return False
+    name = header.metadata.get("general.architecture")
+    width = header.metadata.get(f"{name.value}.embedding_length") if name else None
+    return width is not None and facts.n_out == width.value
+
+
+def _from_catalogue(
+    entry: CatalogueEntry, settings: Settings, report: Report | None, *, repair: bool
+) -> tuple[Path, Path | None]:
     if entry.repo is None:
         folder = catalogue.models_dir()
         files = [folder / entry.file, folder / entry.mmproj]
@@ -75,23 +151,44 @@ def _from_catalogue(entry: CatalogueEntry, settings: Settings) -> ResolvedModel:
         wanted = entry.remote_files()
         if settings.mmproj is not None:
             wanted = wanted[:1]
-        files = HubFiles(settings.offline).fetch(wanted, model=entry.name)
-    mmproj = files[1] if len(files) > 1 else None
-    return ResolvedModel(entry.name, files[0], mmproj, entry.chat_template)
+        files = _fetch(HubFiles(settings.offline), wanted, entry.name, report, repair=repair)
+    return files[0], files[1] if len(files) > 1 else None
 
 
-def _from_repository(name: str, settings: Settings) -> ResolvedModel:
-    repo, _, selector = name.removeprefix("hf:").partition(":")
-    if repo.count("/") != 1 or repo.startswith("/") or repo.endswith("/"):
-        raise ConfigError(
-            f"--model: {name} must read hf:OWNER/REPOSITORY or hf:OWNER/REPOSITORY:Q4_K_M"
-        )
+def _from_repository(
+    name: RepositoryName, settings: Settings, report: Report | None, *, repair: bool
+) -> tuple[Path, Path | None]:
     hub = HubFiles(settings.offline)
-    parts, mmproj = choose(hub.listing(repo, model=name), repo, selector or None)
-    wanted = [(repo, part) for part in parts]
-    if mmproj is not None and settings.mmproj is None:
-        wanted.append((repo, mmproj))
-    files = hub.fetch(wanted, model=name)
-    # Of a split model llama.cpp is given the first part and finds the others beside it.
-    projector = files[len(parts)] if len(files) > len(parts) else None
-    return ResolvedModel(repo.partition("/")[2], files[0], projector)
+    repo, wanted = files_of(name, hub, settings.model, own_mmproj=settings.mmproj is not None)
+    files = _fetch(hub, wanted, settings.model, report, repair=repair)
+    # Of a split model llama.cpp gets the first part and finds the others beside it.
+    parts = len(split_names(wanted[0][1]))
+    if len(files) == parts and settings.mmproj is None:
+        logger.warning(
+            "%s has no vision tower (mmproj) among the files that are known, so pictures are"
+            " refused; `llava-server pull %s` looks for one",
+            repo,
+            settings.model,
+        )
+    return files[0], files[parts] if len(files) > parts else None
+
+
+def files_of(
+    name: RepositoryName, hub: HubFiles, model: str, *, own_mmproj: bool
+) -> tuple[str, list[RemoteFile]]:
+    """The repository, and its files that are meant: all parts of the model, then its mmproj."""
+    repo = name.repo if name.revision is None else f"{name.repo}@{name.revision}"
+    listed = hub.listing(repo, model=model)
+    if own_mmproj:
+        listed = [file for file in listed if "mmproj" not in file.lower()]
+    parts, mmproj = choose(listed, name.repo, name.selector)
+    return repo, [(repo, file) for file in (*parts, mmproj) if file is not None]
+
+
+def _fetch(
+    hub: HubFiles, wanted: list[RemoteFile], model: str, report: Report | None, *, repair: bool
+) -> list[Path]:
+    if repair:
+        for _, file in hub.repair(wanted, model=model, report=report):
+            logger.warning("%s was damaged and has been downloaded again", file)
+    return hub.fetch(wanted, model=model, report=report)

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 from pydantic import SecretStr, ValidationError
@@ -77,10 +77,15 @@ def default_text(field: FieldInfo) -> str:
     return "none" if field.default is None else str(field.default)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Give the parser one flag for each setting, in groups. What is not given stays out."""
+def add_settings(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Give the parser one flag for each setting, or for those of these ``names``, in groups.
+
+    What is not given stays out.
+    """
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in Settings.model_fields.items():
+        if names is not None and name not in names:
+            continue
         info = flag_info(field)
         group = groups.get(info.group)
         if group is None:

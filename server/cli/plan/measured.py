@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,11 +52,6 @@ def fetch(url: str, api_key: str | None) -> dict[str, Any]:
     if response.status_code != 200 or not isinstance(body, dict):
         raise StartupError(f"{url} is no llava-server (status {response.status_code})")
     return body
-
-
-def key_of(given: str | None) -> str | None:
-    """The key that was given, or that of the environment."""
-    return given or os.environ.get("LLAVA_API_KEY") or None
 
 
 def lines(body: dict[str, Any]) -> Iterator[str]:

@@ -1,130 +1,129 @@
-"""What is planned: the headers of a model, from this machine or by ranges from the Hub."""
+"""What is planned: the headers of a model, from this machine, the Hub or our own collection."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-
 from server.errors import ConfigError
 from server.gguf.cursor import MalformedError
-from server.gguf.file import read_header, unusable
+from server.gguf.file import read_header, read_shipped_header, unusable
 from server.gguf.header import GGUFHeader, parse_header
-from server.gguf.model_header import (
-    LONGEST,
-    ModelHeader,
-    TowerHeader,
-    model_header,
-    read_model_header,
-    read_tower_header,
-    tower_header,
-)
+from server.gguf.model_header import LONGEST
 from server.gguf.split import split_names
 from server.hub import catalogue
-from server.hub.files import HubFiles, RemoteFile, choose
+from server.hub.catalogue import CatalogueEntry
+from server.hub.choose import quantizations
+from server.hub.files import HubFiles, RemoteFile, cached
 from server.hub.header_ranges import HubSource
+from server.hub.names import parse_repository
+from server.hub.resolve import files_of
+from server.memory.fit.planner import Headers, headers_of, read_headers
+from server.settings.settings import Settings
 
 
 @dataclass(slots=True, frozen=True)
 class Subject:
     """A model that is planned. ``fetched`` bytes came over the network for it.
 
-    ``repo`` is where it was found on the Hub, ``file`` its name there.
+    ``repo`` is where it was found on the Hub, ``file`` its name there. ``shipped``: its headers are
+    those that came with this program.
     """
 
     name: str
-    model: ModelHeader
-    tower: TowerHeader | None
+    headers: Headers
     repo: str | None = None
     file: str | None = None
     fetched: int = 0
+    shipped: bool = False
 
 
-def find_subject(name: str, mmproj: Path | None, *, offline: bool) -> Subject:
-    """Reads the headers of the model ``name``: a path, a name of the catalogue, or hf:OWNER/REPO.
+def find_subject(settings: Settings) -> Subject:
+    """Reads the headers of the settings' model.
 
     Raises:
         ConfigError: there is no such model.
         StartupError: its files cannot be read.
     """
-    own = read_tower_header(mmproj) if mmproj is not None else None
-    if name.startswith("hf:"):
-        return _from_repository(name, own, HubFiles(offline))
+    name, own = settings.model, settings.mmproj
+    hub = HubFiles(settings.offline)
+    if repository := parse_repository(name):
+        repo, wanted = files_of(repository, hub, name, own_mmproj=own is not None)
+        return _Reader(hub, repository.title).remote(wanted, own, repo)
     entry = catalogue.load().get(name)
     if entry is None:
         path = Path(name).expanduser()
         if not path.is_file():
             raise catalogue.unknown(name)
-        return Subject(path.stem, read_model_header(path), own)
+        return Subject(path.stem, read_headers(path, own))
     if entry.repo is None:
         folder = catalogue.models_dir()
-        found = own or read_tower_header(folder / entry.mmproj)
-        return Subject(entry.name, read_model_header(folder / entry.file), found)
-    model, tower = entry.remote_files()
-    return _remote(entry.name, model, None if own else tower, own, HubFiles(offline))
+        found = read_headers(folder / entry.file, own or folder / entry.mmproj)
+        return Subject(entry.name, found)
+    return _from_catalogue(entry, own, hub)
 
 
-def _from_repository(name: str, own: TowerHeader | None, hub: HubFiles) -> Subject:
-    repo, _, selector = name.removeprefix("hf:").partition(":")
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise ConfigError(
-            f"MODEL: {name} must read hf:OWNER/REPOSITORY or hf:OWNER/REPOSITORY:Q4_K_M"
-        )
-    parts, projector = choose(hub.listing(repo, model=name), repo, selector or None)
-    tower = (repo, projector) if projector and own is None else None
-    return _remote(repo.partition("/")[2], (repo, parts[0]), tower, own, hub)
+def _from_catalogue(entry: CatalogueEntry, own: Path | None, hub: HubFiles) -> Subject:
+    """Files that are here say best what they are; else the headers that came with this program."""
+    wanted = entry.remote_files()[: 1 if own else 2]
+    shipped = catalogue.shipped_headers(entry)
+    if not hub.missing(wanted) or shipped is None:
+        return _Reader(hub, entry.name).remote(wanted, own, wanted[0][0])
+    model, mmproj = map(read_shipped_header, shipped)
+    paths = Path(entry.file), Path(entry.mmproj)
+    if own is not None:
+        paths, mmproj = (paths[0], own), read_header(own, longest=LONGEST)
+    headers = headers_of(paths[0], [model], paths[1], mmproj)
+    return Subject(entry.name, headers, wanted[0][0], wanted[0][1], shipped=True)
 
 
-def _remote(
-    name: str, model: RemoteFile, tower: RemoteFile | None, own: TowerHeader | None, hub: HubFiles
-) -> Subject:
-    fetched = 0
-    parts: list[GGUFHeader] = []
-    for part in split_names(model[1]):
-        header, count = _header((model[0], part), hub, name)
-        parts.append(header)
-        fetched += count
-    found = own
-    if tower is not None:
-        header, count = _header(tower, hub, name)
-        found = tower_header(tower[1], header)
-        fetched += count
-    return Subject(name, model_header(model[1], parts), found, model[0], model[1], fetched)
+@dataclass(slots=True)
+class _Reader:
+    """Reads headers from the cache, and by ranges from the Hub; counts what it fetched."""
+
+    hub: HubFiles
+    model: str
+    fetched: int = 0
+
+    def remote(self, wanted: list[RemoteFile], own: Path | None, repo: str) -> Subject:
+        first = wanted[0][1]
+        names = split_names(first)
+        parts = [self._header((repo, name)) for name in names]
+        tower = next((file for file in wanted if file[1] not in names), None)
+        mmproj, header = own, None
+        if own is not None:
+            header = read_header(own, longest=LONGEST)
+        elif tower is not None:
+            mmproj, header = Path(tower[1]), self._header(tower)
+        headers = headers_of(Path(first), parts, mmproj, header)
+        return Subject(self.model, headers, repo, first, self.fetched)
+
+    def _header(self, file: RemoteFile) -> GGUFHeader:
+        """A header; nothing is fetched where the file is here."""
+        path = cached(*file)
+        if path is not None:
+            return read_header(path, longest=LONGEST)
+        if self.hub.offline:
+            raise self.hub.unreachable([file], self.model, ConnectionError())
+        with self.hub.explained([file], *file, self.model):
+            source = HubSource(*file)
+            try:
+                header = parse_header(source, raw=False, longest=LONGEST)
+            except MalformedError as error:
+                raise unusable("/".join(file), error) from error
+            self.fetched += source.fetched
+            return header
 
 
-def _header(file: RemoteFile, hub: HubFiles, model: str) -> tuple[GGUFHeader, int]:
-    """A header, and how many bytes were fetched for it: none where the file is here."""
-    cached = huggingface_hub.try_to_load_from_cache(*file)
-    if isinstance(cached, str):
-        return read_header(Path(cached), longest=LONGEST), 0
-    if hub.offline:
-        raise hub.unreachable([file], model, ConnectionError())
-    with hub.explained([file], *file, model):
-        source = HubSource(*file)
-        try:
-            return parse_header(source, raw=False, longest=LONGEST), source.fetched
-        except MalformedError as error:
-            raise unusable("/".join(file), error) from error
-
-
-def quantizations(subject: Subject, *, offline: bool) -> dict[str, int]:
+def other_files(subject: Subject, settings: Settings) -> dict[str, int]:
     """Bytes of each quantization of the same model that its repository has, by file name.
 
-    Split ones are summed under the name of their first part. Empty without a repository.
+    Split ones are summed under the name of their first part. Empty where the Hub is not asked.
     """
-    hub = HubFiles(offline)
-    if subject.repo is None or hub.offline:
+    hub = HubFiles(settings.offline)
+    if subject.repo is None or subject.file is None or hub.offline or subject.shipped:
         return {}
     sizes = hub.sizes(subject.repo, model=subject.name)
-    models = {name: size for name, size in sizes.items() if "mmproj" not in name.lower()}
-    return {
-        name: sum(_of_parts(models, split_names(name)))
-        for name in models
-        if split_names(name)[0] == name
-    }
-
-
-def _of_parts(sizes: dict[str, int], parts: Sequence[str]) -> list[int]:
-    return [sizes.get(part, 0) for part in parts]
+    if not any(sizes.values()):
+        raise ConfigError("the cache does not say how large they are")
+    return quantizations(sizes, subject.file)

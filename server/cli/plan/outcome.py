@@ -7,98 +7,50 @@ from dataclasses import dataclass, replace
 from server.cli.plan.model import Subject
 from server.errors import OutOfMemory
 from server.gguf.model_header import ModelHeader, TowerHeader
-from server.memory.estimate.inputs import PlanDevice, PlanSettings
-from server.memory.estimate.kv_cache import takes_blocks
+from server.memory.estimate.inputs import PlanSettings
 from server.memory.estimate.plan import MemoryPlan, plan_memory
-from server.memory.estimate.search import largest_context, largest_offload
+from server.memory.estimate.search import largest_offload
 from server.memory.estimate.vision import image_tokens, patch, side, tower_parts
 from server.memory.fit.fit import Fit, Fitted
-from server.memory.fit.planner import with_prompt_cache
-from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
-from server.memory.fit.wants import Placement, Wants
-from server.messages import DeviceMemory, FitDecision, MemoryWishes
+from server.memory.fit.planner import Headers, Planner, fit_model
+from server.memory.fit.wants import Placement
+from server.messages import DeviceMemory, EngineConfig, FitDecision
 from server.mmproj.projectors import projector_of
-
-
-@dataclass(slots=True, frozen=True)
-class Asked:
-    """What the command line asks for; None is auto. ``base`` has what the fit does not decide."""
-
-    wishes: MemoryWishes
-    ctx_size: int | None
-    parallel: int | None
-    base: PlanSettings
 
 
 @dataclass(slots=True, frozen=True)
 class Chosen:
     """What the fit chose, with ``refusal`` where nothing fits: then it is all that is wanted."""
 
+    fit: Fit
+    planner: Planner
     fitted: Fitted
-    settings: PlanSettings
-    plan: MemoryPlan
-    pools: tuple[Pool, ...]
     refusal: str = ""
+
+    @property
+    def settings(self) -> PlanSettings:
+        """The placement in the words of the sums."""
+        return self.planner.settings(self.fitted.placement)
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """What it takes."""
+        return self.planner.whole_plan(self.fitted.placement, self.fit.pools)
 
     def within(self, plan: MemoryPlan) -> bool:
         """Whether another plan fits the same machine."""
-        return all(pool.excess(plan.on) <= 0 for pool in self.pools)
+        return all(pool.excess(plan.on) <= 0 for pool in self.fit.pools)
 
 
-def choose(subject: Subject, asked: Asked, devices: tuple[DeviceMemory, ...]) -> Chosen:
-    """Fits the model to the devices as ``serve`` would."""
-    wishes, base = asked.wishes, asked.base
-    gpus = offload_devices(devices)
-    if wishes.split_mode == "none":
-        gpus = gpus[wishes.main_gpu or 0 :][:1]
-    ram = ram_of(devices)
-
-    def settings_of(placement: Placement) -> PlanSettings:
-        used = gpus if placement.use_gpu else ()
-        return replace(
-            base,
-            devices=tuple(
-                PlanDevice(one.name, one.kind, one.free, one.total, one.description)
-                for one in (*used, ram)
-            ),
-            n_gpu_layers=placement.n_gpu_layers,
-            ctx_size=placement.ctx_size,
-            n_seq_max=placement.sequences(base.n_batch),
-            cache_type_k=placement.cache_type_k,
-            cache_type_v=placement.cache_type_v,
-            tensor_split=placement.tensor_split,
-            main_gpu=(wishes.main_gpu or 0) if wishes.split_mode == "layer" else 0,
-            mmproj_offload=placement.encoder_on_gpu,
-        )
-
-    def predict(placement: Placement) -> MemoryPlan:
-        return plan_memory(subject.model, subject.tower, settings_of(placement))
-
-    pools = pools_of(devices, gpus, wishes.margin)
-    fit = Fit(_wants(subject, asked, gpus), predict, pools)
-    refusal = ""
+def choose(headers: Headers, config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Chosen:
+    """Fits the model to the devices as ``serve`` does."""
+    fit, planner = fit_model(config, headers, devices)
+    if not config.memory.fit:
+        return Chosen(fit, planner, fit.unfitted())
     try:
-        fitted = fit.best()
+        return Chosen(fit, planner, fit.best())
     except OutOfMemory as error:
-        fitted, refusal = fit.unfitted(), error.message
-    settings, plan = settings_of(fitted.placement), predict(fitted.placement)
-    plan = with_prompt_cache(plan, base.prompt_cache_bytes, pools, ram)
-    return Chosen(fitted, settings, plan, pools, refusal)
-
-
-def _wants(subject: Subject, asked: Asked, gpus: tuple[DeviceMemory, ...]) -> Wants:
-    tower = subject.tower
-    return Wants(
-        wishes=asked.wishes,
-        ctx_size=asked.ctx_size,
-        parallel=asked.parallel,
-        gpus=gpus,
-        layers=subject.model.n_layer_all + 1,
-        n_ctx_train=subject.model.n_ctx_train,
-        picture_tokens=image_tokens(tower, asked.base) if tower else 0,
-        n_batch=asked.base.n_batch,
-        quantized_cache=takes_blocks(subject.model),
-    )
+        return Chosen(fit, planner, fit.unfitted(), error.message)
 
 
 _SIDES = (224, 336, 448, 672)
@@ -126,11 +78,20 @@ class Quantization:
 
 
 @dataclass(slots=True, frozen=True)
+class Context:
+    """Cells of all slots together, ``layers`` of the model then on GPUs; 0 where none fit."""
+
+    cells: int = 0
+    layers: int = 0
+    parallel: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class Outcome:
     """``overflow`` is bytes too many by device, ``refusal`` the server's words for it.
 
-    ``context`` is the largest that fits with the layers where they are, ``gpu_context`` with all of
-    them on GPUs, 0 where none does. ``parallel`` is the number of slots.
+    ``largest`` is the largest context that fits with as many layers on GPUs as it leaves room
+    for, ``beside_layers`` the largest that fits with the layers where the plan has them.
     """
 
     subject: Subject
@@ -140,41 +101,45 @@ class Outcome:
     decisions: tuple[FitDecision, ...]
     refusal: str
     overflow: dict[str, int]
-    context: int
-    gpu_context: int
+    largest: Context
+    beside_layers: Context
     resolutions: tuple[Resolution, ...]
     quantizations: tuple[Quantization, ...]
 
     @property
     def fits(self) -> bool:
         """Whether the plan fits."""
-        return not self.refusal
+        return not self.refusal and not self.overflow
 
 
 def work_out(subject: Subject, chosen: Chosen, files: dict[str, int]) -> Outcome:
     """What else would fit beside what was chosen; ``files`` are the same model's others."""
-    model, tower, settings = subject.model, subject.tower, chosen.settings
-    over = {pool.devices[0]: pool.excess(chosen.plan.on) for pool in chosen.pools}
+    plan, settings = chosen.plan, chosen.settings
+    over = {pool.devices[0]: pool.excess(plan.on) for pool in chosen.fit.pools}
+    placement = chosen.fitted.placement
+    most = max(subject.headers.model.n_ctx_train, 1) * max(placement.parallel, 1)
+    layers = placement.n_gpu_layers if placement.use_gpu else 0
+    wishes = replace(chosen.fit.wants.wishes, n_gpu_layers=layers)
+    fixed = replace(chosen.fit, wants=replace(chosen.fit.wants, wishes=wishes))
     return Outcome(
         subject=subject,
         settings=settings,
-        plan=chosen.plan,
-        parallel=chosen.fitted.placement.parallel,
+        plan=plan,
+        parallel=placement.parallel,
         decisions=chosen.fitted.decisions,
         refusal=chosen.refusal,
         overflow={name: excess for name, excess in over.items() if excess > 0},
-        context=largest_context(model, tower, settings, within=chosen.within),
-        gpu_context=_on_gpus(subject, chosen),
-        resolutions=_resolutions(tower, settings),
+        largest=_context(chosen.fit.largest_context(most)),
+        beside_layers=_context(fixed.largest_context(most)),
+        resolutions=_resolutions(subject.headers.tower, settings),
         quantizations=tuple(_quantizations(subject, chosen, files)),
     )
 
 
-def _on_gpus(subject: Subject, chosen: Chosen) -> int:
-    if not chosen.settings.gpus:
-        return 0
-    settings = replace(chosen.settings, n_gpu_layers=-1, tensor_split=())
-    return largest_context(subject.model, subject.tower, settings, within=chosen.within)
+def _context(found: Placement | None) -> Context:
+    if found is None:
+        return Context()
+    return Context(found.ctx_size, found.n_gpu_layers if found.use_gpu else 0, found.parallel)
 
 
 def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Resolution, ...]:
@@ -196,11 +161,11 @@ def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Res
 
 def _quantizations(subject: Subject, chosen: Chosen, files: dict[str, int]) -> list[Quantization]:
     """Each file in the place of the planned one: its tensors scaled, all else the same."""
-    own, tower = subject.model.n_bytes, subject.tower
+    own, tower = subject.headers.model.n_bytes, subject.headers.tower
     settings = replace(chosen.settings, tensor_split=())
     found = []
     for file, size in sorted(files.items(), key=lambda item: item[1]):
-        model = _scaled(subject.model, size / own if own else 1.0)
+        model = _scaled(subject.headers.model, size / own if own else 1.0)
         layers = largest_offload(model, tower, settings, within=chosen.within)
         total = plan_memory(model, tower, settings).total
         found.append(Quantization(file, size, total, layers, chosen=file == subject.file))

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.cli.plan.machine import is_plenty
 from server.cli.plan.model import Subject
-from server.cli.plan.outcome import Outcome, Quantization
+from server.cli.plan.outcome import Context, Outcome, Quantization
 from server.memory.estimate.inputs import PlanDevice
 from server.sizes import in_words
 
@@ -67,12 +67,12 @@ def report(outcome: Outcome, width: int) -> Iterator[str]:
 
 def _head(outcome: Outcome) -> Iterator[str]:
     subject, settings = outcome.subject, outcome.settings
-    model = subject.model
+    model = subject.headers.model
     yield (
         f"{subject.name}: {model.architecture}, {model.n_layer} layers, width {model.n_embd},"
         f" trained for {model.n_ctx_train} tokens"
     )
-    if subject.tower is None:
+    if subject.headers.tower is None:
         yield "no vision tower: pictures will be refused (give one with --mmproj)"
     cache = settings.cache_type_k
     if settings.cache_type_v != cache:
@@ -84,6 +84,8 @@ def _head(outcome: Outcome) -> Iterator[str]:
     )
     if subject.fetched:
         yield f"read from the hub: {in_words(subject.fetched)}"
+    if subject.shipped:
+        yield "its files are not here: planned from the headers that came with llava-server"
 
 
 def _parts(outcome: Outcome) -> Iterator[str]:
@@ -128,15 +130,29 @@ def _bar(outcome: Outcome, device: PlanDevice, width: int) -> Iterator[str]:
 
 
 def _verdict(outcome: Outcome) -> Iterator[str]:
-    yield "It fits." if outcome.fits else outcome.refusal[0].upper() + outcome.refusal[1:] + "."
-    most = outcome.subject.model.n_ctx_train
-    all_of_it = " (all that it was trained for)"
-    if outcome.context:
-        why = all_of_it if outcome.context >= most else ""
-        yield f"Largest context that fits: {outcome.context} tokens{why}."
-    if outcome.gpu_context and outcome.plan.layers_offloaded < outcome.plan.layers:
-        why = all_of_it if outcome.gpu_context >= most else ""
-        yield f"Largest with all layers on the GPU: {outcome.gpu_context} tokens{why}."
+    if outcome.refusal:
+        yield outcome.refusal[0].upper() + outcome.refusal[1:] + "."
+    else:
+        yield ("It fits." if outcome.fits else "It does not fit, and is started all the same.")
+    trained = outcome.subject.headers.model.n_ctx_train
+    if outcome.largest.cells:
+        yield f"Largest context that fits: {_in_words(outcome, outcome.largest)}."
+    if 0 < outcome.beside_layers.cells < outcome.largest.cells:
+        yield (
+            f"Largest with the layers where they are: {_in_words(outcome, outcome.beside_layers)}."
+        )
+    if 0 < trained < outcome.settings.cells:
+        used = trained * outcome.parallel
+        more = f", so {used} cells are used at most" if used < outcome.settings.cells else ""
+        yield f"One request uses up to {trained} tokens, all that the model was trained for{more}."
+
+
+def _in_words(outcome: Outcome, context: Context) -> str:
+    slots = "1 slot" if context.parallel == 1 else f"all {context.parallel} slots together"
+    layers = ""
+    if outcome.settings.gpus:
+        layers = f", with {context.layers} of {outcome.plan.layers} layers on the GPU"
+    return f"{context.cells} tokens for {slots}{layers}"
 
 
 def _decisions(outcome: Outcome) -> Iterator[str]:
@@ -188,15 +204,15 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "layers": outcome.plan.layers,
         "refusal": outcome.refusal,
         "decisions": [asdict(decision) for decision in outcome.decisions],
-        "largest_context": outcome.context,
-        "largest_context_on_gpus": outcome.gpu_context,
+        "largest_context": asdict(outcome.largest),
+        "largest_context_beside_layers": asdict(outcome.beside_layers),
         "resolutions": [asdict(one) for one in outcome.resolutions],
         "quantizations": [asdict(one) for one in outcome.quantizations],
     }
 
 
 def _model(subject: Subject) -> dict[str, Any]:
-    model = subject.model
+    model = subject.headers.model
     return {
         "name": subject.name,
         "architecture": model.architecture,
@@ -205,7 +221,7 @@ def _model(subject: Subject) -> dict[str, Any]:
         "n_vocab": model.n_vocab,
         "n_ctx_train": model.n_ctx_train,
         "bytes": model.n_bytes,
-        "vision": subject.tower is not None,
+        "vision": subject.headers.tower is not None,
         "fetched": subject.fetched,
     }
 

@@ -66,10 +66,13 @@ def _context(wants: Wants, found: Placement, excess: Excess) -> Iterator[FitDeci
     if wants.ctx_size is not None:
         return
     most, _ = wants.contexts()
+    larger = replace(found, ctx_size=most)
     if found.ctx_size >= most:
         why = f"at least {CELLS_A_SLOT} cells a slot"
+    elif excess(larger):
+        why = f"of {most}; with those, {_too_much(larger, excess)}"
     else:
-        why = f"of {most}; with those, {_too_much(replace(found, ctx_size=most), excess)}"
+        why = f"of {most}; what is left on the GPU is kept for layers and the vision tower"
     yield FitDecision("--ctx-size", str(found.ctx_size), why)
 
 
@@ -102,6 +105,9 @@ def _too_much(placement: Placement, excess: Excess) -> str:
 
 def refuse(wants: Wants, least: Prediction, pools: Sequence[Pool]) -> str:
     """Why nothing fits: the figures of the least that the settings allow, and what to change."""
+    low = wants.caches()[-1]
+    cache = f", even with a KV cache in {'/'.join(dict.fromkeys(low))}"
+    even = cache if low != wants.caches()[0] else ""
     lacking = [
         f"{pool.devices[0]} would need {in_words(pool.room + pool.excess(least.on))} and has"
         f" {in_words(pool.room)} to give beside a margin of {in_words(pool.margin)}"
@@ -109,7 +115,7 @@ def refuse(wants: Wants, least: Prediction, pools: Sequence[Pool]) -> str:
         if pool.excess(least.on) > 0
     ]
     return (
-        f"the model does not fit: {'; '.join(lacking) or 'no split over the GPUs does'};"
+        f"the model does not fit{even}: {'; '.join(lacking) or 'no split over the GPUs does'};"
         f" {_advice(wants)}, or start anyway with --fit off"
     )
 

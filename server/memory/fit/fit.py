@@ -1,7 +1,8 @@
 """The fit: what was left on auto becomes as much as the devices hold, and each choice says why.
 
-What is given up first is valued least: the KV cache's type, then cells of the context, then the
-encoder's place on the GPU, then layers on the GPU. What the operator set is never changed.
+What is given up first is valued least: the KV cache's type, then cells beyond those that a machine
+without a GPU has, then the encoder's place on the GPU, then layers on the GPU, then cells. So a
+larger GPU never has a smaller context. What the operator set is never changed.
 """
 
 from __future__ import annotations
@@ -134,34 +135,68 @@ class Fit:
         over = {pool.devices[0]: pool.excess(taken.on) for pool in self.pools}
         return {name: excess for name, excess in over.items() if excess > 0}
 
+    def largest_context(self, most: int) -> Placement | None:
+        """The placement with the most cells, up to ``most``; None where not even a few fit.
+
+        What was set besides is kept; of all else as much gives way as has to.
+        """
+        return self._largest(CELL_STEP, most, self._place)
+
     def _search(self) -> Placement | None:
         wants = self.wants
-        _, least_cells = wants.contexts()
-        cache = wants.caches()[-1]
+        most, least = wants.contexts()
+        usual = wants.usual_context()
+        found = self._place(usual)
+        if found is None and least < usual:
+            return self._largest(least, usual, self._place)
+        if found is None:
+            return None
+        return self._raise(found, most)
+
+    def _place(self, ctx_size: int) -> Placement | None:
+        """As many layers on GPUs as fit beside so many cells, then the encoder."""
+        wants, cache = self.wants, self.wants.caches()[-1]
         found: Placement | None = None
         for encoder in wants.encoders():
             for offload in wants.offloads():
                 if found is not None and offload[0] <= found.n_gpu_layers:
                     break
-                fits = self._try(wants.place(offload, encoder, least_cells, cache))
+                fits = self._try(wants.place(offload, encoder, ctx_size, cache))
                 if fits is not None:
                     found = fits
                     break
-        return self._raise(found) if found is not None else None
+        return found
 
-    def _raise(self, least: Placement) -> Placement:
-        """More cells and a better cache, as far as they fit beside these layers."""
-        most, _ = self.wants.contexts()
-        low, high = least.ctx_size // CELL_STEP, -(-most // CELL_STEP)
-        best = least
+    def _largest(
+        self, least: int, most: int, place: Callable[[int], Placement | None]
+    ) -> Placement | None:
+        """What ``place`` finds for the most cells from ``least`` to ``most``."""
+        best = place(least)
+        if best is None:
+            return None
+        low, high = least // CELL_STEP, -(-most // CELL_STEP)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self._try(self._resized(least, min(middle * CELL_STEP, most)))
+            fits = place(min(middle * CELL_STEP, most))
             if fits is not None:
                 low, best = middle, fits
             else:
                 high = middle - 1
-        for key, value in self.wants.caches():
+        return best
+
+    def _raise(self, found: Placement, most: int) -> Placement:
+        """More cells where nothing was given up for these, and a better cache, if they fit."""
+        wants = self.wants
+        whole = (found.n_gpu_layers, found.use_gpu) == wants.offloads()[0]
+        best = found
+        if whole and found.encoder_on_gpu == wants.encoders()[0]:
+            best = (
+                self._largest(
+                    found.ctx_size, most, lambda cells: self._try(self._resized(found, cells))
+                )
+                or found
+            )
+        for key, value in wants.caches():
             fits = self._try(replace(best, cache_type_k=key, cache_type_v=value))
             if fits is not None:
                 return fits

@@ -110,6 +110,11 @@ class Wants:
         least = -(-min(least, max(self.n_ctx_train, CELL_STEP)) // CELL_STEP) * CELL_STEP
         return max(target, least), least
 
+    def usual_context(self) -> int:
+        """The cells that a machine without a GPU has, as far as the settings leave them open."""
+        most, least = self.contexts()
+        return min(max(least, max(self.parallel or 0, SLOTS_ON_CPU) * CELLS_A_SLOT), most)
+
     def slots(self, ctx_size: int) -> int:
         """Requests that run at once in such a context."""
         if self.parallel is not None:
