@@ -9,8 +9,7 @@ from fakes import FakeEngine
 
 from server.api.generate.answer import Answer
 from server.api.generate.choices import Choices
-from server.api.openai.chat import _whole
-from server.api.openai.chat_reply import ChatReply
+from server.api.openai.chat import ChatReply, _whole
 from server.errors import EngineError
 from server.messages import Admitted, FinishReason, TokenOutput
 from server.metrics import Metrics

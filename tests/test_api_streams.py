@@ -15,7 +15,7 @@ from fakes import FakeEngine, chat, image_part, serving, text_part, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.openai.chat_reply import ChatReply
+from server.api.openai.chat import ChatReply
 from server.errors import ContextLengthExceeded, EngineUnavailable
 from server.images.decode import DecodedImage
 from server.messages import FinishReason

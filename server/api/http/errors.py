@@ -84,11 +84,6 @@ def anthropic_error(error: LlavaError, request_id: str) -> dict[str, Any]:
     return {"type": "error", "error": detail, "request_id": request_id}
 
 
-def speaks_anthropic(path: str) -> bool:
-    """Whether it belongs to the Messages API."""
-    return path == "/v1/messages" or path.startswith("/v1/messages/")
-
-
 def internal_error(request_id: str) -> LlavaError:
     """For what nobody foresaw: the log knows more under this id, the client need not."""
     return LlavaError(f"internal server error; request {request_id}", code="internal_error")
@@ -103,7 +98,7 @@ def error_response(error: LlavaError) -> JSONResponse:
         headers["retry-after"] = str(error.retry_after or RETRY_SECONDS)
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
-    anthropic = speaks_anthropic(record.path)
+    anthropic = record.speaks_anthropic
     body = anthropic_error(error, record.request_id) if anthropic else error_body(error)
     return JSONResponse(body, status_code=error.status, headers=headers)
 

@@ -138,6 +138,11 @@ class RequestRecord:
     content: Content | None = None
     relaxed: tuple[str, ...] = ()
 
+    @property
+    def speaks_anthropic(self) -> bool:
+        """Whether its path belongs to the Messages API, which has errors and headers of its own."""
+        return self.path == "/v1/messages" or self.path.startswith("/v1/messages/")
+
 
 _CURRENT: ContextVar[RequestRecord] = ContextVar("request_record")
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.http.errors import error_response, internal_error, speaks_anthropic
+from server.api.http.errors import error_response, internal_error
 from server.api.http.record import Answered, Content, RequestRecord, seconds_of, set_record
 from server.api.middleware.tracing import Trace, Tracing, read_trace
 from server.api.options import ApiOptions
@@ -131,7 +131,6 @@ class RequestLog:
             return
         record, headers = self._record(scope), Headers(scope=scope)
         trace = self._trace(record, headers)
-        anthropic = speaks_anthropic(record.path)
         scope.setdefault("state", {})["request_id"] = record.request_id
 
         async def send_with_id(message: Message) -> None:
@@ -141,7 +140,7 @@ class RequestLog:
                 ours["x-request-id"] = record.request_id
                 if record.relaxed:
                     ours["x-llava-relaxed"] = header_of(record.relaxed)
-                if anthropic:
+                if record.speaks_anthropic:
                     ours["request-id"] = record.request_id
                 if record.ignored:
                     ours["x-llava-ignored"] = ", ".join(record.ignored)
