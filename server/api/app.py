@@ -13,7 +13,7 @@ from server import __version__
 from server.api.anthropic import anthropic_router
 from server.api.generate.picture_sources import SourceReader
 from server.api.generate.pictures import PictureReader
-from server.api.generate.services import Services, TemplateCache
+from server.api.generate.services import Models, ServedModel, Services
 from server.api.generate.upload_store import FileStore
 from server.api.http import errors
 from server.api.http.openapi import docs_router
@@ -79,7 +79,7 @@ def middleware(services: Services, keys: KeyRing, tracing: Tracing | None) -> li
         Middleware(
             RequestLog,
             metrics=metrics,
-            model=_model_name(services.engine, options),
+            model=services.models.default.name,
             tracing=tracing,
             options=options,
         ),
@@ -165,27 +165,22 @@ def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = No
 
 
 def _services(engine: Engine, options: ApiOptions) -> Services:
-    metrics = Metrics(engine, _model_name(engine, options))
+    model = ServedModel(engine, options.model_alias, options.chat_template)
+    metrics = Metrics(engine, model.name)
     files = FileStore(options.files_max_bytes, options.files_expire)
     return Services(
-        engine=engine,
+        models=Models(model),
         options=options,
         metrics=metrics,
         pictures=PictureReader(options, SourceReader(options, files, metrics), metrics),
-        templates=TemplateCache(options.chat_template),
         files=files,
-        gate=_gate(engine, options),
+        gate=_gate(model, options),
     )
 
 
-def _gate(engine: Engine, options: ApiOptions) -> Gate:
+def _gate(model: ServedModel, options: ApiOptions) -> Gate:
     def parallel() -> int:
-        return engine.ready.parallel if engine.ready else 1
+        return model.engine.ready.parallel if model.engine.ready else 1
 
     body_bytes = _BODIES_AT_ONCE * options.max_body_bytes
     return Gate(options.max_queue, parallel, body_bytes, _PICTURE_BYTES)
-
-
-def _model_name(engine: Engine, options: ApiOptions) -> str:
-    """What the metrics are labelled with: the model's name in the API."""
-    return options.model_alias or (engine.ready.model.name if engine.ready else "")

@@ -74,7 +74,7 @@ class _WebProcess:
         self._traces = tracing(settings)
         app = create_app(engine, api_options(settings, model), self._traces)
         controls: Controls = app.state.controls
-        self._templates = controls.services.templates
+        self._served = controls.services.models.default
         self._servers = [WebServer(app, listener, web_options(settings))]
         self._life = Life(self._servers[0], controls.gate, settings.drain_timeout)
         self._life.on_reload(controls.keys.reload)
@@ -113,7 +113,7 @@ class _WebProcess:
         self._accept(shared=True)
         ready = self._supervisor.ready
         assert ready is not None
-        await self._templates.get(ready.model)
+        await self._served.template()
         _announce(ready, self._servers)
         notify("READY=1")
         reason = await self._supervisor.wait_failed()

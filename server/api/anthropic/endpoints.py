@@ -17,15 +17,13 @@ from server.api.generate.answer import Answer
 from server.api.generate.choices import begin
 from server.api.generate.dialog import prepare, prompt_of
 from server.api.generate.events import EventStream
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.errors import anthropic_error
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
-from server.engine_client.interface import require_ready
 from server.grammar import schema_grammar
-from server.messages import EngineReady
 from server.tools.tool import new_call_id
 
 EXAMPLE = {
@@ -67,11 +65,12 @@ def _add_messages(router: APIRouter, services: Services) -> None:
     )
     async def messages(request: Request) -> Response:
         arrival = time.monotonic()
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_messages)
-        name = services.served_name(ready.model)
+        model = services.models[body.model]
+        name = model.name
         reply = MessageReply(f"msg_{new_call_id()}", name, body.max_tokens)
-        started = _start(services, ready, body, reply.id, arrival)
+        started = _start(services, model, body, reply.id, arrival)
         answer = await while_connected(request.receive, started)
         if body.stream:
             request_id = request.state.request_id
@@ -98,19 +97,20 @@ def _add_count(router: APIRouter, services: Services) -> None:
         ),
     )
     async def count_tokens(request: Request) -> dict[str, Any]:
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_count)
+        model = services.models[body.model]
 
         async def work() -> dict[str, Any]:
             dialog = await to_thread.run_sync(read_dialog, body)
-            parts = await prompt_of(services, ready, dialog)
-            return {"input_tokens": (await services.engine.count(parts)).prompt_tokens}
+            parts = await prompt_of(services, model, dialog)
+            return {"input_tokens": (await model.engine.count(parts)).prompt_tokens}
 
         return await while_connected(request.receive, work())
 
 
 async def _start(
-    services: Services, ready: EngineReady, body: MessagesRequest, request_id: str, arrival: float
+    services: Services, model: ServedModel, body: MessagesRequest, request_id: str, arrival: float
 ) -> Answer:
     dialog = await to_thread.run_sync(read_dialog, body)
     sampling = body.sampling()
@@ -118,7 +118,7 @@ async def _start(
     if form is not None:
         grammar = await to_thread.run_sync(schema_grammar, form[0].json_schema, form[1])
         sampling = replace(sampling, grammar=grammar)
-    prepared = await prepare(services, ready, dialog, sampling)
+    prepared = await prepare(services, model, dialog, sampling)
     return await begin(services, prepared, request_id=request_id, arrival=arrival)
 
 

@@ -80,7 +80,7 @@ def _answer(
 ) -> Answer:
     parts = prepared.parts
     return Answer(
-        services.engine.generate(parts, prepared.sampling, request_id),
+        prepared.model.engine.generate(parts, prepared.sampling, request_id),
         services.metrics,
         arrival,
         pictures_of(parts),

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from anyio import fail_after, to_thread
 
 from server.api.generate.pictures import Source
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.record import current_record
 from server.errors import LlavaError
 from server.images.prepare import Detail
-from server.messages import EngineReady, LiteralText, PromptPart
+from server.messages import LiteralText, PromptPart
 from server.messages.sampling import SamplingParams
 from server.prompt import ChatTemplate, Part, Picture, Turn
 from server.tools import Toolbox
@@ -45,13 +45,14 @@ class Dialog:
 class Prepared:
     """A prompt as the engine reads it; ``style`` says how its answer writes calls, if any."""
 
+    model: ServedModel
     parts: tuple[PromptPart, ...]
     sampling: SamplingParams
     style: ToolStyle | None = None
 
 
 async def prepare(
-    services: Services, ready: EngineReady, dialog: Dialog, sampling: SamplingParams
+    services: Services, model: ServedModel, dialog: Dialog, sampling: SamplingParams
 ) -> Prepared:
     """The dialog's prompt, and the grammar of its answers.
 
@@ -60,23 +61,23 @@ async def prepare(
     toolbox, style = dialog.toolbox, None
     sampling = replace(sampling, continues=dialog.continues)
     if toolbox.callable:
-        style = (await services.templates.get(ready.model)).tool_style
+        style = (await model.template()).tool_style
         grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
         sampling = replace(sampling, grammar=grammar)
-    parts = await prompt_of(services, ready, dialog)
+    parts = await prompt_of(services, model, dialog)
     note_prompt(parts)
-    return Prepared(parts, sampling, style)
+    return Prepared(model, parts, sampling, style)
 
 
 async def prompt_of(
-    services: Services, ready: EngineReady, dialog: Dialog
+    services: Services, model: ServedModel, dialog: Dialog
 ) -> tuple[PromptPart, ...]:
     """The dialog as the engine reads it: the template's text, with the pictures in place.
 
     Raises RequestError, naming the field, where a picture or the conversation cannot be taken.
     """
-    pictures = await services.pictures.read(dialog.sources, ready.vision)
-    parts = await rendered(services, ready, dialog)
+    pictures = await services.pictures.read(dialog.sources, model.facts.vision)
+    parts = await rendered(services, model, dialog)
     return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
 
 
@@ -88,10 +89,10 @@ def note_prompt(parts: Iterable[PromptPart]) -> None:
         content.prompts += [text for text in texts if isinstance(text, str)]
 
 
-async def rendered(services: Services, ready: EngineReady, dialog: Dialog) -> tuple[Part, ...]:
+async def rendered(services: Services, model: ServedModel, dialog: Dialog) -> tuple[Part, ...]:
     """The template's text, with places for the pictures."""
-    gap = "\n" if ready.vision is None or ready.vision.is_llava else ""
-    return await _render(await services.templates.get(ready.model), dialog, gap)
+    gap = "\n" if model.facts.vision is None or model.facts.vision.is_llava else ""
+    return await _render(await model.template(), dialog, gap)
 
 
 async def _render(template: ChatTemplate, dialog: Dialog, gap: str) -> tuple[Part, ...]:

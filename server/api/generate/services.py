@@ -12,8 +12,8 @@ from server.api.generate.upload_store import FileStore
 from server.api.http.body import BodyLimits
 from server.api.middleware.admission import Gate
 from server.api.options import ApiOptions
-from server.engine_client.interface import Engine
-from server.messages import ModelFacts
+from server.engine_client.interface import Engine, require_ready
+from server.messages import EngineReady, ModelFacts
 from server.metrics import Metrics
 from server.prompt import ChatTemplate, choose_template
 
@@ -21,31 +21,70 @@ from server.prompt import ChatTemplate, choose_template
 _VALUES = 400_000
 
 
-class TemplateCache:
-    """The chat template of the model that is loaded now."""
+class ServedModel:
+    """A model of this server: its engine, its name in the API, and its chat template.
 
-    def __init__(self, wanted: str | None) -> None:
-        self._wanted = wanted
-        self._model: ModelFacts | None = None
+    ``chat_template`` is what the operator wants instead of the model's own.
+    """
+
+    def __init__(
+        self, engine: Engine, alias: str | None = None, chat_template: str | None = None
+    ) -> None:
+        self.engine = engine
+        self._alias = alias
+        self._wanted = chat_template
+        self._templated: ModelFacts | None = None
         self._template: ChatTemplate | None = None
 
-    async def get(self, model: ModelFacts) -> ChatTemplate:
-        """The template, compiled when the model is new. Two first requests may both compile."""
-        if self._template is None or model != self._model:
-            self._template = await to_thread.run_sync(choose_template, model, self._wanted)
-            self._model = model
+    @property
+    def name(self) -> str:
+        """The operator's name for it, else its file's; nothing before it is loaded."""
+        ready = self.engine.ready
+        return self._alias or (ready.model.name if ready else "")
+
+    @property
+    def facts(self) -> EngineReady:
+        """What is known once it was loaded, whatever became of its engine since.
+
+        Raises EngineUnavailable.
+        """
+        ready = self.engine.ready
+        return require_ready(self.engine) if ready is None else ready
+
+    async def template(self) -> ChatTemplate:
+        """Its template, compiled when the model is new. Two first requests may both compile."""
+        facts = self.facts.model
+        if self._template is None or facts != self._templated:
+            self._template = await to_thread.run_sync(choose_template, facts, self._wanted)
+            self._templated = facts
         return self._template
+
+
+class Models:
+    """The models that are served, by their names in the API.
+
+    There is one, and it answers to every name: clients have names of their own for it.
+    """
+
+    def __init__(self, default: ServedModel) -> None:
+        self.default = default
+
+    def __getitem__(self, name: str | None) -> ServedModel:
+        return self.default
+
+    def check(self) -> None:
+        """Raise EngineUnavailable where none takes requests: a body need not be read then."""
+        require_ready(self.default.engine)
 
 
 @dataclass(slots=True, frozen=True)
 class Services:
-    """The engine, the settings, and what was built around them."""
+    """The models, the settings, and what was built around them."""
 
-    engine: Engine
+    models: Models
     options: ApiOptions
     metrics: Metrics
     pictures: PictureReader
-    templates: TemplateCache
     files: FileStore
     gate: Gate = field(default_factory=Gate)
     started: int = field(default_factory=lambda: int(time.time()))
@@ -53,10 +92,6 @@ class Services:
     @property
     def body_limits(self) -> BodyLimits:
         """Of a JSON body, whose texts or token ids may fill the whole context."""
-        ready = self.engine.ready
+        ready = self.models.default.engine.ready
         n_ctx = ready.model.n_ctx if ready else 0
         return BodyLimits(self.options.max_body_bytes, max(_VALUES, 2 * n_ctx))
-
-    def served_name(self, model: ModelFacts) -> str:
-        """The model's name in the API."""
-        return self.options.model_alias or model.name

@@ -8,11 +8,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from server import __version__
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.openapi import operation
+from server.api.options import ApiOptions
 from server.api.shapes.operator import Props
-from server.errors import EngineUnavailable
-from server.messages import EngineReady
 from server.messages.sampling import SamplingParams
 from server.prompt import MARKER, ChatTemplate
 
@@ -25,21 +24,19 @@ def props_router(services: Services) -> APIRouter:
 
     @router.get("/props", **_PROPS)
     async def props() -> dict[str, Any]:
-        ready = services.engine.ready
-        if ready is None:
-            raise EngineUnavailable("the model is still loading; try again in a moment")
-        template = await services.templates.get(ready.model)
-        return _props(services, ready, template)
+        model = services.models.default
+        return _props(services.options, model, await model.template())
 
     return router
 
 
-def _props(services: Services, ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
-    model, options = ready.model, services.options
+def _props(options: ApiOptions, served: ServedModel, template: ChatTemplate) -> dict[str, Any]:
+    ready = served.facts
+    model = ready.model
     return {
         "default_generation_settings": {"n_ctx": model.n_ctx_seq, "params": _defaults()},
         "total_slots": ready.parallel,
-        "model_alias": services.served_name(model),
+        "model_alias": served.name,
         "model_path": str(options.model_path or ""),
         "modalities": {"vision": ready.vision is not None, "audio": False},
         "media_marker": MARKER,

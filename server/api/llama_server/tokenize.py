@@ -17,7 +17,6 @@ from server.api.http.openapi import operation
 from server.api.openai.chat import EXAMPLE
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
 from server.api.shapes.operator import Detokenized, Templated, TokenizedAnswer
-from server.engine_client.interface import require_ready
 from server.messages import LiteralText, Tokenized
 from server.prompt import MARKER, Part, Picture
 
@@ -73,26 +72,29 @@ def texts_router(services: Services) -> APIRouter:
 
     @router.post("/tokenize", **_TOKENIZE)
     async def tokenize(request: Request) -> dict[str, Any]:
-        require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, TokenizeBody))
-        work = services.engine.tokenize(
+        model = services.models.default
+        work = model.engine.tokenize(
             body.content, add_special=body.add_special, parse_special=body.parse_special
         )
         return _tokens(await while_connected(request.receive, work), body.with_pieces)
 
     @router.post("/detokenize", **_DETOKENIZE)
     async def detokenize(request: Request) -> dict[str, Any]:
-        require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, DetokenizeBody))
-        work = services.engine.detokenize(tuple(body.tokens))
+        model = services.models.default
+        work = model.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
         return {"content": b"".join(found.pieces).decode("utf-8", "replace")}
 
     @router.post("/apply-template", **_TEMPLATE)
     async def apply_template(request: Request) -> dict[str, Any]:
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_chat)
-        work = rendered(services, ready, read_chat(body))
+        model = services.models[body.model]
+        work = rendered(services, model, read_chat(body))
         parts = await while_connected(request.receive, work)
         return {"prompt": "".join(map(_plain, parts))}
 

@@ -25,14 +25,13 @@ from server.api.generate.reply_parts import (
     timings,
     usage,
 )
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
 from server.api.shapes.openai import ChatCompletion, ChatEvent, InputTokens
-from server.engine_client.interface import require_ready
-from server.messages import EngineReady, TokenLogprob
+from server.messages import TokenLogprob
 from server.tools.parse import CallArguments, CallBegin, Content, Piece
 
 EXAMPLE = {
@@ -184,10 +183,11 @@ def chat_router(services: Services) -> APIRouter:
     )
     async def chat_completions(request: Request) -> Response:
         arrival = time.monotonic()
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_chat)
-        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", services.served_name(ready.model))
-        started = _start(services, ready, body, reply.id, arrival)
+        model = services.models[body.model]
+        reply = ChatReply(f"chatcmpl-{uuid.uuid4().hex}", model.name)
+        started = _start(services, model, body, reply.id, arrival)
         choices = await while_connected(request.receive, started)
         if body.stream:
             events = _events(reply, choices, body.include_usage)
@@ -200,10 +200,10 @@ def chat_router(services: Services) -> APIRouter:
 
 
 async def _start(
-    services: Services, ready: EngineReady, body: ChatRequest, request_id: str, arrival: float
+    services: Services, model: ServedModel, body: ChatRequest, request_id: str, arrival: float
 ) -> Choices:
     sampling = await with_grammar(body.sampling(), body, body.response_format)
-    prepared = await prepare(services, ready, read_chat(body), sampling)
+    prepared = await prepare(services, model, read_chat(body), sampling)
     return await begin_choices(
         services, [prepared], body.choices, request_id=request_id, arrival=arrival
     )
@@ -289,12 +289,13 @@ def input_tokens_router(services: Services) -> APIRouter:
         ),
     )
     async def input_tokens(request: Request) -> dict[str, Any]:
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_chat)
+        model = services.models[body.model]
 
         async def work() -> dict[str, Any]:
-            parts = await prompt_of(services, ready, read_chat(body))
-            counted = await services.engine.count(parts)
+            parts = await prompt_of(services, model, read_chat(body))
+            counted = await model.engine.count(parts)
             return input_tokens_of(counted)
 
         return await while_connected(request.receive, work())

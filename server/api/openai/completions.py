@@ -16,7 +16,7 @@ from server.api.generate.choices import Choices, begin_choices
 from server.api.generate.dialog import Prepared, note_prompt
 from server.api.generate.events import DONE, EventStream, event
 from server.api.generate.reply_parts import images, text_logprobs, timings, usage
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
@@ -27,9 +27,8 @@ from server.api.openai.completions_request import (
     read_prompts,
 )
 from server.api.shapes.openai import Completion, CompletionEvent
-from server.engine_client.interface import require_ready
 from server.errors import RequestError
-from server.messages import EngineReady, TokenLogprob
+from server.messages import TokenLogprob
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,12 +100,13 @@ def completions_router(services: Services) -> APIRouter:
     @router.post("/v1/completions", **_COMPLETION)
     async def completions(request: Request) -> Response:
         arrival = time.monotonic()
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_completion)
+        model = services.models[body.model]
         request_id = f"cmpl-{uuid.uuid4().hex}"
-        started = _start(services, ready, body, request_id, arrival)
+        started = _start(services, model, body, request_id, arrival)
         prompts, choices = await while_connected(request.receive, started)
-        reply = CompletionReply(request_id, services.served_name(ready.model), choices)
+        reply = CompletionReply(request_id, model.name, choices)
         fronts = [_front(body, prompt) for prompt in prompts for _ in range(body.choices_each)]
         if body.stream:
             events = _events(body, reply, fronts)
@@ -119,16 +119,16 @@ def completions_router(services: Services) -> APIRouter:
 
 async def _start(
     services: Services,
-    ready: EngineReady,
+    model: ServedModel,
     body: CompletionRequest,
     request_id: str,
     arrival: float,
 ) -> tuple[list[Prompt], Choices]:
     """Returns once all prompts were counted and fit. Raises RequestError, naming the field."""
-    prompts = await read_prompts(services, ready, body)
+    prompts = await read_prompts(services, model, body)
     note_prompt(part for prompt in prompts for part in prompt.parts)
     sampling = await with_grammar(body.sampling(), body, body.response_format)
-    prepared = [Prepared(prompt.parts, sampling) for prompt in prompts]
+    prepared = [Prepared(model, prompt.parts, sampling) for prompt in prompts]
     try:
         choices = await begin_choices(
             services, prepared, body.choices_each, request_id=request_id, arrival=arrival

@@ -21,10 +21,10 @@ from server.api.fields.sampling import (
     check_same,
 )
 from server.api.generate.pictures import Source
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import validated
 from server.errors import ContextLengthExceeded, ImageError, RequestError
-from server.messages import EngineReady, PromptPart, TokenIds
+from server.messages import PromptPart, TokenIds
 from server.messages.sampling import SamplingParams
 from server.prompt import MARKER
 
@@ -175,30 +175,30 @@ class Prompt:
 
 
 async def read_prompts(
-    services: Services, ready: EngineReady, request: CompletionRequest
+    services: Services, model: ServedModel, request: CompletionRequest
 ) -> list[Prompt]:
     """The request's prompts. Raises RequestError, naming the field."""
     return [
-        await _read(services, ready, value, param, echo=bool(request.echo))
+        await _read(services, model, value, param, echo=bool(request.echo))
         for value, param in request.prompts
     ]
 
 
 async def _read(
-    services: Services, ready: EngineReady, value: object, param: str, *, echo: bool
+    services: Services, model: ServedModel, value: object, param: str, *, echo: bool
 ) -> Prompt:
     if isinstance(value, PicturePrompt):
-        return await with_pictures(services, ready, value, param)
+        return await with_pictures(services, model, value, param)
     if isinstance(value, str):
         _check_length(value, param)
         return Prompt((value,), param, value)
     assert isinstance(value, list)
-    parts = mixed(value, ready.model.n_vocab, param)
-    return Prompt(parts, param, await _text(services, parts) if echo else "")
+    parts = mixed(value, model.facts.model.n_vocab, param)
+    return Prompt(parts, param, await _text(model, parts) if echo else "")
 
 
 async def with_pictures(
-    services: Services, ready: EngineReady, value: PicturePrompt, param: str
+    services: Services, model: ServedModel, value: PicturePrompt, param: str
 ) -> Prompt:
     """llama-server's prompt with pictures. Raises RequestError, naming the field."""
     text, data = value.prompt_string, value.multimodal_data or []
@@ -215,7 +215,7 @@ async def with_pictures(
     sources = [
         Source(_url(each), f"{param}.multimodal_data[{number}]") for number, each in enumerate(data)
     ]
-    pictures = await services.pictures.read(sources, ready.vision)
+    pictures = await services.pictures.read(sources, model.facts.vision)
     parts: list[PromptPart] = [pieces[0]]
     for picture, piece in zip(pictures, pieces[1:], strict=True):
         parts += [picture, piece]
@@ -246,9 +246,9 @@ def mixed(items: Sequence[str | int], n_vocab: int, param: str) -> tuple[PromptP
     return tuple(parts)
 
 
-async def _text(services: Services, parts: Sequence[PromptPart]) -> str:
+async def _text(model: ServedModel, parts: Sequence[PromptPart]) -> str:
     texts = [
-        b"".join((await services.engine.detokenize(part.ids)).pieces).decode("utf-8", "replace")
+        b"".join((await model.engine.detokenize(part.ids)).pieces).decode("utf-8", "replace")
         if isinstance(part, TokenIds)
         else str(part)
         for part in parts

@@ -27,15 +27,14 @@ from server.api.fields.messages import (
 from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import Source
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
 from server.api.shapes.openai import EmbeddingList, VectorOfOne
-from server.engine_client.interface import require_ready
 from server.errors import RequestError
-from server.messages import Embedded, EngineReady, ImageInput, LiteralText, Pooling, PromptPart
+from server.messages import Embedded, ImageInput, LiteralText, Pooling, PromptPart
 
 _MOST_INPUTS = 2048
 
@@ -154,18 +153,18 @@ class Input:
         return Pooling.PROJECTOR if pictures else Pooling.HIDDEN
 
 
-async def read_input(services: Services, ready: EngineReady, value: object, param: str) -> Input:
+async def read_input(services: Services, model: ServedModel, value: object, param: str) -> Input:
     """One input. Raises RequestError, naming the field."""
     if isinstance(value, str):
         parts: Sequence[PromptPart] = (LiteralText(value),) if value else ()
     elif isinstance(value, list):
-        parts = mixed(value, ready.model.n_vocab, param)
+        parts = mixed(value, model.facts.model.n_vocab, param)
     elif isinstance(value, PicturePrompt):
-        parts = (await with_pictures(services, ready, value, param)).parts
+        parts = (await with_pictures(services, model, value, param)).parts
     elif isinstance(value, PartsInput):
-        parts = await _content(services, ready, value.content, f"{param}.content")
+        parts = await _content(services, model, value.content, f"{param}.content")
     else:
-        parts = await _content(services, ready, [value], param, alone=True)
+        parts = await _content(services, model, [value], param, alone=True)
     if not parts:
         raise RequestError(f"{param}: the input is empty", param=param, code="invalid_value")
     return Input(tuple(parts), param)
@@ -173,7 +172,7 @@ async def read_input(services: Services, ready: EngineReady, value: object, para
 
 async def _content(
     services: Services,
-    ready: EngineReady,
+    model: ServedModel,
     content: Sequence[object],
     param: str,
     *,
@@ -188,7 +187,7 @@ async def _content(
         for place, part in enumerate(content)
         if isinstance(part, ImagePart | FilePart)
     ]
-    pictures = iter(await services.pictures.read(sources, ready.vision))
+    pictures = iter(await services.pictures.read(sources, model.facts.vision))
     parts: list[PromptPart] = []
     for part in content:
         if isinstance(part, ImagePart | FilePart):
@@ -216,24 +215,25 @@ def embeddings_router(services: Services) -> APIRouter:
 
     @router.post("/v1/embeddings", **_EMBEDDINGS)
     async def embeddings(request: Request) -> Response:
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_embedding)
-        check_dimensions(body, ready.model.n_embd_out or ready.model.n_embd)
-        vectors = await while_connected(request.receive, _embed_all(services, ready, body))
-        name = services.served_name(ready.model)
+        model = services.models[body.model]
+        check_dimensions(body, model.facts.model.n_embd_out or model.facts.model.n_embd)
+        vectors = await while_connected(request.receive, _embed_all(services, model, body))
+        name = model.name
         return JSONResponse(await to_thread.run_sync(_reply, vectors, body, name))
 
     return router
 
 
 async def _embed_all(
-    services: Services, ready: EngineReady, body: EmbeddingRequest
+    services: Services, model: ServedModel, body: EmbeddingRequest
 ) -> list[Embedded]:
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def embed(value: object, param: str) -> Embedded:
         async with slots:
-            return await _embed(services, await read_input(services, ready, value, param))
+            return await _embed(services, model, await read_input(services, model, value, param))
 
     tasks = [asyncio.ensure_future(embed(*each)) for each in body.inputs]
     try:
@@ -244,9 +244,9 @@ async def _embed_all(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _embed(services: Services, given: Input) -> Embedded:
+async def _embed(services: Services, model: ServedModel, given: Input) -> Embedded:
     try:
-        vector = await services.engine.embed(given.parts, given.pooling)
+        vector = await model.engine.embed(given.parts, given.pooling)
     except RequestError as exc:
         if exc.param == "messages":  # the engine's word for any prompt
             exc.param = given.param

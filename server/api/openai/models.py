@@ -12,7 +12,7 @@ from server.api.generate.services import Services
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicModel, AnthropicModelList
 from server.api.shapes.openai import ModelList, ModelObject
-from server.errors import EngineUnavailable, NotFoundError
+from server.errors import NotFoundError
 from server.messages import EngineReady
 from server.prompt import ChatTemplate
 
@@ -34,11 +34,9 @@ def models_router(services: Services) -> APIRouter:
     router = APIRouter()
 
     async def served() -> dict[str, Any]:
-        ready = services.engine.ready
-        if ready is None:
-            raise EngineUnavailable("the model is still loading; try again in a moment")
-        template = await services.templates.get(ready.model)
-        return _model(services.served_name(ready.model), services.started, ready, template)
+        model = services.models.default
+        template = await model.template()
+        return _model(model.name, services.started, model.facts, template)
 
     @router.get("/v1/models", **_LIST)
     @router.get("/models", **_LIST)

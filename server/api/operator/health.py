@@ -71,9 +71,9 @@ def add_health(router: APIRouter, services: Services) -> None:
     async def health() -> Response:
         word = _word(services)
         if word in ("ok", "restarting", "draining"):
-            progress = _progress(services.engine)
+            progress = _progress(services.models.default.engine)
             return JSONResponse({"status": word, **({"progress": progress} if progress else {})})
-        return _unhealthy(services.engine, word)
+        return _unhealthy(services.models.default.engine, word)
 
 
 def _add_live(router: APIRouter, services: Services) -> None:
@@ -89,7 +89,7 @@ def _add_live(router: APIRouter, services: Services) -> None:
     async def live() -> Response:
         word = _word(services)
         if word == "failed":
-            return _unhealthy(services.engine, word)
+            return _unhealthy(services.models.default.engine, word)
         return JSONResponse({"status": word})
 
 
@@ -99,7 +99,7 @@ def _add_ready(router: APIRouter, services: Services) -> None:
         **operation("Whether requests are served now", "server", answer=Ready, others=_UNHEALTHY),
     )
     async def ready() -> Response:
-        word, engine = _word(services), services.engine
+        word, engine = _word(services), services.models.default.engine
         if word != "ok":
             return _unhealthy(engine, word)
         told = {
@@ -114,7 +114,7 @@ def _add_ready(router: APIRouter, services: Services) -> None:
 def _word(services: Services) -> str:
     if services.gate.draining:
         return "draining"
-    return _WORDS[services.engine.state]
+    return _WORDS[services.models.default.engine.state]
 
 
 def _progress(engine: Engine) -> dict[str, Any] | None:

@@ -16,7 +16,6 @@ from server.api.http.connection import while_connected
 from server.api.http.form import is_form, read_form
 from server.api.http.openapi import operation
 from server.api.shapes.pictures import Inspection as InspectionAnswer
-from server.engine_client.interface import require_ready
 from server.images.inspection import Inspection, resolutions
 from server.messages import Counted, VisionFacts
 
@@ -51,13 +50,14 @@ def images_router(services: Services) -> APIRouter:
         ),
     )
     async def inspect_image(request: Request) -> dict[str, Any]:
-        ready = require_ready(services.engine)
+        services.models.check()
+        model = services.models.default
         source, param = await _source(request, services)
-        tower = pictures.require_tower(ready.vision, param)
+        tower = pictures.require_tower(model.facts.vision, param)
 
         async def work() -> dict[str, Any]:
             found = await pictures.inspect(source, tower, param)
-            counted = await services.engine.count((found.image,))
+            counted = await model.engine.count((found.image,))
             return _report(found, tower, counted, services.options.images.max_edge)
 
         return await while_connected(request.receive, work())

@@ -12,7 +12,6 @@ from fastapi import APIRouter
 from server.api.generate.services import Services
 from server.api.http.openapi import operation
 from server.api.shapes.operator import Memory
-from server.errors import EngineUnavailable
 from server.memory.measured.live import LiveDevice, LiveMemory, live_memory, nvml
 from server.messages import EngineReady, MemoryPart
 
@@ -26,10 +25,8 @@ def memory_router(services: Services) -> APIRouter:
         **operation("Where the memory went", "server", answer=Memory, errors=(503,)),
     )
     async def memory() -> dict[str, Any]:
-        engine = services.engine
-        ready, stats = engine.ready, engine.stats
-        if ready is None:
-            raise EngineUnavailable("the model is still loading; try again in a moment")
+        model = services.models.default
+        ready, stats = model.facts, model.engine.stats
         # A driver that is slow to answer holds up nobody else.
         live = await to_thread.run_sync(lambda: live_memory(ready, stats, nvml()))
         return memory_json(ready, live)

@@ -34,7 +34,6 @@ from server.api.responses.request import (
 from server.api.responses.store import ResponseStore, StoredResponse, stored_router
 from server.api.shapes.openai import InputTokens
 from server.api.shapes.responses import ResponseEvent, ResponseObject
-from server.engine_client.interface import require_ready
 from server.errors import RequestError
 from server.tools.tool import new_call_id
 
@@ -166,17 +165,18 @@ def _add_create(router: APIRouter, services: Services, store: ResponseStore) -> 
     )
     async def create_response(request: Request) -> Response:
         arrival = time.monotonic()
-        ready = require_ready(services.engine)
+        services.models.check()
         body = await read_body(request, services.body_limits, parse_response)
+        model = services.models[body.model]
         body = resolved(store, body)
         before = items_before(store, body)
-        reply = ResponseReply(body, services.served_name(ready.model))
+        reply = ResponseReply(body, model.name)
 
         async def start() -> Answer:
             dialog = await dialog_of(body, before)
             form = body.text.format if body.text else None
             sampling = await with_grammar(body.sampling(), body, form)
-            prepared = await prepare(services, ready, dialog, sampling)
+            prepared = await prepare(services, model, dialog, sampling)
             return await begin(services, prepared, request_id=reply.id, arrival=arrival)
 
         answer = await while_connected(request.receive, start())
@@ -216,12 +216,13 @@ def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> N
         ),
     )
     async def input_tokens(request: Request) -> dict[str, Any]:
-        ready = require_ready(services.engine)
+        services.models.check()
         body = resolved(store, await read_body(request, services.body_limits, parse_input))
+        model = services.models[body.model]
 
         async def work() -> dict[str, Any]:
             dialog = await dialog_of(body, items_before(store, body))
-            counted = await services.engine.count(await prompt_of(services, ready, dialog))
+            counted = await model.engine.count(await prompt_of(services, model, dialog))
             return input_tokens_of(counted)
 
         return await while_connected(request.receive, work())
