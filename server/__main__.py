@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from server.cli.main import main
+import signal
 
 if __name__ == "__main__":
+    # Until the command has its own handler, Ctrl-C ends it silently, as it does other programs.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from server.cli.main import main
+
     raise SystemExit(main())

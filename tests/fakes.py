@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -117,6 +118,7 @@ class FakeEngine:
     ready: EngineReady | None = field(default_factory=engine_ready)
     state: EngineState = EngineState.READY
     progress: EngineProgress | None = None
+    model_path: Path | None = None
     stats: SchedulerStats = field(default_factory=SchedulerStats)
     restarts: int = 0
     pauses: int = 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -17,7 +18,8 @@ class StandInHub(ThreadingHTTPServer):
 
     ``cut`` names a file whose next download breaks off half-way; ``short`` one that is always
     announced larger than it is; ``gated`` a repository; ``token`` what opens all others.
-    With ``no_ranges`` it sends whole files whatever is asked for.
+    With ``no_ranges`` it sends whole files whatever is asked for. While ``held`` is set it sends
+    the first half of a file and no more.
     """
 
     daemon_threads = True
@@ -31,6 +33,7 @@ class StandInHub(ThreadingHTTPServer):
         self.gated: str | None = None
         self.token: str | None = None
         self.no_ranges = False
+        self.held = threading.Event()
 
     @property
     def url(self) -> str:
@@ -132,7 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            half = len(body) // 2
+            self.wfile.write(body[:half])
+            while "ETag" in headers and self.server.held.is_set():
+                time.sleep(0.02)
+            with suppress(ConnectionError):
+                self.wfile.write(body[half:])
 
 
 @contextmanager

@@ -37,9 +37,31 @@ def test_version_and_help() -> None:
     assert (done.returncode, done.stdout) == (0, f"llava-server {__version__}\n")
     done = llava("serve", "--help")
     assert done.returncode == 0
-    for part in ("--n-gpu-layers", "Pictures:", "(default: 8000)", "examples:", "beats"):
+    for part in ("--n-gpu-layers", "--help-all", "(default: 8000)", "examples:", "beats"):
         assert part in done.stdout
+    assert "--stall-timeout" not in done.stdout, "the everyday settings alone"
+    assert len(done.stdout.splitlines()) <= 50, "one screen"
     assert done.stderr == ""
+    done = llava("serve", "--help-all")
+    assert done.returncode == 0
+    for part in ("--stall-timeout", "Pictures:", "(default: 8000)", "examples:", "beats"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize("line", [["--version"], ["--help"], ["key", "--help"]])
+def test_what_needs_no_settings_does_not_import_them(line: list[str]) -> None:
+    """They take half a second of processor time."""
+    code = (
+        "import sys, server.cli.main as cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pydantic', 'numpy', 'huggingface_hub', 'fastapi', 'gguf'} & sys.modules.keys()\n"
+        "print('heavy:', *heavy)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "heavy:"
 
 
 def test_without_a_command_the_help_is_shown() -> None:
@@ -78,6 +100,10 @@ def test_a_failure_is_one_line(
         (("serve", "--chat-template", "vicunia"), {}, "--chat-template: 'vicunia' is neither"),
         (("serve", "--chat-template-file", "/x"), {}, "--chat-template-file: cannot read /x"),
         (("pull", "llava-1.5"), {}, "did you mean llava-1.5-"),
+        (("serve", "--gpu", "1"), {}, "did you mean --n-gpu-layers?"),
+        (("serve", "--help-al"), {}, "did you mean --help-all?"),
+        (("serve", "demo", "-m", "other"), {}, "MODEL is demo, --model is other"),
+        (("serve", "/nowhere.gguf"), {}, "no such file: /nowhere.gguf"),
     ],
 )
 def test_a_wrong_word_is_one_line(
@@ -89,7 +115,7 @@ def test_a_wrong_word_is_one_line(
 ) -> None:
     """Told before anything is loaded, so these need no process of their own."""
     # It would write to what stands for standard error here, and to nothing after this test.
-    monkeypatch.setattr("server.serve.main.configure_logging", lambda *_: None)
+    monkeypatch.setattr("server.serve.startup_messages.begin", lambda *_: None)
     for name in [name for name in os.environ if name.startswith("LLAVA_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
@@ -103,6 +129,31 @@ def test_a_wrong_word_is_one_line(
     assert told.err.startswith("llava-server: error: ")
     assert words in told.err
     assert told.err.count("\n") == 1
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    for command in (["list"], ["plan", "demo"]):
+        done = subprocess.Popen(
+            [sys.executable, "-m", "server", *command],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert done.stdout is not None
+        done.stdout.close()
+        _, errors = done.communicate(timeout=60)
+        assert (done.returncode, errors) == (1, "")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "server", "list"],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "llava-server: error: cannot write: No space left on device\n"
 
 
 def test_list_tells_what_is_here(tmp_path: Path) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gguf
+import httpx
 import numpy as np
 import openai
 import pytest
 from asking import RED, answer, shape
 from gguf_files import copy_metadata, finish
 from live import DEMO, ROOT, LiveServer, children, gone
+from stand_in_hub import serving
 
 # In the environment of what run_serve starts: other tests run at the same time.
 MARK = "STARTED_BY_TEST"
@@ -132,6 +136,104 @@ def test_a_port_in_use_is_told_before_anything_is_loaded(tmp_path: Path) -> None
         port = taken.getsockname()[1]
         line = one_line(run_serve(tmp_path, "--port", str(port)), 1)
     assert str(port) in line
+
+
+def test_a_port_in_use_by_a_server_of_ours_is_named(tmp_path: Path) -> None:
+    with LiveServer(tmp_path) as server:
+        port = server.url.rpartition(":")[2]
+        line = one_line(run_serve(tmp_path, "--port", port), 1)
+        assert f"llava-server (pid {server.process.pid}, model demo)" in line
+        assert "--port" in line
+
+
+def test_the_port_is_open_while_the_model_is_downloaded(tmp_path: Path) -> None:
+    with serving() as hub:
+        hub.files = {
+            "us/tiny/tiny-q8_0.gguf": LLM.read_bytes(),
+            "us/tiny/mmproj-f16.gguf": MMPROJ.read_bytes(),
+        }
+        hub.held.set()
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        server = LiveServer(tmp_path, "--model", "hf:us/tiny", env=env)
+        try:
+            address = until_found(server, r"listening on (\S+);")
+            health = until_answered(f"http://{address}/health", "download")
+            assert health["status"] == "loading"
+            assert health["progress"]["total_bytes"] == LLM.stat().st_size
+            assert httpx.get(f"http://{address}/v1/models").status_code == 503
+            assert "downloading tiny-q8_0.gguf" in server.log
+            hub.held.clear()
+            server.wait_ready()
+            assert httpx.get(f"{server.url}/props").json()["model_alias"] == "tiny"
+            assert "downloaded tiny-q8_0.gguf" in server.log
+        finally:
+            hub.held.clear()
+            assert server.stop() == 0
+
+
+def test_ctrl_c_ends_a_download_at_once(tmp_path: Path) -> None:
+    with serving() as hub:
+        hub.files = {"us/tiny/tiny-q8_0.gguf": LLM.read_bytes()}
+        hub.held.set()
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        server = LiveServer(tmp_path, "--model", "hf:us/tiny", env=env)
+        try:
+            until_found(server, r"downloading (\S+),")
+            start = time.monotonic()
+            assert server.stop(signal.SIGINT) == 0
+            assert time.monotonic() - start < 5
+            assert "Traceback" not in server.log
+        finally:
+            hub.held.clear()
+
+
+def until_found(server: LiveServer, pattern: str) -> str:
+    deadline = time.monotonic() + 30
+    while not (found := re.search(pattern, server.log)):
+        assert time.monotonic() < deadline, server.log
+        assert server.process.poll() is None, server.log
+        time.sleep(0.05)
+    return found[1]
+
+
+def until_answered(url: str, stage: str) -> dict[str, Any]:
+    """What /health says once it has come to a stage."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            told: dict[str, Any] = httpx.get(url, timeout=2).json()
+        except httpx.TransportError:
+            told = {}
+        if (told.get("progress") or {}).get("stage") == stage:
+            return told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+
+
+def test_an_engine_that_cannot_come_back_ends_the_server(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(LLM.read_bytes())
+    with LiveServer(tmp_path, "--model", str(model)) as server:
+        model.rename(tmp_path / "away.gguf")
+        os.kill(server.engine_pid(), signal.SIGKILL)
+        assert server.process.wait(60) == 1
+    last = server.log.splitlines()[-1]
+    assert last.startswith("llava-server: error: the engine cannot be restarted: ")
+    assert "Traceback" not in server.log
+
+
+def test_a_file_whose_name_is_no_utf_8_is_served(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"B\xe4r")
+    folder.mkdir()
+    for file in (LLM, MMPROJ):
+        (folder / file.name).write_bytes(file.read_bytes())
+    flags = ("--model", str(folder / LLM.name), "--mmproj", str(folder / MMPROJ.name))
+    with (
+        LiveServer(tmp_path, *flags) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused") as client,
+    ):
+        assert "red" in answer(client, shape("circle", RED), "What colour is the circle?")
+        assert httpx.get(f"{server.url}/props").status_code == 200
 
 
 def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

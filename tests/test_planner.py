@@ -24,7 +24,7 @@ from server.memory.estimate.plan import plan_memory
 from server.memory.estimate.search import largest_context
 from server.memory.fit.planner import Headers, fit_model
 from server.messages import DeviceMemory, EngineConfig
-from server.settings.command_line import Parser
+from server.settings.parser import Parser
 from tests.headers import header_of, model_of, tower_of
 from tests.stand_in_hub import StandInHub, serving
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ import pytest
 
 from server.engine_client.watch import LoadSizes, size_of
 from server.errors import ConfigError
+from server.logs import text_format
 from server.messages import EngineConfig, EngineProgress
 from server.serve.lifecycle import Life
 from server.serve.listener import Listener, bind, inherited, notify, permit_files
 from server.serve.main import refuse_exposure
-from server.serve.startup_messages import show
+from server.serve.progress import Downloads, show
 from server.settings.settings import Settings
 
 
@@ -123,27 +125,81 @@ class Terminal(io.StringIO):
 class Loading:
     """Something half loaded."""
 
-    progress = EngineProgress("weights", 0.5, 50 * 1024**2, 100 * 1024**2)
+    def __init__(self, stage: str = "weights") -> None:
+        self.progress: EngineProgress | None = EngineProgress(
+            stage, 0.5, 50 * 1024**2, 100 * 1024**2
+        )
+
+    def report(self, progress: EngineProgress) -> None:
+        self.progress = progress
+
+
+def shown(loading: Loading, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "stderr", stream)
+
+    async def look() -> None:
+        task = asyncio.ensure_future(show(loading))
+        await asyncio.sleep(0.8)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(look())
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("screen", [True, False])
 def test_a_terminal_shows_a_bar_and_a_log_does_not(
     screen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = Terminal() if screen else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    handlers = list(logging.getLogger("server").handlers)
-
-    async def look() -> None:
-        task = asyncio.ensure_future(show(Loading()))
-        await asyncio.sleep(0.8)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    asyncio.run(look())
-    text = stream.getvalue()
+    text = shown(Loading(), Terminal() if screen else io.StringIO(), monkeypatch)
     assert ("loading weights" in text and "50.0M/100M" in text) is screen
-    assert logging.getLogger("server").handlers == handlers
+
+
+def test_a_stage_without_bytes_shows_its_seconds_and_no_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = shown(Loading("warm-up"), Terminal(), monkeypatch)
+    assert "loading: warm-up, 0 s" in text
+    assert "B/s" not in text.rpartition("loading: warm-up")[2]
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_downloads_are_reported_and_where_there_is_no_bar_logged_each_tenth(
+    screen: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal() if screen else io.StringIO())
+    caplog.set_level("INFO", "server")
+    loading = Loading()
+    downloads = Downloads(loading)
+    for done in range(0, 2001, 7):
+        downloads("m.gguf", min(done, 2000), 2000)
+    downloads("m.gguf", 2000, 2000)
+    assert loading.progress == EngineProgress("download", 1.0, 2000, 2000)
+    first, *tenths, last = caplog.messages
+    assert first.startswith("downloading m.gguf, 0.00 GB")
+    assert last.startswith("downloaded m.gguf in 0 s")
+    wanted = [] if screen else [f"downloading m.gguf: {tenth}0 %" for tenth in range(1, 10)]
+    assert tenths == wanted
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_a_log_line_on_a_terminal_takes_the_bar_s_place(screen: bool) -> None:
+    stream = Terminal() if screen else io.StringIO()
+    record = logging.LogRecord("server.x", logging.INFO, "", 1, "hello", (), None)
+    line = text_format(stream, {}).format(record)
+    assert line.startswith("\r\x1b[K") is screen
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    server.x: hello$", line)
+
+
+def test_the_journal_writes_the_time_itself(tmp_path: Path) -> None:
+    record = logging.LogRecord("server.x", logging.INFO, "", 1, "hello", (), None)
+    with (tmp_path / "journal").open("w") as stream:
+        stat = os.fstat(stream.fileno())
+        ours = {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}
+        assert text_format(stream, ours).format(record) == "INFO    server.x: hello"
+        # A variable that was inherited by something whose output goes elsewhere.
+        others = {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}
+        assert text_format(stream, others).format(record).startswith("20")
 
 
 class Ending:
@@ -178,7 +234,7 @@ def test_a_connection_that_was_just_accepted_is_waited_for() -> None:
 
     async def end() -> None:
         life = Life(ending, ending, 5.0)
-        life._told_to_stop()
+        life._stop("SIGTERM")
         await asyncio.wait_for(life.ending.wait(), 5)
 
     asyncio.run(end())

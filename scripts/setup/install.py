@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
+import signal
 import sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from server.cli.main import main
 

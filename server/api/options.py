@@ -59,4 +59,3 @@ class ApiOptions:
     sse_ping_interval: float = 15.0
     docs: bool = True
     page: bool = True
-    model_path: Path | None = None

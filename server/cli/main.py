@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from server import __version__
-from server.cli.plan.command import add_arguments
-from server.errors import StartupError
-from server.settings.command_line import Parser, add_settings, load_settings
+from server.errors import ConfigError, StartupError
+from server.settings.parser import Parser
 
 EXAMPLES = """\
 Each setting is a flag, a variable (LLAVA_PORT for --port) or a key of the TOML file that
@@ -17,9 +20,9 @@ Each setting is a flag, a variable (LLAVA_PORT for --port) or a key of the TOML 
 
 examples:
   llava-server serve                                     the demo model, on 127.0.0.1:8000
-  llava-server serve -m llava-1.6-mistral-7b             from the hub, downloaded once
-  llava-server serve -m llava.gguf --mmproj mmproj.gguf  your own files
-  llava-server serve -m hf:OWNER/REPOSITORY:Q4_K_M       any repository of GGUF files
+  llava-server serve llava-1.6-mistral-7b                from the hub, downloaded once
+  llava-server serve llava.gguf --mmproj mmproj.gguf     your own files
+  llava-server serve hf:OWNER/REPOSITORY:Q4_K_M          any repository of GGUF files
   LLAVA_API_KEY=secret llava-server serve --host 0.0.0.0 --ctx-size 8192 --parallel 8
 """
 
@@ -36,25 +39,75 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the returned number is the exit code."""
-    parser = _parser()
+    if argv is not None:
+        return _main(list(argv))
+    code = _main(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway, and without a traceback
+    return code
+
+
+def _main(line: list[str]) -> int:
+    command = next((word for word in line if not word.startswith("-")), None)
     try:
-        options = parser.parse_args(argv)
-        if options.command is None:
-            parser.print_help(sys.stderr)
-            return 2
-        return int(options.run(options))
+        with _quiet_interrupt(command):
+            code = _run(line, command)
+        sys.stdout.flush()
     except StartupError as error:
         print(f"llava-server: error: {error.message}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+        _discard_output()
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _discard_output()
+        print(f"llava-server: error: cannot write: {error.strerror}", file=sys.stderr)
+        return 1
+    return code
 
 
-def _parser() -> Parser:
+def _run(line: list[str], command: str | None) -> int:
+    parser = _parser(command)
+    options = parser.parse_args(line)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return int(options.run(options))
+
+
+@contextmanager
+def _quiet_interrupt(command: str | None) -> Iterator[None]:
+    """Ctrl-C ends ``serve`` with 0, as it does once the server has handlers of its own.
+
+    As an exception it would come out of any import, often as a traceback; and before the server
+    runs there is nothing to clean up.
+    """
+    if command != "serve":
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _discard_output() -> None:
+    """Python writes what is left at its end, which would fail again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser(command: str | None) -> Parser:
+    """The parser; only the flags of ``command`` are added, for they take long to import."""
     parser = Parser(
         prog="llava-server",
         description="Serve LLaVA models on llama.cpp with an API that OpenAI's clients speak.",
-        epilog="`llava-server serve --help` shows every setting.",
+        epilog="`llava-server serve --help` shows the settings.",
     )
     parser.add_argument("--version", action="version", version=f"llava-server {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -63,10 +116,11 @@ def _parser() -> Parser:
         help="serve a model",
         description="Serve a model over HTTP.",
         epilog=EXAMPLES,
-        usage="llava-server serve [--model MODEL] [settings]",
+        usage="llava-server serve [MODEL] [settings]",
     )
-    add_settings(serve)
     serve.set_defaults(run=_serve)
+    if command == "serve":
+        _add_serve(serve)
     pull = commands.add_parser(
         "pull",
         help="download a model",
@@ -76,7 +130,7 @@ def _parser() -> Parser:
         "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
     pull.set_defaults(run=_pull)
-    _add_plan(commands)
+    _add_plan(commands, command)
     _add_key(commands)
     known = commands.add_parser(
         "list", help="list the known models", description="List the models known by name."
@@ -85,14 +139,29 @@ def _parser() -> Parser:
     return parser
 
 
-def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
+def _add_serve(serve: Parser) -> None:
+    from server.settings.command_line import HelpAll, add_settings  # noqa: PLC0415
+
+    serve.add_argument(
+        "named_model", metavar="MODEL", nargs="?", help="the same as --model (default: demo)"
+    )
+    serve.add_argument(
+        "--help-all", action=HelpAll, nargs=0, help="show every setting, in groups, and exit"
+    )
+    add_settings(serve, everyday=True)
+
+
+def _add_plan(commands: argparse._SubParsersAction[Parser], command: str | None) -> None:
     plan = commands.add_parser(
         "plan",
         help="say what a model will take of memory",
         description="Say what a model will take of memory, before it is loaded or downloaded.",
         epilog=PLAN_EXAMPLES,
     )
-    add_arguments(plan)
+    if command == "plan":
+        from server.cli.plan.command import add_arguments  # noqa: PLC0415
+
+        add_arguments(plan)
     plan.set_defaults(run=_plan)
 
 
@@ -108,18 +177,29 @@ def _add_key(commands: argparse._SubParsersAction[Parser]) -> None:
     key.set_defaults(run=_key)
 
 
-# The hub's client takes a quarter of a second to import, so --help and wrong flags do without.
+# pydantic and the hub's client take half a second to import: each command imports what it needs.
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = load_settings(vars(options))
-    from server.hub.resolve import resolve  # noqa: PLC0415
+    from server.settings.command_line import load_settings  # noqa: PLC0415
+
+    flags, named = vars(options), options.named_model
+    if named is not None and flags.setdefault("model", named) != named:
+        raise ConfigError(f"MODEL is {named}, --model is {options.model}; give one of them")
+    settings = load_settings(flags)
+    from server.hub.resolve import identify  # noqa: PLC0415
+    from server.serve.startup_messages import begin  # noqa: PLC0415
+
+    model = identify(settings)
+    begin(settings)
     from server.serve.main import run  # noqa: PLC0415
 
-    return run(settings, resolve(settings))
+    return run(settings, model)
 
 
 def _pull(options: argparse.Namespace) -> int:
+    from server.settings.command_line import load_settings  # noqa: PLC0415
+
     settings = load_settings({"model": options.model})
     from server.hub.resolve import resolve  # noqa: PLC0415
 

@@ -29,7 +29,7 @@ def main(descriptor: int) -> int:
     line: Connection[Any, Any] = Connection(descriptor)
     config = line.recv()
     assert isinstance(config, EngineConfig)
-    configure_logging(config.log_level, config.log_format)
+    configure_logging("warning" if config.brief else config.log_level, config.log_format)
     inbox, outbox = Inbox(line), Outbox(line)
     # Imported late: the import alone loads libllama and every backend's driver.
     from server.engine.loading.load import load  # noqa: PLC0415
@@ -43,6 +43,7 @@ def main(descriptor: int) -> int:
     # What is loaded stays, so no step should wait while the garbage collector looks through it.
     gc.collect()
     gc.freeze()
+    logging.getLogger("server").setLevel(config.log_level.upper())
     outbox.send(engine.ready)
     slices = engine.encoders.slices if engine.encoders else None
     if engine.encoders is not None:

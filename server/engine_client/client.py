@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 from server.deadline import deadline
 from server.engine_client.interface import EngineState
@@ -54,6 +55,11 @@ class EngineClient:
     def ready(self) -> EngineReady | None:
         """Facts of the loaded model; None until it was loaded once."""
         return self._supervisor.ready
+
+    @property
+    def model_path(self) -> Path | None:
+        """The model's file; None before it is known."""
+        return self._supervisor.model_path
 
     @property
     def progress(self) -> EngineProgress | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from server.errors import EngineUnavailable
@@ -48,6 +49,10 @@ class Engine(Protocol):
     @property
     def ready(self) -> EngineReady | None:
         """Facts of the loaded model; None until it was loaded once."""
+
+    @property
+    def model_path(self) -> Path | None:
+        """The model's file; None before it is known."""
 
     @property
     def progress(self) -> EngineProgress | None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from server.engine_client.interface import EngineState
@@ -70,6 +71,11 @@ class EngineSupervisor:
         self._stopping = False
         self._patience: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def model_path(self) -> Path | None:
+        """The model's file; None before it is known."""
+        return self._config.model if self._config else None
 
     @property
     def step_age(self) -> float:

@@ -95,6 +95,7 @@ class EngineConfig:
     image_cache_dir_bytes: int = IMAGE_CACHE_DIR_BYTES
     mtmd_batch_max_tokens: int | None = None
     log_level: str = "info"
+    brief: bool = False
     log_format: str = "text"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import resource
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from server.errors import ConfigError, StartupError
+from server.serve.port_owner import describe_owner
 
 # systemd's first descriptor (sd_listen_fds(3)).
 _FIRST_FD = 3
@@ -64,8 +66,15 @@ def bind(host: str, port: int, *, reuse_port: bool = False) -> Listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and (owner := describe_owner(host, port)):
+            raise StartupError(
+                f"port {port} of {host} is in use by {owner}; end it, or choose another port with"
+                " --port (0 takes a free one)"
+            ) from error
         reason = error.strerror or str(error)
-        raise StartupError(f"cannot listen on {host} port {port}: {reason}") from error
+        raise StartupError(
+            f"cannot listen on {host} port {port}: {reason}; --port 0 takes a free port"
+        ) from error
     return Listener(listener, shared=reuse_port)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from typing import TypeVar, cast
 
 from server.api.app import Controls, create_app, create_ops_app
 from server.engine_client.client import EngineClient
 from server.engine_client.requests import Requests
 from server.engine_client.supervisor import EngineSupervisor
 from server.errors import ConfigError, StartupError
-from server.hub.resolve import ResolvedModel
-from server.logs import configure_logging
-from server.messages import EngineConfig, EngineReady
+from server.hub.resolve import ModelName, resolve
+from server.messages import EngineReady
 from server.serve.lifecycle import Life
 from server.serve.listener import Listener, bind, inherited, notify, permit_files
-from server.serve.startup_messages import announce, show
+from server.serve.progress import Downloads, show
+from server.serve.startup_messages import announce, is_brief
 from server.serve.web_server import WebOptions, WebServer
 from server.serve.wiring import api_options, engine_limits, tracing, web_options
 from server.settings.engine_config import engine_config
@@ -25,18 +29,19 @@ from server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def run(settings: Settings, model: ResolvedModel) -> int:
-    """Serves until SIGINT or SIGTERM; returns the exit code.
+
+def run(settings: Settings, model: ModelName) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit code. Downloads what is missing of it.
 
     Raises:
         StartupError: the port is taken, or the model cannot be loaded.
         ConfigError: a setting is wrong, or would let everybody in.
     """
-    configure_logging(settings.log_level, settings.log_format)
     permit_files(settings.max_connections)
     with ExitStack() as stack:
-        # Bound before anything is loaded: a taken port is told at once, not after a minute.
+        # Bound before anything is loaded: a port in use is reported at once, not after a minute.
         listener = inherited() or bind(settings.host, settings.port, reuse_port=settings.reuse_port)
         stack.enter_context(closing(listener))
         refuse_exposure(settings, listener)
@@ -44,7 +49,11 @@ def run(settings: Settings, model: ResolvedModel) -> int:
         if settings.metrics_port is not None:
             ops = bind(settings.host, settings.metrics_port, reuse_port=settings.reuse_port)
             stack.enter_context(closing(ops))
-        return asyncio.run(_serve(settings, model, listener, ops))
+        if not is_brief(settings):
+            logger.info("listening on %s; /health reports the progress", listener.url)
+        code = asyncio.run(_serve(settings, model, listener, ops))
+        logger.info("stopped")
+        return code
 
 
 def refuse_exposure(settings: Settings, listener: Listener) -> None:
@@ -62,12 +71,11 @@ class _WebProcess:
     def __init__(
         self,
         settings: Settings,
-        model: ResolvedModel,
+        model: ModelName,
         listener: Listener,
         ops_listener: Listener | None,
     ) -> None:
         self._settings = settings
-        self._model = model
         requests = Requests()
         self._supervisor = EngineSupervisor(requests, engine_limits(settings))
         engine = EngineClient(self._supervisor, requests, settings.max_tokens)
@@ -76,9 +84,8 @@ class _WebProcess:
         controls: Controls = app.state.controls
         self._served = controls.services.models.default
         self._servers = [WebServer(app, listener, web_options(settings))]
-        self._life = Life(self._servers[0], controls.gate, settings.drain_timeout)
-        self._life.on_reload(controls.keys.reload)
-        self._life.on_reload(self._servers[0].reload_certificate)
+        reloads = (controls.keys.reload, self._servers[0].reload_certificate)
+        self._life = Life(self._servers[0], controls.gate, settings.drain_timeout, reloads)
         if ops_listener is not None:
             ops = create_ops_app(controls.services)
             self._servers.append(WebServer(ops, ops_listener, WebOptions()))
@@ -108,16 +115,35 @@ class _WebProcess:
         return 0
 
     async def _load_and_watch(self) -> None:
-        config = engine_config(self._settings, self._model.model, self._model.mmproj)
-        await _start(self._supervisor, config)
+        bar = asyncio.create_task(show(self._supervisor))
+        try:
+            await self._load()
+        finally:
+            bar.cancel()
         self._accept(shared=True)
         ready = self._supervisor.ready
         assert ready is not None
         await self._served.template()
-        _announce(ready, self._servers)
+        self._announce(ready)
         notify("READY=1")
         reason = await self._supervisor.wait_failed()
         raise StartupError(f"the engine cannot be restarted: {reason.message}")
+
+    async def _load(self) -> None:
+        """Downloads what is missing, and starts the engine."""
+        downloads = Downloads(self._supervisor)
+        model = await in_daemon_thread(lambda: resolve(self._settings, downloads))
+        config = engine_config(self._settings, model.model, model.mmproj)
+        config = replace(config, brief=is_brief(self._settings))
+        await self._supervisor.start(config)
+
+    def _announce(self, ready: EngineReady) -> None:
+        first, *ops = self._servers
+        key = bool(self._settings.api_key or self._settings.api_key_file)
+        url = f"{first.scheme}://{first.listener.url}"
+        announce(ready, url, brief=is_brief(self._settings), key=key)
+        for server in ops:
+            logger.info("metrics on http://%s", server.listener.url)
 
     def _accept(self, *, shared: bool) -> None:
         for server in self._servers:
@@ -138,16 +164,9 @@ class _WebProcess:
 
 
 async def _serve(
-    settings: Settings, model: ResolvedModel, listener: Listener, ops_listener: Listener | None
+    settings: Settings, model: ModelName, listener: Listener, ops_listener: Listener | None
 ) -> int:
     return await _WebProcess(settings, model, listener, ops_listener).run()
-
-
-def _announce(ready: EngineReady, servers: list[WebServer]) -> None:
-    first, *ops = servers
-    announce(ready, f"{first.scheme}://{first.listener.url}")
-    for server in ops:
-        logger.info("metrics on http://%s", server.listener.url)
 
 
 def _keep_what_is_there() -> None:
@@ -158,9 +177,27 @@ def _keep_what_is_there() -> None:
     gc.freeze()
 
 
-async def _start(supervisor: EngineSupervisor, config: EngineConfig) -> None:
-    bar = asyncio.create_task(show(supervisor))
-    try:
-        await supervisor.start(config)
-    finally:
-        bar.cancel()
+async def in_daemon_thread(work: Callable[[], T]) -> T:
+    """The result of ``work``, whose thread does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run_it() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run_it, daemon=True).start()
+    return await done

@@ -50,6 +50,7 @@ class WebServer(uvicorn.Server):
             app,
             http=guarded(options.clients, self.connections),
             ws="none",
+            lifespan="off",  # the app starts and stops nothing
             access_log=False,
             log_config=None,
             server_header=False,

@@ -1,4 +1,4 @@
-"""From the settings to what each part of the server is told."""
+"""From the settings to the options of each part of the server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from server.api.options import ApiOptions, CallerLimits
 from server.engine_client.supervisor import EngineLimits
 from server.errors import ConfigError
-from server.hub.resolve import ResolvedModel
+from server.hub.resolve import ModelName
 from server.images.limits import ImageLimits
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
@@ -52,8 +52,8 @@ def web_options(settings: Settings) -> WebOptions:
     )
 
 
-def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
-    """What the HTTP surface is told.
+def api_options(settings: Settings, model: ModelName) -> ApiOptions:
+    """The API's settings.
 
     Raises:
         ConfigError: a setting names something that is not there.
@@ -84,7 +84,6 @@ def api_options(settings: Settings, model: ResolvedModel) -> ApiOptions:
         responses_max_count=settings.responses_max_count,
         responses_max_bytes=settings.responses_max_bytes,
         log_content=settings.log_content,
-        model_path=model.model,
         sse_ping_interval=float(settings.sse_ping_interval),
     )
 

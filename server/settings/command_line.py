@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from server.errors import ConfigError
+from server.settings.parser import did_you_mean
 from server.settings.settings import ENV_PREFIX, Settings
 from server.settings.types import Flag
 
+# What ``serve --help`` shows; the others are in ``--help-all``.
+EVERYDAY = {
+    "config", "offline", "verbose", "model", "mmproj", "alias", "host", "port", "api_key",
+    "api_key_file", "ctx_size", "parallel", "threads", "n_gpu_layers", "max_tokens",
+    "image_size", "image_detail", "image_urls", "log_format", "log_level",
+}  # fmt: skip
+
 # Kubernetes sets these in every pod for a Service whose name begins with "llava".
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT(_\d+_(TCP|UDP)(_|$)|$)")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that fails with one line and says what was probably meant."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage; the caller prints one line."""
-        raise ConfigError(f"{message}; see `{self.prog} --help`")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and name the closest flag where one is unknown."""
-        parsed, rest = self.parse_known_args(args, namespace)
-        if rest:
-            known = getattr(parsed, "known_flags", ())
-            raise ConfigError(f"unknown argument {rest[0]}{did_you_mean(rest[0], known)}")
-        return parsed
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A suggestion to append to an error, or nothing."""
-    close = difflib.get_close_matches(word.partition("=")[0], list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def flag_of(name: str) -> str:
@@ -77,37 +57,69 @@ def default_text(field: FieldInfo) -> str:
     return "none" if field.default is None else str(field.default)
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser,
+    names: Collection[str] | None = None,
+    *,
+    everyday: bool = False,
+) -> None:
     """Give the parser one flag for each setting, or for those of these ``names``, in groups.
 
-    What is not given stays out.
+    What is not given stays out. With ``everyday`` the help shows those that most people use, and
+    no groups.
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in Settings.model_fields.items():
         if names is not None and name not in names:
             continue
         info = flag_info(field)
-        group = groups.get(info.group)
-        if group is None:
-            group = groups[info.group] = parser.add_argument_group(info.group)
-        options: dict[str, Any] = (
-            {"action": argparse.BooleanOptionalAction}
-            if field.annotation is bool
-            else {"metavar": info.metavar or name.upper()}
-        )
-        if info.bare:
-            options |= {"nargs": "?", "const": info.bare}
-        if info.repeat:
-            options["action"] = "append"
+        title = "everyday settings" if everyday else info.group
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
         text = f"{field.description} (default: {default_text(field)})".replace("%", "%%")
-        options |= {"dest": name, "default": argparse.SUPPRESS}
-        group.add_argument(*info.short, flag_of(name), help=text, **options)
-        if info.negative:
-            switch = {**options, "action": "store_const", "const": info.negative}
-            for key in ("nargs", "metavar"):
-                switch.pop(key, None)
-            group.add_argument(_negative(name), help=f"{flag_of(name)} {info.negative}", **switch)
-    parser.set_defaults(known_flags=tuple(flag_of(name) for name in Settings.model_fields))
+        hidden = everyday and name not in EVERYDAY
+        _add_setting(groups[title], name, field, argparse.SUPPRESS if hidden else text)
+    known = [flag_of(name) for name in Settings.model_fields if names is None or name in names]
+    helps = ["--help", "--help-all"] if everyday else ["--help"]
+    parser.set_defaults(known_flags=(*helps, *known))
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, field: FieldInfo, text: str) -> None:
+    info = flag_info(field)
+    options: dict[str, Any] = (
+        {"action": argparse.BooleanOptionalAction}
+        if field.annotation is bool
+        else {"metavar": info.metavar or name.upper()}
+    )
+    if info.bare:
+        options |= {"nargs": "?", "const": info.bare}
+    if info.repeat:
+        options["action"] = "append"
+    options |= {"dest": name, "default": argparse.SUPPRESS}
+    group.add_argument(*info.short, flag_of(name), help=text, **options)
+    if info.negative:
+        switch = {**options, "action": "store_const", "const": info.negative}
+        for key in ("nargs", "metavar"):
+            switch.pop(key, None)
+        if text != argparse.SUPPRESS:
+            text = f"{flag_of(name)} {info.negative}"
+        group.add_argument(_negative(name), help=text, **switch)
+
+
+class HelpAll(argparse.Action):
+    """``--help-all``: every setting, in groups, where ``--help`` shows the everyday ones."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> None:
+        """Print it and end."""
+        full = type(parser)(
+            prog=parser.prog,
+            usage=parser.usage,
+            description=parser.description,
+            epilog=parser.epilog,
+        )
+        add_settings(full)
+        full.print_help()
+        parser.exit()
 
 
 def load_settings(flags: Mapping[str, Any]) -> Settings:

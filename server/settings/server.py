@@ -143,6 +143,9 @@ class GeneralSettings(BaseModel):
     log_level: Annotated[LogLevel, Flag("General", metavar="LEVEL")] = Field(
         "info", description="debug, info, warning or error"
     )
+    verbose: Annotated[bool, Flag("General", ("-v",))] = Field(
+        False, description="show every line of the start on a terminal, as logs have it"
+    )
     cache_dir: Annotated[UserPath, Flag("General", (), "DIR", "~/.cache/llava-server")] = Field(
         default_factory=default_cache_dir,
         description="where prepared vision towers and built wheels are kept",

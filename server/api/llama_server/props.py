@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,6 @@ from fastapi import APIRouter
 from server import __version__
 from server.api.generate.services import ServedModel, Services
 from server.api.http.openapi import operation
-from server.api.options import ApiOptions
 from server.api.shapes.operator import Props
 from server.messages.sampling import SamplingParams
 from server.prompt import MARKER, ChatTemplate
@@ -25,19 +25,20 @@ def props_router(services: Services) -> APIRouter:
     @router.get("/props", **_PROPS)
     async def props() -> dict[str, Any]:
         model = services.models.default
-        return _props(services.options, model, await model.template())
+        return _props(model, await model.template())
 
     return router
 
 
-def _props(options: ApiOptions, served: ServedModel, template: ChatTemplate) -> dict[str, Any]:
+def _props(served: ServedModel, template: ChatTemplate) -> dict[str, Any]:
     ready = served.facts
     model = ready.model
     return {
         "default_generation_settings": {"n_ctx": model.n_ctx_seq, "params": _defaults()},
         "total_slots": ready.parallel,
         "model_alias": served.name,
-        "model_path": str(options.model_path or ""),
+        # A name that is no UTF-8 is no JSON either.
+        "model_path": os.fsencode(served.engine.model_path or "").decode(errors="replace"),
         "modalities": {"vision": ready.vision is not None, "audio": False},
         "media_marker": MARKER,
         "chat_template": template.source,

@@ -13,6 +13,9 @@ from llama_cpp import mtmd_cpp
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _TENSORS, _CONTINUED = 1, 5
 
+# Warnings about what we do on purpose: pooling is ours, not llama.cpp's.
+_EXPECTED = ("model default pooling_type is",)
+
 logger = logging.getLogger(__name__)
 
 # llama.cpp calls back until the process ends, and ctypes does not keep a callback alive.
@@ -47,7 +50,8 @@ class LlamaLog:
         for line in filter(None, whole):
             if self.keeping:
                 self.lines.append(line)
-            logger.log(self._level, "%s", line)
+            quiet = any(words in line for words in _EXPECTED)
+            logger.log(logging.DEBUG if quiet else self._level, "%s", line)
 
     def take(self) -> list[str]:
         """The lines since the last call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Model:
             self._progress = _progress_callback(progress)  # kept alive here
             params.progress_callback = self._progress
         self.path = path
-        self.handle: Any = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        self.handle: Any = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise StartupError(f"llama.cpp cannot load the model {path}")
         self.vocab: Any = llama_cpp.llama_model_get_vocab(self.handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ class Vision:
         self._cuts = cuts  # the callback lives as long as libmtmd may call it
         self.batch_tokens = 0
         self._n_embd = model.n_embd
-        self.handle: Any = mtmd_cpp.mtmd_init_from_file(str(path).encode(), model.handle, params)
+        self.handle: Any = mtmd_cpp.mtmd_init_from_file(os.fsencode(path), model.handle, params)
         if not self.handle:
             raise StartupError(f"llama.cpp cannot load the mmproj {path} for {model.path.name}")
         if not mtmd_cpp.mtmd_support_vision(self.handle):
