@@ -24,7 +24,7 @@ from live import LiveServer  # noqa: E402
 
 from server.settings.server import default_cache_dir  # noqa: E402
 
-PYTHON_GROUPS = ("recent", "openai2")
+PYTHON_GROUPS = ("recent", "openai2", "agents")
 # So that no client tells anyone of its use, or asks the network for anything.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",

@@ -79,8 +79,10 @@ async def with_grammar(
     if response_format is not None and asked is not None:
         make = partial(schema_of_any, strict=response_format.is_strict)
         given.insert(0, Constraint(asked[1], asked[0], make))
-    if len(given) > 1:
-        one, other = given[1].param, given[0].param.partition(".")[0]
+    # guidance sends one grammar under vLLM's new name and its old one.
+    others = [each for each in given if each.value != given[0].value]
+    if others:
+        one, other = others[0].param, given[0].param.partition(".")[0]
         raise RequestError(
             f"{one} and {other} cannot both be used", param=one, code="invalid_value"
         )

@@ -55,6 +55,7 @@ _WHOLE_CONVERSATION = "send the whole conversation in each request"
 _LINES: tuple[tuple[tuple[Api, ...], list[Rule]], ...] = (
     # Who asks, how urgently, at what price: nothing depends on it.
     (_ALL, _ignored("service_tier priority request_id rid user_id", "all requests are alike")),
+    (_ALL, _ignored("client_metadata", "names for the client's own use")),
     (_ALL, _ignored("keep_alive", "the model stays loaded")),
     (_ALL, _ignored("extra_headers extra_query extra_body", "an SDK's own arguments")),
     (_GENERATING, _ignored("speed", "the server has one speed")),
