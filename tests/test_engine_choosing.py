@@ -20,7 +20,7 @@ from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.vision.cache import ImageCache
 from server.grammar import gbnf_grammar, schema_grammar
-from server.messages import AbortRequest, AddRequest, Rejected, TokenOutput
+from server.messages import AbortRequest, AddRequest, FinishReason, Rejected, TokenOutput
 from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
 N_BATCH = 64
@@ -211,3 +211,64 @@ def test_greedy_answers_do_not_change_with_what_else_is_decoded(engine: Engine) 
         assert [token for token, _ in beside] == [token for token, _ in alone]
         # The same bits on the processors that we saw; others' kernels may round differently.
         assert [p for _, p in beside] == pytest.approx([p for _, p in alone], abs=0.05)
+
+
+def limited(model: Model, text: str = "Once upon", **params: object) -> list[TokenOutput]:
+    """What the model says under these parameters, greedily."""
+    sampling = SamplingParams(**{"max_tokens": 20, "temperature": 0.0, **params})  # type: ignore[arg-type]
+    said = Engine(model, 256).ask(AddRequest("a", (text,), sampling, 0.0))["a"]
+    return [each for each in said if isinstance(each, TokenOutput)]
+
+
+def test_before_min_tokens_nothing_ends_an_answer(model: Model) -> None:
+    prompt = "<|user|>Hello<|assistant|>"
+    plain = limited(model, prompt, max_tokens=60)
+    assert plain[-1].finish_reason is FinishReason.STOP
+    usual = plain[-1].completion_tokens
+    assert usual < 50
+    more = limited(model, prompt, max_tokens=60, min_tokens=usual + 5)
+    assert more[-1].completion_tokens >= usual + 5
+    first = text_of(plain)[:2]
+    assert text_of(limited(model, prompt, stop=(first,))) == ""
+    later = text_of(limited(model, prompt, stop=(first,), min_tokens=4))
+    assert later.startswith(first)
+
+
+def test_a_stop_token_ends_an_answer_and_is_no_part_of_it(model: Model) -> None:
+    prompt = "<|user|>Hello<|assistant|>"
+    said = limited(model, prompt, logprobs=0)
+    third = [one.token for each in said for one in each.logprobs][2]
+    cut = limited(model, prompt, stop_token_ids=(third,))
+    assert cut[-1].finish_reason is FinishReason.STOP
+    assert cut[-1].completion_tokens == 3
+    assert text_of(said).startswith(text_of(cut))
+    assert len(text_of(cut)) < len(text_of(said))
+
+
+def test_a_bad_word_is_never_completed(model: Model) -> None:
+    prompt = "<|user|>Hello<|assistant|>"
+    usual = text_of(limited(model, prompt))
+    word = usual.split()[1]
+    assert word not in text_of(limited(model, prompt, bad_words=(word,))).split()
+    # Words of several tokens are banned by their last one, behind the others alone.
+    two = " ".join(usual.split()[1:3])
+    assert two not in text_of(limited(model, prompt, bad_words=(two,)))
+
+
+def test_only_allowed_tokens_are_chosen(model: Model) -> None:
+    allowed = tuple(model.tokenize("ab", add_special=False))
+    said = limited(model, allowed_token_ids=allowed, logprobs=0, temperature=1.0)
+    assert {one.token for each in said for one in each.logprobs} <= set(allowed)
+    grammar = gbnf_grammar('root ::= "z"', "grammar")
+    sampling = SamplingParams(allowed_token_ids=allowed, grammar=grammar)
+    (failed,) = Engine(model, 256).ask(AddRequest("a", ("x",), sampling, 0.0))["a"][-1:]
+    assert isinstance(failed, Rejected)
+    assert "allowed_token_ids" in failed.error.message
+
+
+@pytest.mark.parametrize("name", ["allowed_token_ids", "stop_token_ids"])
+def test_an_id_that_the_model_has_not_is_refused(model: Model, name: str) -> None:
+    sampling = SamplingParams(**{name: (model.n_vocab,)})  # type: ignore[arg-type]
+    (failed,) = Engine(model, 256).ask(AddRequest("a", ("x",), sampling, 0.0))["a"][-1:]
+    assert isinstance(failed, Rejected)
+    assert failed.error.param == name

@@ -78,3 +78,26 @@ def test_any_cut_into_tokens_gives_the_same_text(
         # that none is sent does not.
         assert text.startswith("".join(sent))
         assert not any(stop in "".join(sent) for stop in stops)
+
+
+def test_the_stop_string_may_be_a_part_of_the_answer() -> None:
+    detokenizer = Detokenizer(("END",), strip_first_space=False, include_stop=True)
+    assert "".join(map(detokenizer.push, [b"one E", b"N", b"D two"])) == "one END"
+    assert detokenizer.stopped
+
+
+def test_stop_strings_are_looked_for_behind_the_first_tokens() -> None:
+    detokenizer = Detokenizer(("a",), strip_first_space=False, min_tokens=2)
+    assert [detokenizer.push(piece) for piece in (b"a", b"a", b"b", b"a")] == ["a", "a", "b", ""]
+    assert detokenizer.stopped
+
+
+@given(st.lists(st.text("ab", min_size=1, max_size=6), max_size=4), st.text("ab", max_size=12))
+def test_what_is_held_back_is_the_longest_beginning_of_a_stop(stops: list[str], text: str) -> None:
+    detokenizer = Detokenizer(tuple(stops), strip_first_space=False)
+    detokenizer.push(text.encode())
+    if not detokenizer.stopped:
+        held = text[detokenizer.shown :]
+        tails = {text[at:] for at in range(len(text))}
+        begun = [tail for tail in tails if any(stop.startswith(tail) for stop in stops)]
+        assert len(held) == max(map(len, begun), default=0)

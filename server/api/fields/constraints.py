@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.fields.messages import Strict, Text, unsupported
@@ -21,6 +21,21 @@ from server.messages.sampling import Grammar
 _ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 _MAX_CHOICES = 2000
 
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return "@object"
+    return "@string" if isinstance(value, str) else None
+
+
+SchemaOrText = Annotated[
+    Annotated[dict[str, Any], Tag("@object")] | Annotated[Text, Tag("@string")],
+    Discriminator(
+        _kind,
+        custom_error_type="schema_type",
+        custom_error_message="Input should be a JSON schema, or its text",
+    ),
+]
 Choices = Annotated[
     list[Annotated[Text, Field(min_length=1, max_length=2000)]],
     Field(min_length=1, max_length=_MAX_CHOICES),
@@ -42,7 +57,7 @@ class Constraint(NamedTuple):
 class StructuredOutputs(Strict):
     """vLLM's: one of these says what the answer must look like."""
 
-    json_: Annotated[dict[str, Any] | Text | None, Field(alias="json")] = None
+    json_: Annotated[SchemaOrText | None, Field(alias="json")] = None
     regex: Text | None = None
     choice: Choices | None = None
     grammar: Text | None = None
@@ -86,14 +101,14 @@ class ConstraintFields(Strict):
 
     grammar: Text | None = None
     json_schema: Any | None = None
-    guided_json: dict[str, Any] | Text | None = None
+    guided_json: SchemaOrText | None = None
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
     guided_grammar: Text | None = None
     structured_outputs: StructuredOutputs | None = None
     regex: Text | None = None
     ebnf: Text | None = None
-    format: dict[str, Any] | Text | None = None
+    format: SchemaOrText | None = None
 
     def constraints(self) -> list[Constraint]:
         """All that are given."""

@@ -60,7 +60,7 @@ PictureDetail = Annotated[
     BeforeValidator(lambda value: "high" if value == "original" else value),
 ]
 # Who asks: nothing depends on it, so any form will do.
-ClientName = str | int | dict[str, Any]
+ClientName = Any
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[Text, Field(min_length=1, max_length=200)]
 

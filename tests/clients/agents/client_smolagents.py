@@ -19,8 +19,6 @@ class CountShapes(Tool):
     inputs: ClassVar[Any] = {
         "colour": {"type": "string", "description": "red or blue", "enum": ["red", "blue"]}
     }
-        "colour": {"type": "string", "description": "red or blue", "enum": ["red", "blue"]}
-    }
     output_type = "string"
 
     def forward(self, colour: str) -> str:
