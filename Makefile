@@ -2,44 +2,50 @@
 
 PYTHON ?= python3
 VENV := .venv/bin
-SETUP = $(PYTHON) -m scripts.setup $(if $(BACKEND),--backend $(BACKEND))
+# Ctrl-C ends make, too: a setup that it stopped is not reported as a failure beside.
+setup = trap : INT; $(PYTHON) -m scripts.setup $(if $(BACKEND),--backend $(BACKEND)) $(1) || [ $$? = 130 ]
 
 # A shell may export HOST for reasons of its own, so that one counts on the command line only.
 ifneq ($(origin HOST),command line)
 HOST :=
 endif
-flag = $(if $($(2)),$(1) "$($(2))")
+# As it was given: a file's name may hold a $, and a quote.
+flag = $(if $(value $(2)),$(1) '$(subst ','\'',$(value $(2)))')
 SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
-              $(call flag,--host,HOST) $(call flag,--port,PORT) $(ARGS)
+              $(call flag,--host,HOST) $(call flag,--port,PORT) $(value ARGS)
+
+# make takes any word for a variable: `make serve MODLE=x` would serve the demo model.
+KNOWN := MODEL MMPROJ HOST PORT ARGS BACKEND PYTHON TESTS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(foreach name,$(filter-out $(KNOWN) MAKE%,$(GIVEN)),$(warning $(name)= means nothing here; known are $(KNOWN)))
 
 # A file's tests stay in one process, so that its fixtures are made once; servers take any port.
-# Picked tests run in one alone: starting others takes longer than a few tests.
-SPREAD = $(if $(TESTS),,-n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+SPREAD = -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test lint test-clients check bench eval-demo fuzz curve lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make serve MODEL=name|file.gguf|hf:OWNER/REPO MMPROJ=file.gguf PORT=8000 ARGS='--parallel 8'"
 	@echo "  make serve HOST=0.0.0.0 ARGS='--api-key SECRET'        for other machines too"
 	@echo "  make setup BACKEND=cpu|cuda|metal|vulkan|rocm PYTHON=python3.12"
 
 setup: ## install into .venv; llama.cpp is built once
-	@$(SETUP)
+	@$(call setup)
 
 serve: ## serve a model, the demo model if none is named
-	@$(SETUP)
+	@$(call setup)
 	@exec $(VENV)/llava-server serve $(SERVE_FLAGS)
 
-test: ## install what tests need, check and test; TESTS="tests/test_cli.py -k help" picks
-	@$(SETUP) --dev
-	@$(MAKE) --no-print-directory check
-	@$(VENV)/python -m pytest $(SPREAD) --cov --cov-report=term $(TESTS)
+test: ## check and test; TESTS="tests/test_cli.py -k help" runs these alone, without check or coverage
+	@$(call setup,--dev)
+	$(if $(TESTS),,@$(MAKE) --no-print-directory check)
+	@$(VENV)/python -m pytest $(if $(TESTS),,$(SPREAD) --cov --cov-report=term) $(value TESTS)
 
 test-clients: ## other people's SDKs, Python and Node, against a live server; needs PyPI, npm and Node
-	@$(SETUP) --dev
+	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.test_clients $(ARGS)
 
 check: ## report style and type errors
@@ -52,23 +58,23 @@ lint: ## mend style, as far as that goes by itself
 	@$(VENV)/ruff format .
 
 bench: ## measure the server; ARGS go to scripts/bench
-	@$(SETUP) --dev
+	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.bench $(ARGS)
 
 eval-demo: ## the demo model's accuracy through ours and llama-server; ARGS=--alone for ours
-	@$(SETUP) --dev
+	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.eval_demo $(ARGS)
 
 fuzz: ## damaged pictures, malformed bodies and Pillow's own suite, sent to the server
-	@$(SETUP) --dev
+	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.pillow_suite && $(VENV)/python -m scripts.fuzz_server $(ARGS)
 
 curve: ## write docs/resolution.md's table and plot of accuracy and cost
-	@$(SETUP) --dev
+	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.resolution_curve $(ARGS)
 
 lock: ## lock the newest allowed versions, for every supported Python
-	@$(SETUP)
+	@$(call setup)
 	@$(VENV)/python -m scripts.lock
 
 clean: ## remove .venv and what tools left; the built llama.cpp stays in the cache

@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from scripts.setup.machine import cache_dir, cmake_args, default_backend, usable_cores, wheel_key
+from scripts.setup.machine import cache_dir, cmake_args, default_backend, wheel_key
 from scripts.setup.progress import Progress
 from scripts.setup.run import SetupError, locked, run
 from scripts.setup.wheel import PACKAGE, check_tools, locked_version, split_lock
+from server.settings.hardware import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "llama-server"

@@ -18,6 +18,7 @@ from server.settings.command_line import (
     load_settings,
     variable_of,
 )
+from server.settings.hardware import usable_cores
 from server.settings.parser import Parser
 from server.settings.settings import Settings
 
@@ -296,3 +297,42 @@ def test_defaults_are_written_once() -> None:
         if name in Settings.model_fields and name not in other and field.default is not MISSING:
             found = getattr(bare, name) * units[name] if name in units else getattr(bare, name)
             assert found == getattr(settings, name), name
+
+
+def machine(root: Path, cgroup: str, **files: str) -> Path:
+    """A /proc and a /sys/fs/cgroup; the names of files have __ for / and dots as they are."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(cgroup)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "cores"),
+    [
+        ("0::/pod/box\n", {"pod__box__cpu.max": "400000 100000"}, 4),
+        ("0::/pod/box\n", {"pod__box__cpu.max": "max 100000", "pod__cpu.max": "250000 100000"}, 2),
+        ("0::/pod/box\n", {"pod__box__cpu.max": "max 100000"}, 64),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/not/in/this/container\n", {"cpu.max": "300000 100000"}, 3),
+        (
+            "4:cpu,cpuacct:/box\n1:name=systemd:/\n",
+            {
+                "cpu,cpuacct__box__cpu.cfs_quota_us": "600000",
+                "cpu,cpuacct__box__cpu.cfs_period_us": "100000",
+            },
+            6,
+        ),
+        ("4:cpu:/\n", {"cpu__cpu.cfs_quota_us": "-1", "cpu__cpu.cfs_period_us": "100000"}, 64),
+        ("0::/\n", {"cpu.max": "nonsense"}, 64),
+        ("", {}, 64),
+    ],
+)
+def test_threads_are_bounded_by_the_quota_of_a_container(
+    cgroup: str, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert usable_cores(machine(tmp_path, cgroup, **files)) == cores

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +21,7 @@ import tomli
 from scripts.setup import install, machine, wheel
 from scripts.setup.__main__ import supported
 from scripts.setup.explain import cause, failure
-from scripts.setup.progress import Progress, left, parse
+from scripts.setup.progress import PackagesProgress, Progress, left, parse
 from scripts.setup.run import SetupError, locked, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -330,5 +333,114 @@ def test_make_serve_hands_over_what_was_named() -> None:
     line = ["make", "-n", "serve", "MODEL=a b.gguf", "PORT=9", "ARGS=--parallel 8", "BACKEND=cuda"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
     assert "-m scripts.setup --backend cuda" in done.stdout
-    flags = done.stdout.partition("llava-server serve ")[2].split()
-    assert flags == ["--model", '"a', 'b.gguf"', "--port", '"9"', "--parallel", "8"]
+    assert flags_of(done.stdout) == ["--model", "a b.gguf", "--port", "9", "--parallel", "8"]
+    assert done.stderr == ""
+
+
+def flags_of(printed: str) -> list[str]:
+    """What the shell makes of the last line that make would run."""
+    return shlex.split(printed.partition("llava-server serve ")[2])
+
+
+@pytest.mark.parametrize("name", ["a$b.gguf", "it's.gguf", 'a"b.gguf', "a$(x) `y`.gguf"])
+def test_make_hands_over_a_file_s_name_as_it_is(name: str) -> None:
+    done = make("-n", "serve", f"MODEL={name}", "ARGS=--alias '$x'")
+    assert flags_of(done.stdout) == ["--model", name, "--alias", "$x"]
+
+
+def test_make_warns_of_a_variable_that_means_nothing() -> None:
+    assert "MODLE= means nothing here" in make("-n", "serve", "MODLE=x").stderr
+
+
+def test_picked_tests_run_alone_without_lint_and_coverage() -> None:
+    picked = make("-n", "test", "TESTS=tests/test_x.py -k 'a or b'").stdout
+    assert picked.rstrip().endswith("-m pytest  tests/test_x.py -k 'a or b'")
+    assert "ruff" not in picked
+    assert "--cov" in make("-n", "test").stdout
+
+
+def make(*line: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0"}
+    return subprocess.run(
+        ["make", *line], cwd=ROOT, capture_output=True, text=True, check=True, env=environ
+    )
+
+
+def test_ctrl_c_in_a_step_is_no_failure_of_make(tmp_path: Path) -> None:
+    """As a terminal does, to all processes at once."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "__init__.py").touch()
+    (tmp_path / "scripts" / "setup.py").write_text(
+        "import sys, time\n"
+        "print('begun', flush=True)\n"
+        "try: time.sleep(20)\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    process = subprocess.Popen(
+        ["make", "serve", f"PYTHON={sys.executable}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=20)
+    assert rest == "", "no Error 130, and the server is not started"
+    assert process.returncode == -signal.SIGINT
+
+
+def broken_venv(root: Path) -> install.Setup:
+    """An environment as Ctrl-C leaves it while it is made: its Python works, pip is missing."""
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    python.chmod(0o755)
+    return install.Setup(root, {"LLAVA_CACHE_DIR": str(root / "cache")}, backend="cpu", dev=False)
+
+
+def test_an_environment_without_pip_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Any] = []
+    monkeypatch.setattr(install, "run", lambda *args: commands.append(args[1]))
+    setup = broken_venv(tmp_path)
+    assert subprocess.run([setup.python, "-c", ""], check=False).returncode == 0
+    setup._make_venv()
+    assert [command[1:3] for command in commands] == [["-m", "venv"]]
+
+
+def test_packages_that_were_being_unpacked_are_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Any] = []
+
+    def stopped(*args: Any) -> str:
+        commands.append(args[1])
+        if len(commands) == 1:
+            raise KeyboardInterrupt
+        return ""
+
+    monkeypatch.setattr(install, "run", stopped)
+    setup = broken_venv(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        setup._install_locked("jinja2==3\n")
+    setup._install_locked("jinja2==3\n")
+    setup._install_locked("jinja2==3\n")
+    assert ["--force-reinstall" in command for command in commands] == [False, True, False]
+
+
+def test_progress_of_packages() -> None:
+    stream = io.StringIO()
+    progress = PackagesProgress(stream, "packages", 3)
+    lines = ("Collecting a==1", "  Downloading a.whl", "Requirement already satisfied: b==1 in x")
+    for second, line in enumerate((*lines, "Collecting c==1", "Installing collected packages: a")):
+        progress.feed(f"{line}\n", 20.0 * second)
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        *("packages 1/3", "packages 2/3", "packages 3/3", "packages: unpacking them"),
+    ]

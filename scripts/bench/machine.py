@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from scripts.setup.machine import usable_cores
 from server import __version__
+from server.settings.hardware import usable_cores
 
 BUSY_SHARE = 0.15
 

@@ -37,6 +37,10 @@ if __name__ == "__main__":
                 "make setup PYTHON=/path/to/python3.12".format(*sys.version_info)
             )
         os.execv(python, [python, "-m", "scripts.setup", *sys.argv[1:]])  # noqa: S606
-    from scripts.setup.install import main
+    try:
+        from scripts.setup.install import main
 
-    sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # while importing
+        code = 130
+    sys.exit(code)

@@ -6,6 +6,8 @@ import argparse
 import hashlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.setup.machine import BACKENDS, cache_dir, cpu_flags, default_backend
+from scripts.setup.progress import PackagesProgress
 from scripts.setup.run import SetupError, locked, run, say
 from scripts.setup.wheel import provide, split_lock
+from server.settings.hardware import has_nvidia_card
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """#!/bin/sh
@@ -98,11 +102,19 @@ class Setup:
             self._link_project()
             self._write_stamp({**self.installed, **facts})
             say(f"ready after {time.monotonic() - started:.0f} s, llama.cpp for {self.backend}")
+            if self.backend == "cpu" and has_nvidia_card():
+                say(
+                    "an NVIDIA card is here, but llama.cpp is built for the processor:"
+                    " `make setup BACKEND=cuda` builds it for the card"
+                )
 
     def _make_venv(self) -> None:
         if (
             self.python.exists()
-            and not subprocess.run([self.python, "-c", ""], check=False).returncode
+            # Python itself is there long before pip is.
+            and not subprocess.run(
+                [self.python, "-c", "import pip"], check=False, stderr=subprocess.DEVNULL
+            ).returncode
         ):
             return
         say(f"making {self.venv} with Python {sys.version.split()[0]}")
@@ -113,6 +125,11 @@ class Setup:
     def _install_locked(self, requirements: str) -> None:
         say(f"installing the locked packages{' and what tests need' if self.dev else ''}")
         file = self.venv / "llava-requirements.txt"
+        # Of a package that was being unpacked when pip was stopped pip sees no more than its name,
+        # and takes it for installed.
+        begun = self.venv / "llava-installing"
+        again = ["--force-reinstall"] if begun.exists() else []
+        begun.touch()
         file.write_text(requirements, encoding="utf-8")
         command: list[str | Path] = [
             self.python,
@@ -121,10 +138,18 @@ class Setup:
             "install",
             "--no-deps",
             "--require-hashes",
+            *again,
             "-r",
             file,
         ]
-        run("installing packages", command, self.logs / "packages.log", self.environ)
+        count = len(re.findall(r"(?m)^[A-Za-z0-9]", requirements))
+        progress = PackagesProgress(sys.stdout, "setup: packages", count)
+        log = self.logs / "packages.log"
+        try:
+            run("installing packages", command, log, self.environ, progress.feed)
+        finally:
+            progress.close()
+        begun.unlink()
 
     def _install_llama(self, entry: str, facts: Mapping[str, str]) -> None:
         names = ("backend", "cmake", "cpu", "runtime")
@@ -187,6 +212,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends now, without a traceback
         print("setup: stopped; run it again to finish", file=sys.stderr)
         return 130
     return 0

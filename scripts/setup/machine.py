@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -81,9 +80,3 @@ def wheel_key(version: str, backend: str, environ: Mapping[str, str]) -> str:
     )
     digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
     return f"{version}-{backend}-{sys.platform}-{platform.machine()}-{digest}"
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The build's progress, read from the lines that ninja and make print."""
+"""Progress, read from the lines that ninja, make and pip print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TextIO
 
 NINJA = re.compile(r"^\s*\[(\d+)/(\d+)\] ")
 MAKE = re.compile(r"^\s*\[\s*(\d+)%\] ")
+COLLECTED = re.compile(r"(Collecting|Requirement already satisfied:) \S")
 PLAIN_SECONDS = 10.0
 
 
@@ -69,3 +70,23 @@ class Progress:
             return
         self.shown = now
         self.stream.flush()
+
+
+class PackagesProgress(Progress):
+    """pip's progress: each of ``total`` packages is collected, then all are unpacked."""
+
+    def __init__(self, stream: TextIO, title: str, total: int) -> None:
+        super().__init__(stream, title)
+        self.total = total
+        self.collected = 0
+
+    def feed(self, line: str, now: float | None = None) -> None:
+        """Take a line of pip's output."""
+        now = time.monotonic() if now is None else now
+        if COLLECTED.match(line):
+            self.started = now
+            self.collected += 1
+            self._show(f"{self.title} {self.collected}/{self.total}", now, last=False)
+        elif line.startswith("Installing collected packages"):
+            self.started = now
+            self._show(f"{self.title}: unpacking them", now, last=True)

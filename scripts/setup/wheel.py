@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scripts.setup.explain import COMPILER
-from scripts.setup.machine import cache_dir, cmake_args, usable_cores, wheel_key
+from scripts.setup.machine import cache_dir, cmake_args, wheel_key
 from scripts.setup.progress import Progress
 from scripts.setup.run import SetupError, locked, run, say
+from server.settings.hardware import usable_cores
 
 PACKAGE = "llama-cpp-python"
 
@@ -78,6 +79,8 @@ def _build(
     python: Path, entry: str, backend: str, environ: Mapping[str, str], folder: Path
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob("building-*"):  # of a build that was killed
+        shutil.rmtree(left, ignore_errors=True)
     log = folder / "build.log"
     say(f"building llama.cpp for {backend}, once; minutes on a few cores. log: {log}")
     progress = Progress(sys.stdout, "setup: building llama.cpp")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from collections import Counter
-from pathlib import Path
 
 from server import __version__
 from server.logs import clear_line, configure_logging, is_terminal
 from server.messages import EngineReady, VisionFacts
+from server.settings.hardware import has_nvidia_card
 from server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -109,11 +108,6 @@ def _warn_of_unused_gpu(ready: EngineReady) -> None:
             "an NVIDIA card is here, but llama.cpp was built for the processor:"
             " `make setup BACKEND=cuda` builds it for the card"
         )
-
-
-def has_nvidia_card() -> bool:
-    """Whether NVIDIA's driver shows a card, or at least its tool is installed."""
-    return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
 
 
 def _print(line: str) -> None:

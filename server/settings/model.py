@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import BaseModel, ByteSize, Field
 
+from server.settings.hardware import usable_cores
 from server.settings.types import (
     AutoCount,
     AutoOff,
@@ -95,11 +95,10 @@ class EngineSettings(BaseModel):
 
     @property
     def n_threads(self) -> int:
-        """The thread count to use: ``threads``, or one per core this process may run on."""
+        """The thread count to use: ``threads``, or one for each core that this process may use."""
         if self.threads > 0:
             return self.threads
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return usable_cores()
 
 
 class MemorySettings(BaseModel):
