@@ -1,4 +1,4 @@
-"""The ``llava-server`` command: serve, pull, plan a model's memory, list the known, make a key."""
+"""The ``llava-server`` command: serve, describe, pull, plan, list, key."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ examples:
   llava-server plan llava.gguf --mmproj mmproj.gguf -c 16384 --image-size 224
   llava-server plan hf:OWNER/REPOSITORY --device-memory 24GiB   on a machine with such a card
   llava-server plan hf:OWNER/REPOSITORY:Q8_0 --device-memory 24GiB --device-memory 24GiB --json
+"""
+
+DESCRIBE_EXAMPLES = """\
+It asks the server at --server. If none answers there, or -m names a model, it starts one of its
+own and ends it afterwards. Exit code: 0 if every picture was described, 1 if any failed.
+
+examples:
+  llava-server describe cat.jpg
+  llava-server describe cat.jpg -p "What breed is it?"
+  llava-server describe photos/ --out-suffix .txt      writes photos/a.jpg.txt; run again to resume
+  llava-server describe photos/ --jsonl > photos.jsonl
+  llava-server describe -m llava-1.6-mistral-7b cat.jpg
 """
 
 
@@ -130,6 +142,7 @@ def _parser(command: str | None) -> Parser:
         "model", metavar="MODEL", help="a name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
     pull.set_defaults(run=_pull)
+    _add_describe(commands, command)
     _add_plan(commands, command)
     _add_key(commands)
     known = commands.add_parser(
@@ -149,6 +162,20 @@ def _add_serve(serve: Parser) -> None:
         "--help-all", action=HelpAll, nargs=0, help="show every setting, in groups, and exit"
     )
     add_settings(serve, everyday=True)
+
+
+def _add_describe(commands: argparse._SubParsersAction[Parser], command: str | None) -> None:
+    describe = commands.add_parser(
+        "describe",
+        help="ask about pictures, one or a folder of them",
+        description="Ask a model about pictures, one or a folder of them.",
+        epilog=DESCRIBE_EXAMPLES,
+    )
+    if command == "describe":
+        from server.cli.describe import add_arguments  # noqa: PLC0415
+
+        add_arguments(describe)
+    describe.set_defaults(run=_describe)
 
 
 def _add_plan(commands: argparse._SubParsersAction[Parser], command: str | None) -> None:
@@ -208,6 +235,12 @@ def _pull(options: argparse.Namespace) -> int:
     if found.mmproj is not None:
         print(found.mmproj)
     return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    from server.cli.describe import run  # noqa: PLC0415
+
+    return run(options)
 
 
 def _plan(options: argparse.Namespace) -> int:
