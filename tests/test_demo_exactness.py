@@ -17,8 +17,8 @@ from PIL import Image
 
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
-from server.engine.vision.encoder import VisionEncoder
-from server.engine.vision.load import load_vision
+from server.engine.vision.mtmd_tower import MtmdTower
+from server.engine.vision.open_tower import open_tower
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
 
@@ -31,7 +31,7 @@ NUMBERS = range(len(CASES))
 @pytest.fixture(scope="module")
 def engine(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Model, Context, VisionEncoder]]:
+) -> Iterator[tuple[Model, Context, MtmdTower]]:
     """The demo model in this process, loaded as the engine loads it."""
     config = EngineConfig(
         model=DEMO / "llava-demo-q8_0.gguf",
@@ -42,7 +42,7 @@ def engine(
         threads=2,
     )
     model = Model(config.model, -1)
-    encoder = load_vision(config, model)
+    encoder = open_tower(config, model)
     assert encoder is not None
     context = Context(model, n_ctx=1024, n_seq_max=2, n_batch=256, n_ubatch=256, threads=2)
     yield model, context, encoder
@@ -66,7 +66,7 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_embeddings_are_those_of_pytorch(
-    engine: tuple[Model, Context, VisionEncoder], number: int
+    engine: tuple[Model, Context, MtmdTower], number: int
 ) -> None:
     rows = engine[2].encode([exact_input(CASES[number])])[0]
     assert cosines(rows[1:], EMBEDDINGS[number][1:]).min() >= 0.999
@@ -74,7 +74,7 @@ def test_embeddings_are_those_of_pytorch(
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_first_token_log_probabilities_are_those_of_pytorch(
-    engine: tuple[Model, Context, VisionEncoder], number: int
+    engine: tuple[Model, Context, MtmdTower], number: int
 ) -> None:
     model, context, encoder = engine
     case = CASES[number]
@@ -106,11 +106,11 @@ def prefill(
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_our_preprocessing_is_the_references(
-    engine: tuple[Model, Context, VisionEncoder], number: int
+    engine: tuple[Model, Context, MtmdTower], number: int
 ) -> None:
     case = CASES[number]
     data = (FOLDER / case["picture"]).read_bytes()
-    ours = prepare(data, engine[2].facts("CPU"), ImageOptions(), None)
+    ours = prepare(data, engine[2].facts(), ImageOptions(), None)
     assert ours.rgb == exact_input(case).rgb
 
 

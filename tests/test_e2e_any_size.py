@@ -16,7 +16,7 @@ from PIL import Image
 from scripts.synthetic.shapes import PRESETS
 from server.engine.llama.model import Model
 from server.engine.llama.mtmd import ImageSpan
-from server.engine.vision.load import load_vision
+from server.engine.vision.open_tower import open_tower
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig
 from server.mmproj.layout import PROJECTOR_TYPE, TowerShape
@@ -50,12 +50,12 @@ def tokens(
 ) -> int:
     """What a picture costs, counted and encoded."""
     config = EngineConfig(model.path, mmproj, mmproj.parent, 0, 1, 1, **bounds)
-    encoder = load_vision(config, model)
+    encoder = open_tower(config, model)
     assert encoder is not None
     try:
         file = io.BytesIO()
         Image.new("RGB", size, (200, 90, 10)).save(file, "PNG")
-        image = prepare(file.getvalue(), encoder.facts("CPU"), options, None)
+        image = prepare(file.getvalue(), encoder.facts(), options, None)
         (span,) = (s for s in encoder.tokenize([image]) if isinstance(s, ImageSpan))
         assert len(encoder.encode([image])[0]) == span.n_tokens
         return span.n_tokens

@@ -20,8 +20,8 @@ from tower_files import cosines
 from scripts.synthetic.shapes import PRESETS
 from server.engine.llama.model import Model
 from server.engine.llama.mtmd import ImageSpan
-from server.engine.vision.encoder import VisionEncoder
-from server.engine.vision.load import load_vision
+from server.engine.vision.mtmd_tower import MtmdTower
+from server.engine.vision.open_tower import open_tower
 from server.errors import StartupError
 from server.images.prepare import ImageOptions, prepare
 from server.messages import EngineConfig, ImageInput
@@ -51,7 +51,7 @@ def model(folder: Path) -> Iterator[Model]:
         yield opened.model
 
 
-def load(model: Model, folder: Path, mmproj: str, **settings: int) -> VisionEncoder:
+def load(model: Model, folder: Path, mmproj: str, **settings: int) -> MtmdTower:
     config = EngineConfig(
         model=model.path,
         mmproj=folder / mmproj,
@@ -61,7 +61,7 @@ def load(model: Model, folder: Path, mmproj: str, **settings: int) -> VisionEnco
         threads=1,
         **settings,
     )
-    encoder = load_vision(config, model)
+    encoder = open_tower(config, model)
     assert encoder is not None
     return encoder
 
@@ -71,27 +71,27 @@ def noise(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(values)
 
 
-def prepared(encoder: VisionEncoder, size: tuple[int, int], **options: object) -> ImageInput:
+def prepared(encoder: MtmdTower, size: tuple[int, int], **options: object) -> ImageInput:
     file = io.BytesIO()
     noise(size).save(file, "PNG", compress_level=1)
-    tower = encoder.facts("CPU")
+    tower = encoder.facts()
     return prepare(file.getvalue(), tower, ImageOptions(**options), None)  # type: ignore[arg-type]
 
 
-def spans(encoder: VisionEncoder, image: ImageInput) -> list[ImageSpan]:
+def spans(encoder: MtmdTower, image: ImageInput) -> list[ImageSpan]:
     found = encoder.tokenize(("a ", image, " b ", image))
     return [span for span in found if isinstance(span, ImageSpan)]
 
 
 @pytest.fixture(scope="module")
-def encoder(folder: Path, model: Model) -> Iterator[VisionEncoder]:
+def encoder(folder: Path, model: Model) -> Iterator[MtmdTower]:
     loaded = load(model, folder, "with.gguf")
     yield loaded
     loaded.close()
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_row_is_the_reference_s(size: tuple[int, int], encoder: VisionEncoder) -> None:
+def test_every_row_is_the_reference_s(size: tuple[int, int], encoder: MtmdTower) -> None:
     """From pixels to rows with none of our code in the reference but the tower in NumPy."""
     image = prepared(encoder, size)
     rows = encoder.encode([image])[0]
@@ -112,7 +112,7 @@ def test_every_row_is_the_reference_s(size: tuple[int, int], encoder: VisionEnco
     assert [span.n_tokens for span in spans(encoder, image)] == [len(rows)] * 2
 
 
-def test_every_count_is_what_is_encoded(encoder: VisionEncoder) -> None:
+def test_every_count_is_what_is_encoded(encoder: MtmdTower) -> None:
     draw = np.random.default_rng(0)
     layouts = set()
     for width, height in draw.integers(1, 400, (40, 2)).tolist():
@@ -123,7 +123,7 @@ def test_every_count_is_what_is_encoded(encoder: VisionEncoder) -> None:
     assert len(layouts) > 8
 
 
-def test_low_detail_is_the_overview(encoder: VisionEncoder) -> None:
+def test_low_detail_is_the_overview(encoder: MtmdTower) -> None:
     high, low = (prepared(encoder, (300, 200), detail=detail) for detail in ("high", "low"))
     rows = encoder.encode([low])[0]
     np.testing.assert_array_equal(rows, encoder.encode([high])[0][:16])
@@ -131,12 +131,12 @@ def test_low_detail_is_the_overview(encoder: VisionEncoder) -> None:
 
 
 def test_without_a_newline_tiles_follow_each_other(
-    folder: Path, model: Model, encoder: VisionEncoder, caplog: pytest.LogCaptureFixture
+    folder: Path, model: Model, encoder: MtmdTower, caplog: pytest.LogCaptureFixture
 ) -> None:
     flat = load(model, folder, "without.gguf")
     try:
         assert "no embedding for the ends of rows" in caplog.text
-        assert flat.facts("CPU").row_newlines is False
+        assert flat.facts().row_newlines is False
         image = prepared(flat, (112, 112))
         rows = flat.encode([image])[0]
         assert len(rows) == 5 * 16
@@ -152,7 +152,7 @@ def test_without_a_newline_tiles_follow_each_other(
 def test_tiles_follow_the_image_size(folder: Path, model: Model) -> None:
     small = load(model, folder, "with.gguf", image_size=28)
     try:
-        facts = small.facts("CPU")
+        facts = small.facts()
         assert (facts.image_size, facts.tokens_per_image) == (28, 4)
         assert facts.pinpoints == tuple((w // 2, h // 2) for w, h in PINPOINTS)
         image = prepared(small, (112, 112))

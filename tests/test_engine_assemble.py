@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from server.engine.vision.encoder import assemble, count, pool
+from server.engine.vision.mtmd_tower import assemble, count, pool
 from server.images.geometry import tile
 from server.messages import ImageInput, TileLayout
 

@@ -18,8 +18,8 @@ from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
 from server.engine.request import ImageRun, Picture, Request
 from server.engine.scheduling.picture_queue import EncodeQueue
-from server.engine.vision.encoder import VisionEncoder
-from server.engine.vision.load import load_vision
+from server.engine.vision.mtmd_tower import MtmdTower
+from server.engine.vision.open_tower import open_tower
 from server.messages import AbortRequest, EngineConfig
 from server.messages.sampling import SamplingParams
 
@@ -107,11 +107,11 @@ def quiet() -> Iterator[None]:
     log.stop_keeping()
 
 
-def opened(folder: Path, kind: str, **settings: object) -> tuple[Model, VisionEncoder]:
+def opened(folder: Path, kind: str, **settings: object) -> tuple[Model, MtmdTower]:
     path, mmproj = write_tiny(folder, kind)
     model = Model(path, 0)
     config = EngineConfig(path, mmproj, folder / "cache", 0, 1, 1, **settings)  # type: ignore[arg-type]
-    encoder = load_vision(config, model)
+    encoder = open_tower(config, model)
     assert encoder is not None
     return model, encoder
 

@@ -163,7 +163,7 @@ def test_a_prompt_from_the_ram_goes_on_as_from_the_cache(
 def test_pictures_that_were_made_smaller_have_the_same_tokens(kind: str, engine: Driven) -> None:
     """libmtmd would shrink them itself; its answer is from the size alone."""
     handles, facts = engine.engine.handles, engine.engine.ready.vision
-    assert handles.encoder is not None
+    assert handles.tower is not None
     assert facts is not None
     if facts.fixed:
         assert not facts.most_pixels
@@ -172,8 +172,7 @@ def test_pictures_that_were_made_smaller_have_the_same_tokens(kind: str, engine:
         smaller = fewer(*size, facts.most_pixels)
         assert smaller[0] < size[0]
         one, two = (
-            handles.encoder.tokenize([ImageInput("", *each, b"", *each)])
-            for each in (size, smaller)
+            handles.tower.tokenize([ImageInput("", *each, b"", *each)]) for each in (size, smaller)
         )
         assert one == two, size
 

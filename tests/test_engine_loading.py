@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,11 @@ from server.engine.llama.model import Model
 from server.engine.loading import load as loading
 from server.engine.loading.load import LoadedEngine, load
 from server.engine.loading.loader import Exhausted, exhausted
+from server.engine.vision.mtmd_tower import MtmdTower
 from server.errors import ConfigError, OutOfMemory, StartupError
+from server.gguf import file as gguf_file
+from server.gguf.cursor import ArraySource
+from server.gguf.header import GGUFHeader, parse_header
 from server.memory.measured.report import measured_parts
 from server.memory.measured.system import read_process
 from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWishes
@@ -27,15 +33,16 @@ from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWish
 @contextmanager
 def loaded(folder: Path, *, ctx_size: int | None = 512, **settings: Any) -> Iterator[LoadedEngine]:
     """The demo as the engine process loads it; unknown settings are those of memory."""
-    own = {name: settings.pop(name) for name in ("parallel", "mmproj") if name in settings}
+    names = ("parallel", "model", "mmproj", "batch_size")
+    own = {name: settings.pop(name) for name in names if name in settings}
     config = EngineConfig(
-        model=DEMO / "llava-demo-q8_0.gguf",
+        model=own.get("model", DEMO / "llava-demo-q8_0.gguf"),
         mmproj=own.get("mmproj", DEMO / "llava-demo-mmproj-f16.gguf"),
         cache_dir=folder,
         ctx_size=ctx_size,
         parallel=own.get("parallel", 1),
         threads=1,
-        batch_size=128,
+        batch_size=own.get("batch_size", 128),
         memory=MemoryWishes(**settings),
     )
     stages: list[str] = []
@@ -53,7 +60,9 @@ def loaded(folder: Path, *, ctx_size: int | None = 512, **settings: Any) -> Iter
 
 
 def said(engine: LoadedEngine, text: str) -> bool:
-    return any(text in line for line in engine.handles.lines)
+    tower = engine.handles.tower
+    lines = (*engine.handles.lines, *(tower.lines if isinstance(tower, MtmdTower) else ()))
+    return any(text in line for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +98,50 @@ def test_cache_types_and_flash_attention_arrive(cache: Path) -> None:
         assert said(engine, "K (bf16)")
         assert said(engine, "V (f32)")
         assert said(engine, "flash_attn            = disabled")
+
+
+@pytest.mark.parametrize(("cells", "batch"), [(1, 512), (64, 512), (300, 512), (1000, 2048)])
+def test_a_context_of_any_size_starts_and_is_rounded_up(
+    cells: int, batch: int, cache: Path
+) -> None:
+    with loaded(cache, ctx_size=cells, batch_size=batch) as engine:
+        rounded = -(-cells // 256) * 256
+        assert (engine.ready.model.n_ctx, engine.ready.model.n_ctx_seq) == (rounded, rounded)
+
+
+def test_paths_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"f\xff")
+    folder.mkdir()
+    model, mmproj = folder / os.fsdecode(b"m\xff.gguf"), folder / os.fsdecode(b"p\xff.gguf")
+    shutil.copy(DEMO / "llava-demo-q8_0.gguf", model)
+    shutil.copy(DEMO / "llava-demo-mmproj-f16.gguf", mmproj)
+    with loaded(folder / "cache", model=model, mmproj=mmproj) as engine:
+        assert engine.ready.vision is not None
+
+
+def test_each_file_s_header_is_parsed_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+
+    def counted(source: ArraySource, **how: Any) -> GGUFHeader:
+        parsed.append(source.size)
+        return parse_header(source, **how)
+
+    monkeypatch.setattr(gguf_file, "parse_header", counted)
+    gguf_file._headers.clear()
+    with loaded(cache):
+        for name in ("llava-demo-q8_0.gguf", "llava-demo-mmproj-f16.gguf"):
+            assert parsed.count((DEMO / name).stat().st_size) == 1, name
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    shutil.copy(DEMO / "llava-demo-q8_0.gguf", path)
+    data = path.read_bytes()
+    for _ in range(2):
+        assert gguf_file.read_header(path).metadata["general.architecture"].value == "llama"
+        path.write_bytes(data.replace(b"llama", b"lhama", 1))
+        assert gguf_file.read_header(path).metadata["general.architecture"].value == "lhama"
+        path.write_bytes(data)
 
 
 def test_the_file_is_read_into_memory_without_mmap(cache: Path) -> None:
@@ -237,12 +290,12 @@ def test_nothing_grows_after_the_warm_up(cache: Path) -> None:
     """Twenty of the largest pictures and full batches: the process stays as large as it was."""
     with loaded(cache, ctx_size=2048) as engine:
         handles = engine.handles
-        assert handles.encoder is not None
+        assert handles.tower is not None
         assert handles.vision is not None
         before = read_process()
         for shade in range(20):
             image = square(handles.vision.image_size, shade)
-            (rows,) = handles.encoder.encode([image])
+            (rows,) = handles.tower.encode([image])
             assert len(rows) == 64
         after = read_process()
         assert before is not None

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import ConfigError
+from scripts.synthetic.tiny import write_tiny
+from server.engine.loading.load import load
+from server.errors import ConfigError, StartupError
 from server.messages import EngineConfig
 from server.mmproj.checks import check_picture_settings
 from server.mmproj.facts import TowerFacts
@@ -84,3 +86,33 @@ def test_bounds_may_not_cross() -> None:
     check_picture_settings(config(image_min_tokens=64, image_max_tokens=64), DYNAMIC)
     with pytest.raises(ConfigError, match=r"--image-min-tokens 65 is more than .* 64"):
         check_picture_settings(config(image_min_tokens=65, image_max_tokens=64), DYNAMIC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "words"),
+    [
+        ("gemma4", {"image_max_tokens": 40}, "--image-max-tokens 40: .* at least 70 tokens"),
+        ("qwen2vl", {"image_min_tokens": 5000}, "--image-min-tokens 5000: .* at most 4096 tokens"),
+        ("idefics3", {"image_min_tokens": 64}, "--image-min-tokens 64: .*--image-max-tokens, too"),
+    ],
+)
+def test_bounds_that_contradict_the_tower_s_own_are_named(
+    kind: str, bounds: dict[str, int], words: str, tmp_path: Path
+) -> None:
+    path, mmproj = write_tiny(tmp_path, kind)
+    settings = EngineConfig(path, mmproj, tmp_path / "cache", 512, 1, 1, **bounds)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load(settings, lambda _progress: None, lambda _message: None)
+    assert "CLIP" not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_mismatch_names_the_file_that_was_given(tmp_path: Path) -> None:
+    path, _ = write_tiny(tmp_path, "qwen2vl")
+    _, mmproj = write_tiny(tmp_path, "llava-1.5")
+    with pytest.raises(StartupError, match=rf"^{mmproj.name} .*{path.name}"):
+        load(
+            EngineConfig(path, mmproj, tmp_path / "cache", 512, 1, 1),
+            lambda _progress: None,
+            lambda _message: None,
+        )

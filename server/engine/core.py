@@ -17,7 +17,7 @@ from server.engine.scheduling.scheduler import Scheduler
 from server.engine.scheduling.step import Chunk, StepPlan
 from server.engine.vision.cache import ImageCache
 from server.engine.vision.encode import EncodeDone
-from server.errors import EngineError, LlavaError, RequestError
+from server.errors import EngineError, ImageError, LlavaError, RequestError
 from server.messages import (
     AbortRequest,
     AddRequest,
@@ -157,7 +157,9 @@ class EngineCore:
             return
         for request in [r for r in self.scheduler.running if picture in r.pictures]:
             logger.error("request %s: %s", request.request_id, done.error)
-            failure = EngineError(f"a picture could not be encoded: {done.error}")
+            failure: LlavaError = EngineError(f"a picture could not be encoded: {done.error}")
+            if done.refused:
+                failure = ImageError(done.error, param=picture.image.param)
             self._outputs.append(Rejected(request.request_id, failure, done.seconds))
             self._finish(request)
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from server.engine.llama.model import Model, Strips
 from server.engine.llama.mtmd import ImageSpan, Span
 from server.engine.request import ImageRun, Picture, Run, TokenRun
+from server.engine.vision.tower import Tower
 from server.errors import RequestError
 from server.messages import ImageInput, LiteralText, PromptPart, TokenIds
 
@@ -111,30 +110,8 @@ def _plain(text: Text) -> str:
     return text.text if isinstance(text, LiteralText) else text
 
 
-class Encoder(Protocol):
-    """A vision tower that is ready to serve (server.engine.vision.encoder)."""
-
-    def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
-        """Counts a prompt."""
-        ...
-
-    def encode(self, images: Sequence[ImageInput]) -> list[NDArray[np.float32]]:
-        """Encodes pictures to the rows that the language model was trained on."""
-        ...
-
-    @property
-    def whole(self) -> bool:
-        """Whether the language model attends to a picture in both directions."""
-        ...
-
-    @property
-    def n_sections(self) -> int:
-        """Positions that an embedding has: 4 with M-RoPE, 1 otherwise."""
-        ...
-
-
 def tokenize_prompt(
-    parts: Sequence[PromptPart], model: Model, encoder: Encoder | None, n_ubatch: int
+    parts: Sequence[PromptPart], model: Model, tower: Tower | None, n_ubatch: int
 ) -> tuple[Run, ...]:
     """Tokenizes text and counts pictures; nothing is encoded yet.
 
@@ -144,9 +121,9 @@ def tokenize_prompt(
     if not images:
         tokens = _tokens(parts, model)
         return (TokenRun(np.array(tokens, np.int32)),) if tokens else ()
-    if encoder is None:
+    if tower is None:
         raise RequestError("this model cannot see pictures: no mmproj is loaded")
-    runs = make_runs(encoder.tokenize(_cut(parts, model)), images, whole=encoder.whole)
+    runs = make_runs(tower.tokenize(_cut(parts, model)), images, whole=tower.whole)
     check_whole(runs, n_ubatch)
     return runs
 

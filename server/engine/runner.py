@@ -15,13 +15,14 @@ from server.engine.grammar import GrammarCompiler, TokenTable
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers
-from server.engine.prompt_tokens import Encoder, tokenize_prompt
+from server.engine.prompt_tokens import tokenize_prompt
 from server.engine.request import Request, Run, Sample
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.step import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
 from server.engine.token_chooser import Chooser
 from server.engine.token_embeddings import TokenRows
 from server.engine.tokenize_thread import Vocabulary
+from server.engine.vision.tower import Tower
 from server.errors import RequestError
 from server.messages import PromptPart
 from server.messages.sampling import SamplingParams
@@ -115,7 +116,7 @@ class LlamaRunner:
         self,
         model: Model,
         context: Context,
-        encoder: Encoder | None,
+        tower: Tower | None,
         *,
         n_batch: int,
         n_ubatch: int,
@@ -125,10 +126,10 @@ class LlamaRunner:
         self.n_ctx_seq = min(context.n_ctx, model.n_ctx_train)
         self._model = model
         self._context = context
-        self._encoder = encoder
+        self._tower = tower
         self._n_ubatch = n_ubatch
         self._tokens = Batch(n_batch)
-        self._pictures = Batch(n_batch, model.n_embd, encoder.n_sections) if encoder else None
+        self._pictures = Batch(n_batch, model.n_embd, tower.n_sections) if tower else None
         self._token_rows = token_rows
         self._swapper = Swapper(context, store or PromptStore())
         self._choosers: dict[Request, Chooser] = {}
@@ -140,7 +141,7 @@ class LlamaRunner:
 
     def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
         """Tokenizes text and counts pictures; nothing is encoded yet."""
-        return tokenize_prompt(parts, self._model, self._encoder, self._n_ubatch)
+        return tokenize_prompt(parts, self._model, self._tower, self._n_ubatch)
 
     def compile_ahead(self, sampling: SamplingParams) -> None:
         """Compiles the request's DRY sampler and grammar; called in a thread beside the loop's."""
@@ -212,7 +213,7 @@ class LlamaRunner:
         return states
 
     def _compute(self, batch: Batch) -> bool:
-        if batch is self._tokens or self._encoder is None or not self._encoder.whole:
+        if batch is self._tokens or self._tower is None or not self._tower.whole:
             return self._context.decode(batch)
         self._context.attend_causally(False)
         try:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.ggml import Dequantizer
 from server.engine.llama.model import Model
-from server.engine.prompt_tokens import Encoder
+from server.engine.vision.tower import Tower
 from server.errors import StartupError
 from server.gguf.cursor import Tensor
 from server.gguf.file import map_file, read_header
@@ -58,17 +58,17 @@ class TokenRows:
 
 
 def open_token_rows(
-    model: Model, context: Context, encoder: Encoder | None, n_batch: int
+    model: Model, context: Context, tower: Tower | None, n_batch: int
 ) -> TokenRows | None:
     """The rows, where this model's text can share a batch with its pictures; None otherwise.
 
     It is tried once: a few tokens as ids and as rows must give the same logits. ``context`` is
     empty before and after.
     """
-    if encoder is None:
+    if tower is None:
         return None
     try:
-        rows = _open(model, encoder)
+        rows = _open(model, tower)
         spread = _spread(model, context, rows, min(_PROBES, n_batch))
         if not spread <= _TOLERANCE:  # nan is no proof either
             raise LookupError("a row of token_embd is not all that a token is")
@@ -91,9 +91,9 @@ def most_rows(memory: MemoryReport, n_batch: int) -> int:
     return n_batch if on_gpu else min(_TILE - 1, n_batch)
 
 
-def _open(model: Model, encoder: Encoder) -> TokenRows:
+def _open(model: Model, tower: Tower) -> TokenRows:
     architecture = model.meta("general.architecture")
-    if encoder.whole or encoder.n_sections > 1:
+    if tower.whole or tower.n_sections > 1:
         raise LookupError("pictures are not read like text, from left to right")
     if architecture not in _PLAIN:
         raise LookupError(f"not known whether {architecture} takes tokens as embeddings")

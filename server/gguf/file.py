@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from server.errors import StartupError
@@ -34,10 +37,7 @@ def read_header(path: Path, *, longest: int | None = None) -> GGUFHeader:
     Raises:
         StartupError: there is no such file, or it is not a whole GGUF.
     """
-    try:
-        return parse_header(ArraySource(map_file(path)), raw=False, longest=longest)
-    except MalformedError as error:
-        raise unusable(path, error) from error
+    return _parsed(path, map_file(path), longest)
 
 
 class _HeaderAlone:
@@ -112,8 +112,30 @@ def open_gguf(path: Path) -> GGUFFile:
         StartupError: there is no such file, or it is not a whole GGUF.
     """
     data = map_file(path)
+    return GGUFFile(path, _parsed(path, data, None), data)
+
+
+# A start reads a model, in parts perhaps, and a mmproj; several places ask for each.
+_headers: Final[LRUCache[tuple[object, ...], GGUFHeader]] = LRUCache(16)
+_lock: Final = Lock()
+# Seconds after which a file that is written again has another time of change.
+_TICK: Final = 2.0
+
+
+def _parsed(path: Path, data: NDArray[np.uint8], longest: int | None) -> GGUFHeader:
+    """The file's header, parsed once as long as the file stays as it is."""
+    stat = path.stat()
+    version = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, longest)
+    with _lock:
+        known = _headers.get(version)
+    if known is not None:
+        return known
     try:
-        header = parse_header(ArraySource(data))
+        # The bytes of entries are for rewriting, which reads the lists, too.
+        header = parse_header(ArraySource(data), raw=longest is None, longest=longest)
     except MalformedError as error:
         raise unusable(path, error) from error
-    return GGUFFile(path, header, data)
+    if time.time() - stat.st_mtime > _TICK:
+        with _lock:
+            _headers[version] = header
+    return header

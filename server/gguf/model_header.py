@@ -168,7 +168,7 @@ def read_tower_header(path: Path) -> TowerHeader:
     Raises:
         StartupError: the file is missing or damaged, or holds no vision tower.
     """
-    return tower_header(path.name, read_header(path, longest=LONGEST))
+    return tower_header(path.name, read_header(path))
 
 
 def split_parts(path: Path) -> list[Path]:

@@ -40,7 +40,8 @@ class ImageInput:
     original bytes and of the preprocessing, in hexadecimal. With a ``layout``, ``rgb`` is the
     overview and ``tiles`` are the squares of the same size, row by row. Every ``pool`` times
     ``pool`` tokens are averaged to one. ``detail`` is "high" or "low"; ``resized_width`` and
-    ``resized_height`` are what the picture itself takes of the encoded pixels.
+    ``resized_height`` are what the picture itself takes of the encoded pixels. ``param`` is the
+    field of the request that holds it, which errors name.
     """
 
     digest: str
@@ -56,6 +57,7 @@ class ImageInput:
     resized_width: int = 0
     resized_height: int = 0
     decode_seconds: float = 0.0
+    param: str = "messages"
 
     @property
     def encoded_width(self) -> int:

@@ -140,6 +140,8 @@ class TowerFacts:
     ``n_out`` is the width of the language model, 0 for projectors that this room does not know.
     ``image_mean`` and ``image_std`` are of colours from 0 to 1; ``pinpoints`` are
     (width, height) that the picture may be tiled to; ``feature_layers`` are those the file sets.
+    ``places``: patches along a side that the position table has rows for, where columns and rows
+    of patches are looked up each for itself (Gemma 4); 0 where they are not.
     """
 
     name: str
@@ -161,6 +163,7 @@ class TowerFacts:
     feature_layers: tuple[int, ...]
     n_params: int
     n_bytes: int
+    places: int = 0
 
     @property
     def is_llava(self) -> bool:
@@ -251,10 +254,16 @@ def facts_of(path: Path, file: GGUFHeader) -> TowerFacts:
         feature_layers=tuple(keys.integers(layout.FEATURE_LAYER)),
         n_params=sum(tensor.n_elements for tensor in file.tensors.values()),
         n_bytes=sum(tensor.n_bytes for tensor in file.tensors.values()),
+        places=_places(file),
     )
     if projector_of(projector).llava:
         _check_llava(path, file, facts)
     return facts
+
+
+def _places(file: GGUFHeader) -> int:
+    table = file.tensors.get(layout.POSITIONS)
+    return table.shape[1] if table is not None and len(table.shape) == 3 else 0
 
 
 def _check_llava(path: Path, file: GGUFHeader, facts: TowerFacts) -> None:

@@ -124,7 +124,9 @@ class PictureReader:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-        return tuple(tasks[_distinct(source)].result() for source in sources)
+        return tuple(
+            replace(tasks[_distinct(source)].result(), param=source.param) for source in sources
+        )
 
     async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
         picture = await self._prepared(source, tower)

@@ -18,7 +18,7 @@ from server.engine.llama.context import FLASH_ATTENTION
 from server.engine.llama.cuts import Cuts
 from server.engine.llama.model import Model
 from server.engine.llama.positions import Positions
-from server.errors import RequestError, StartupError
+from server.errors import EngineError, ImageError, LlavaError, StartupError
 from server.messages import ImageInput, LiteralText, PromptPart, TokenIds
 
 MROPE_SECTIONS = 4  # GGML_MROPE_SECTIONS (ggml.h)
@@ -49,7 +49,7 @@ def open_chunks(
     """The chunks of a prompt, valid within the block; ``counting`` leaves the pixels out.
 
     Raises:
-        RequestError: libmtmd cannot take one of the pictures.
+        ImageError: libmtmd cannot take one of the pictures; names its field.
     """
     images = [part for part in parts if isinstance(part, ImageInput)]
     bitmaps = [_bitmap(image, index, counting=counting) for index, image in enumerate(images)]
@@ -67,13 +67,31 @@ def open_chunks(
         # BOS belongs to a prompt, not to the lone picture that is to be encoded.
         result = mtmd_cpp.mtmd_tokenize_from_parts(context, chunks, array, len(structs), counting)
         if result != 0:
-            raise RequestError("the model's image preprocessing refused a picture")
+            raise _refusal(context, images, counting=counting)
         count = mtmd_cpp.mtmd_input_chunks_size(chunks)
         yield [mtmd_cpp.mtmd_input_chunks_get(chunks, index) for index in range(count)]
     finally:
         mtmd_cpp.mtmd_input_chunks_free(chunks)
         for bitmap in bitmaps:
             mtmd_cpp.mtmd_bitmap_free(bitmap)
+
+
+def _refusal(context: Any, images: Sequence[ImageInput], *, counting: bool) -> LlavaError:
+    """What to say of a prompt that libmtmd refused: it does not say which picture it was."""
+    if not images:
+        return EngineError("libmtmd cannot tokenize a text")
+    for image in images if len(images) > 1 else ():
+        try:
+            with open_chunks(context, [image], counting=counting):
+                continue
+        except ImageError as error:
+            return error
+    image = images[0]
+    return ImageError(
+        f"the model's image preprocessing refuses a picture of {image.source_width} x"
+        f" {image.source_height} pixels; send one of another shape or size",
+        param=image.param,
+    )
 
 
 def _bitmap(image: ImageInput, index: int, *, counting: bool) -> Any:
@@ -229,7 +247,7 @@ class Vision:
         """The prompt as runs of token ids and picture spans, in order; nothing is encoded.
 
         Raises:
-            RequestError: libmtmd cannot take one of the pictures.
+            ImageError: libmtmd cannot take one of the pictures; names its field.
         """
         with open_chunks(self.handle, parts, counting=True) as chunks:
             return read_spans(chunks, mrope=self.uses_mrope)
@@ -240,6 +258,7 @@ class Vision:
         The rows of a picture's tiles follow each other as its spans do in a prompt.
 
         Raises:
+            ImageError: libmtmd cannot take one of the pictures; names its field.
             RuntimeError: libmtmd failed on a picture.
         """
         with ExitStack() as stack:

@@ -25,21 +25,20 @@ from server.engine.scheduling.scheduler import Scheduler
 from server.engine.token_embeddings import most_rows, open_token_rows
 from server.engine.vision.cache import ImageCache
 from server.engine.vision.encoders import Encoders, make_encoders
-from server.errors import OutOfMemory, StartupError
+from server.errors import ConfigError, OutOfMemory, StartupError
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Planner, make_fit
 from server.memory.fit.wants import Placement
 from server.memory.measured.live import measure_used
 from server.memory.measured.report import format_report, make_report
 from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineReady, MemoryReport
-from server.mmproj.projectors import projector_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class LoadedEngine:
-    """All that the engine process owns; ``close`` frees it in the order that llama.cpp wants."""
+    """All that the engine process owns; ``close`` frees it in the order that llama.cpp needs."""
 
     core: EngineCore
     ready: EngineReady
@@ -56,7 +55,7 @@ class LoadedEngine:
 def load(config: EngineConfig, report: Progress, post: Callable[[Any], None]) -> LoadedEngine:
     """Loads everything that ``config`` names, as far as the memory goes.
 
-    ``report`` is told of the progress; ``post`` puts a message to the engine's loop, from any
+    ``report`` receives the progress; ``post`` puts a message to the engine's loop, from any
     thread.
 
     Raises:
@@ -65,6 +64,8 @@ def load(config: EngineConfig, report: Progress, post: Callable[[Any], None]) ->
     log = LlamaLog()
     try:
         return _load(config, log, report, post)
+    except ConfigError:
+        raise  # it names the flag, which says more than the log
     except StartupError as error:
         reason = log.last_error()
         raise type(error)(f"{error.message} ({reason})" if reason else error.message) from error
@@ -82,7 +83,7 @@ def _load(
     fitted, handles = _open_fitted(config, fit, planner, log, report)
     memory = _report(handles, fit, fitted, devices, planner)
     config = handles.config
-    parts = handles.model, handles.context, handles.encoder
+    parts = handles.model, handles.context, handles.tower
     n_batch, n_ubatch = config.batch_size, config.ubatch_size
     token_rows = open_token_rows(*parts, n_batch)
     store = _make_store(memory, handles.context.n_ctx)
@@ -100,8 +101,8 @@ def _load(
     )
     one_batch = most_rows(memory, n_batch) if token_rows else 0
     scheduler = _make_scheduler(fitted.placement, handles, one_batch, store)
-    encoder, cuts = handles.encoder, handles.cuts
-    encoders = make_encoders(config, encoder, cuts, build, post) if encoder else None
+    tower, cuts = handles.tower, handles.cuts
+    encoders = make_encoders(config, tower, cuts, build, post) if tower else None
     core = _make_core(config, runner, scheduler, encoders)
     core.memory_peaks = MemoryPeaks(devices, list_devices)
     return LoadedEngine(core, ready, handles, encoders)
@@ -118,19 +119,11 @@ def _report(
         model_size=handles.model.facts(0, 0).size,
         decisions=fitted.decisions,
         margins=tuple((pool.devices[0], pool.margin) for pool in fit.pools),
-        unmeasured=_unmeasured(handles),
+        tower=handles.tower.memory() if handles.tower else {},
     )
     for line in format_report(report):
         logger.info("%s", line)
     return report
-
-
-def _unmeasured(handles: Handles) -> frozenset[str]:
-    """libmtmd logs what one small picture takes, and nothing when a larger one takes more."""
-    vision = handles.vision
-    if vision is None or not (projector_of(vision.projector).any_size or vision.batch_tokens):
-        return frozenset()
-    return frozenset({"vision_compute"})
 
 
 def _read_build(devices: tuple[DeviceMemory, ...]) -> BuildFacts:
@@ -145,7 +138,7 @@ def _open_fitted(
 ) -> tuple[Fitted, Handles]:
     """Loads what fits; where it does not after all, once more with the next smaller plan."""
     fitted = fit.best() if config.memory.fit else fit.unfitted()
-    _tell(fitted)
+    _log_decisions(fitted)
     loader = Loader(config, planner.gpus, log, report)
     try:
         return fitted, loader.open(fitted.placement)
@@ -158,11 +151,11 @@ def _open_fitted(
             raise
         logger.error("%s; LOADING ONCE MORE WITH A SMALLER PLAN", error.message)
         log.forget()
-        _tell(smaller)
+        _log_decisions(smaller)
         return smaller, loader.open(smaller.placement)
 
 
-def _tell(fitted: Fitted) -> None:
+def _log_decisions(fitted: Fitted) -> None:
     for decision in fitted.decisions:
         logger.info("fit: %s %s (%s)", decision.setting, decision.value, decision.reason)
 
@@ -187,15 +180,15 @@ def _make_store(memory: MemoryReport, n_ctx: int) -> PromptStore:
 def _make_scheduler(
     placement: Placement, handles: Handles, one_batch: int, store: PromptStore
 ) -> Scheduler:
-    config, encoder, model = handles.config, handles.encoder, handles.model
+    config, tower, model = handles.config, handles.tower, handles.model
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),
         config.batch_size,
         placement.parallel,
         Pace(config.itl_target, handles.speed),
         prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells, store),
-        encodes=EncodeQueue(encoder.batch_tokens if encoder else 0),
+        encodes=EncodeQueue(tower.batch_tokens if tower else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
-        n_pictures=config.ubatch_size if encoder and encoder.whole else config.batch_size,
+        n_pictures=config.ubatch_size if tower and tower.whole else config.batch_size,
         one_batch=one_batch,
     )

@@ -13,13 +13,12 @@ from server.engine.llama.cuts import Cuts
 from server.engine.llama.ggml import device_handle
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
-from server.engine.loading.warm_up import for_pictures, warm_up, warm_up_tower
-from server.engine.vision.encoder import VisionEncoder
+from server.engine.loading.warm_up import for_pictures, largest_picture, warm_up, warm_up_tower
 from server.engine.vision.encoders import choose_cuts
-from server.engine.vision.load import load_vision
+from server.engine.vision.open_tower import open_tower
+from server.engine.vision.tower import Tower
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit.wants import Placement
-from server.memory.measured.report import tower_backend
 from server.messages import DeviceMemory, EngineConfig, EngineProgress, VisionFacts
 
 # From ggml-alloc.c, ggml-backend.cpp, ggml-cuda.cu, ggml-vulkan.cpp, llama-model.cpp.
@@ -65,15 +64,15 @@ Progress = Callable[[EngineProgress], None]
 
 @dataclass(slots=True, frozen=True)
 class Handles:
-    """What was loaded, warm; ``lines`` is what llama.cpp said meanwhile, without the self-test.
+    """What was loaded, warm; ``lines`` is what llama.cpp logged about model and context.
 
-    ``config`` has batches as large as its pictures want them. With ``cuts`` the encoder can be
+    ``config`` has batches as large as its pictures want them. With ``cuts`` the tower can be
     interrupted. ``speed`` is that of prefill, in positions per second.
     """
 
     config: EngineConfig
     model: Model
-    encoder: VisionEncoder | None
+    tower: Tower | None
     vision: VisionFacts | None
     cuts: Cuts | None
     context: Context
@@ -82,8 +81,8 @@ class Handles:
 
     def close(self) -> None:
         """Frees everything in the order that llama.cpp wants."""
-        if self.encoder is not None:
-            self.encoder.close()
+        if self.tower is not None:
+            self.tower.close()
         self.context.close()
         self.model.close()
 
@@ -121,21 +120,19 @@ class Loader:
         stack.callback(model.close)
         lines = log.take()
         cuts = choose_cuts(placement)
-        encoder = self._open_tower(placement, model, cuts)
-        if encoder is not None:
-            stack.callback(encoder.close)
-        tower_lines = _of_last_tower(log.take())
-        backend = tower_backend(tower_lines)
-        config = for_pictures(self.config, encoder, backend)
+        tower = self._open_tower(placement, model, cuts)
+        if tower is not None:
+            stack.callback(tower.close)
+        config = for_pictures(self.config, tower)
+        vision = tower.facts() if tower else None
         context = self._open_context(placement, model, config)
         stack.callback(context.close)
         self.report(EngineProgress("warm-up", 0.0))
         speed = warm_up(context, model, config.batch_size)
-        if encoder is not None:
-            warm_up_tower(encoder, context, config)
-        vision = encoder.facts(backend) if encoder else None
-        lines += tower_lines + log.take()
-        return Handles(config, model, encoder, vision, cuts, context, speed, tuple(lines))
+        if tower is not None and vision is not None:
+            warm_up_tower(tower, largest_picture(config, vision), context, config)
+        lines += log.take()
+        return Handles(config, model, tower, vision, cuts, context, speed, tuple(lines))
 
     def _open_model(self, placement: Placement) -> Model:
         wishes = self.config.memory
@@ -154,9 +151,7 @@ class Loader:
             mlock=wishes.mlock,
         )
 
-    def _open_tower(
-        self, placement: Placement, model: Model, cuts: Cuts | None
-    ) -> VisionEncoder | None:
+    def _open_tower(self, placement: Placement, model: Model, cuts: Cuts | None) -> Tower | None:
         self.report(EngineProgress("vision tower", 0.0))
         device = None
         if placement.encoder_on_gpu:
@@ -164,7 +159,7 @@ class Loader:
             index = min(self.config.memory.main_gpu or 0, len(self.gpus) - 1)
             device = device_handle(self.gpus[index].name)
         on_gpu = placement.encoder_on_gpu
-        return load_vision(self.config, model, cuts, offload=on_gpu, device=device)
+        return open_tower(self.config, model, cuts, offload=on_gpu, device=device, log=self.log)
 
     def _open_context(self, placement: Placement, model: Model, config: EngineConfig) -> Context:
         self.report(EngineProgress("context", 0.0))
@@ -178,9 +173,3 @@ class Loader:
             cache_types=(placement.cache_type_k, placement.cache_type_v),
             flash_attn=config.memory.flash_attn,
         )
-
-
-def _of_last_tower(lines: list[str]) -> list[str]:
-    """Only what was said of the real tower: the self-test's were loaded before it."""
-    starts = [index for index, line in enumerate(lines) if "CLIP using" in line]
-    return lines[starts[-1] :] if starts else []

@@ -1,7 +1,7 @@
 """Before ready: one full prefill batch and the largest picture that is permitted.
 
-Whatever grows with use has grown by then, and a model that does not fit fails now and not in
-the middle of somebody's request.
+Buffers that grow with use have grown by then, and a model that does not fit fails now and not in
+the middle of a request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
-from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.tower import Tower
 from server.errors import StartupError
 from server.memory.fit.planner import batch_tokens
 from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
@@ -41,23 +41,24 @@ def warm_up(context: Context, model: Model, n_batch: int) -> float:
     return batch.size / seconds
 
 
-def warm_up_tower(encoder: VisionEncoder, context: Context, config: EngineConfig) -> None:
+def warm_up_tower(
+    tower: Tower, picture: ImageInput, context: Context, config: EngineConfig
+) -> None:
     """Encodes the largest picture that this server lets in, and computes a batch of it.
 
     Raises:
         StartupError: the tower cannot encode it.
     """
-    picture = largest_picture(config, encoder.facts(""))
     try:
-        (rows,) = encoder.encode([picture])
+        (rows,) = tower.encode([picture])
     except (RuntimeError, ValueError) as error:
         raise StartupError(f"the vision tower cannot encode the largest picture: {error}") from None
     # llama_decode aborts where more than a micro-batch is to be attended to at once.
-    limit = config.ubatch_size if encoder.whole else config.batch_size
+    limit = config.ubatch_size if tower.whole else config.batch_size
     rows = rows[: min(limit, context.n_ctx)]
-    batch = Batch(len(rows), rows.shape[1], encoder.n_sections)
+    batch = Batch(len(rows), rows.shape[1], tower.n_sections)
     batch.add(rows, 0, 0, want_last=True)
-    context.attend_causally(not encoder.whole)
+    context.attend_causally(not tower.whole)
     try:
         context.decode(batch)
     finally:
@@ -96,19 +97,19 @@ def _picture(
 logger = logging.getLogger(__name__)
 
 
-def for_pictures(config: EngineConfig, encoder: VisionEncoder | None, backend: str) -> EngineConfig:
-    """Settings with which every picture can be computed; the encoder is told what it may batch.
+def for_pictures(config: EngineConfig, tower: Tower | None) -> EngineConfig:
+    """Settings with which every picture can be computed; tells the tower how much to batch.
 
-    ``backend`` is what the tower runs on. A picture that the language model attends to in both
-    directions has to be in one batch, and in one micro-batch: where they are too small, they are
-    raised, and the log says so.
+    A picture that the language model attends to in both directions has to be in one batch, and in
+    one micro-batch: where they are too small, they are raised, and the log says so.
     """
-    if encoder is None:
+    if tower is None:
         return config
-    encoder.encode_together(batch_tokens(config.mtmd_batch_max_tokens, on_gpu=backend != "CPU"))
-    if not encoder.whole:
+    on_gpu = tower.backend != "CPU"
+    tower.encode_together(batch_tokens(config.mtmd_batch_max_tokens, on_gpu=on_gpu))
+    if not tower.whole:
         return config
-    largest = encoder.largest_picture()
+    largest = tower.largest_picture()
     ubatch = max(config.ubatch_size, largest)
     batch = max(config.batch_size, ubatch)
     if (batch, ubatch) != (config.batch_size, config.ubatch_size):

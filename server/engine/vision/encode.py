@@ -1,4 +1,4 @@
-"""Pictures are encoded in a thread of their own, so that nobody's stream waits for them."""
+"""Encodes pictures in a thread, or in slices between steps, so that no stream waits for them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from server.engine.cpu_cores import unbind
 from server.engine.heartbeat import CurrentWork, TimeEstimate, Work
 from server.engine.request import Picture
+from server.errors import ImageError
 from server.messages import ImageInput
 
 # Where decode and encode want the same cores, decode is served first.
@@ -32,8 +33,9 @@ Encode = Callable[[Sequence[ImageInput]], list[NDArray[np.float32]]]
 class EncodeDone:
     """The result for ``picture``: its rows, float32 [n_tokens, n_embd], or what went wrong.
 
-    ``start`` is ``time.monotonic()``. Pictures that were encoded together took ``seconds``
-    together. ``kept``: the rows were on disk, nothing was encoded.
+    ``refused``: the picture is at fault, and the request that sent it. ``start`` is
+    ``time.monotonic()``. Pictures that were encoded together took ``seconds`` together.
+    ``kept``: the rows were on disk, nothing was encoded.
     """
 
     picture: Picture
@@ -42,6 +44,7 @@ class EncodeDone:
     seconds: float
     start: float = 0.0
     kept: bool = False
+    refused: bool = False
 
 
 class EncodeThread:
@@ -95,17 +98,17 @@ def pixels(pictures: Sequence[Picture]) -> int:
 
 
 def encode_pictures(encode: Encode, pictures: Sequence[Picture]) -> Iterator[EncodeDone]:
-    """Encodes pictures together, here and now. A failure is a result: others' requests go on.
+    """Encodes pictures together, here and now. A failure is a result: other requests go on.
 
-    If it fails, each is tried alone: none has to suffer for another.
+    If it fails, each is tried alone, so that only its own request fails.
     """
     start = time.monotonic()
     try:
         rows = encode([picture.image for picture in pictures])
-    except (RuntimeError, ValueError) as failure:
+    except (RuntimeError, ValueError, ImageError) as failure:
         if len(pictures) == 1:
-            seconds = time.monotonic() - start
-            yield EncodeDone(pictures[0], None, str(failure), seconds, start)
+            seconds, refused = time.monotonic() - start, isinstance(failure, ImageError)
+            yield EncodeDone(pictures[0], None, str(failure), seconds, start, refused=refused)
             return
         for picture in pictures:
             yield from encode_pictures(encode, [picture])
@@ -205,5 +208,5 @@ class SlicedEncodes:
         self._size, self._is_cut = 0, False
         results = [replace(d, seconds=d.seconds - self._cuts.seconds_away) for d in results]
         if self._cuts.ended:
-            return [replace(d, rows=None, error="nobody waits for it any more") for d in results]
+            return [replace(d, rows=None, error="no request waits for it") for d in results]
         return results

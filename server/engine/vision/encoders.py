@@ -1,4 +1,4 @@
-"""Who encodes pictures: looked up on disk first, then in slices or in a thread of its own."""
+"""Where pictures are encoded: looked up on disk first, then in slices or in a thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.engine.llama.cuts import Cuts
 from server.engine.request import Picture
 from server.engine.vision.disk_cache import ImageStore, KeptEncodes
 from server.engine.vision.encode import EncodeThread, SlicedEncodes
-from server.engine.vision.encoder import VisionEncoder
+from server.engine.vision.tower import Tower
 from server.memory.fit.wants import Placement
 from server.messages import BuildFacts, EngineConfig
 
@@ -35,7 +35,7 @@ class Encoders:
         return self.encoding if isinstance(self.encoding, SlicedEncodes) else None
 
     def beat(self, work: CurrentWork) -> None:
-        """Lets a thread tell how it comes on; slices are the loop's own."""
+        """Has a thread report its progress; slices are the loop's own."""
         if isinstance(self.encoding, EncodeThread):
             self.encoding.work = work
 
@@ -44,7 +44,7 @@ class Encoders:
         (self.kept or self.encoding).submit(pictures)
 
     def keep(self, digest: str, rows: NDArray[np.float32]) -> None:
-        """Writes new rows to disk, if that is wished for."""
+        """Writes new rows to disk, if the operator wants that."""
         if self.kept is not None:
             self.kept.keep(digest, rows)
 
@@ -65,7 +65,7 @@ def choose_cuts(placement: Placement) -> Cuts | None:
 
 def make_encoders(
     config: EngineConfig,
-    encoder: VisionEncoder,
+    tower: Tower,
     cuts: Cuts | None,
     build: BuildFacts,
     post: Callable[[Any], None],
@@ -77,19 +77,19 @@ def make_encoders(
     """
     encoding: EncodeThread | SlicedEncodes
     if cuts is not None:
-        encoding = SlicedEncodes(encoder.encode, cuts, config.itl_target)
+        encoding = SlicedEncodes(tower.encode, cuts, config.itl_target)
     else:
-        encoding = EncodeThread(encoder.encode, post)
+        encoding = EncodeThread(tower.encode, post)
     if config.image_cache_dir is None:
         return Encoders(encoding, None)
-    tower = _identity(encoder, config, build)
-    store = ImageStore(config.image_cache_dir, tower, config.image_cache_dir_bytes)
+    identity = _identity(tower, config, build)
+    store = ImageStore(config.image_cache_dir, identity, config.image_cache_dir_bytes)
     return Encoders(encoding, KeptEncodes(store, encoding.submit, post))
 
 
-def _identity(encoder: VisionEncoder, config: EngineConfig, build: BuildFacts) -> str:
+def _identity(tower: Tower, config: EngineConfig, build: BuildFacts) -> str:
     """A hash of all that decides about a picture's rows beside the picture itself."""
-    facts: list[object] = [encoder.identity(config.cache_dir)]
+    facts: list[object] = [tower.identity(config.cache_dir)]
     facts += [build.llama_cpp_python, build.backends]
     facts += [config.image_min_tokens, config.image_max_tokens]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

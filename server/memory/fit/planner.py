@@ -184,7 +184,7 @@ def read_headers(model: Path, mmproj: Path | None) -> Headers:
         StartupError: a file cannot be read, or is not what it should be.
     """
     parts = [read_header(part, longest=LONGEST) for part in split_parts(model)]
-    tower = read_header(mmproj, longest=LONGEST) if mmproj is not None else None
+    tower = read_header(mmproj) if mmproj is not None else None
     return headers_of(model, parts, mmproj, tower)
 
 

@@ -102,7 +102,8 @@ class Wants:
     def contexts(self) -> tuple[int, int]:
         """Most and least cells of the context; equal where the operator said how many."""
         if self.ctx_size is not None:
-            cells = self.ctx_size or self.n_ctx_train
+            # What llama.cpp rounds up by itself, it does not round for its batch: it would abort.
+            cells = -(-(self.ctx_size or self.n_ctx_train) // CELL_STEP) * CELL_STEP
             return cells, cells
         slots = self.parallel or 0
         target = max(slots, SLOTS_ON_GPU if self.gpus else SLOTS_ON_CPU) * CELLS_A_SLOT

@@ -8,7 +8,8 @@ clip.cpp). A test holds the lines against llama.cpp's own sums (llama-ext.h, C++
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from server.messages import DeviceMemory, FitDecision, MemoryPart, MemoryReport
@@ -55,25 +56,25 @@ def make_report(
     model_size: int = 0,
     decisions: tuple[FitDecision, ...] = (),
     margins: tuple[tuple[str, int], ...] = (),
-    unmeasured: frozenset[str] = frozenset(),
+    tower: Mapping[tuple[str, str], int] = MappingProxyType({}),
 ) -> MemoryReport:
     """The report of a finished load: ``lines`` are llama.cpp's, ``devices`` as they are now.
 
-    ``unmeasured`` parts grow without a line in the log, so what it says of them is left out.
+    ``tower`` are the bytes that the vision tower reports, by part and device.
 
     ``layers`` counts the output layer too, as llama.cpp does; ``model_size`` are the bytes of all
     tensors (llama_model_size).
     """
     lines = list(lines)
     offloaded = [int(found["done"]) for line in lines if (found := _OFFLOADED.search(line))]
-    sizes = measured_parts(lines, model_size)
-    sizes = {key: size for key, size in sizes.items() if key[0] not in unmeasured}
+    sizes = measured_parts(lines, model_size) | dict(tower)
+    encoder = [device for part, device in sizes if part == "vision_encoder"]
     return MemoryReport(
         devices=tuple(devices),
         parts=pair(planned, sizes),
         layers=layers,
         layers_offloaded=offloaded[-1] if offloaded else 0,
-        encoder=tower_backend(lines) if any(part == "vision_encoder" for part, _ in sizes) else "",
+        encoder=encoder[-1] if encoder else "",
         decisions=decisions,
         margins=margins,
     )

@@ -1,4 +1,4 @@
-"""The vision tower as the engine uses it: libmtmd on a repaired file, its rows put right.
+"""The tower on libmtmd: a repaired file, and its rows put right.
 
 From the rows of one square after another to the rows that the language model was trained on.
 
@@ -19,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.llama.mtmd import MROPE_SECTIONS, ImageSpan, Rows, Span, Vision
+from server.errors import ImageError
+from server.memory.measured.report import measured_parts, tower_backend
 from server.messages import ImageInput, PromptPart, TileLayout, VisionFacts
 from server.mmproj.cache import content_digest
 from server.mmproj.faults import repair_rows
 from server.mmproj.prepare import PreparedTower
+from server.mmproj.projectors import projector_of
 
 
 def count(image: ImageInput, side: int, *, newlines: bool) -> ImageSpan:
@@ -112,13 +115,13 @@ _PROBES = (64, 256, 448, 896, 1344, 2048, 4096, 8192)
 _LEAST_PIXELS = 2048**2
 
 
-class VisionEncoder:
+class MtmdTower:
     """Counts and encodes pictures; the rows it returns are those that LLaVA was trained on.
 
     ``newline`` is the embedding after each row of a tiled picture, float32 [n_embd]. ``whole``:
     the language model attends to a picture in both directions, so it is computed in one batch;
     ``n_sections`` is how many positions an embedding has. ``most_tokens``: those of the largest
-    picture, where the tower takes any size.
+    picture, where the tower takes any size. ``lines`` are libmtmd's log of loading it.
     """
 
     def __init__(
@@ -127,8 +130,11 @@ class VisionEncoder:
         tower: PreparedTower,
         newline: NDArray[np.float32] | None = None,
         most_tokens: int = 0,
+        lines: Sequence[str] = (),
     ) -> None:
         self._most_tokens = most_tokens
+        self.lines = lines
+        self.backend = tower_backend(lines)
         self._vision = vision
         self._tower = tower
         self._newline = newline
@@ -155,14 +161,19 @@ class VisionEncoder:
             return
         self._vision.batch_tokens = n_tokens
         blank = ImageInput("", edge, edge, bytes(edge * edge * 3), edge, edge)
-        n_rows = max(1, _most_tokens(self.tokenize([blank])))
+        n_rows = max(1, _most_tokens(self._count([blank])))
         self.encode([blank] * max(1, n_tokens // n_rows))
+
+    def _tokens_per_square(self) -> int:
+        """Tokens of a picture of the tower's own size, which may be fewer than its patches."""
+        edge = self._tower.image_size
+        return _most_tokens(self._count([ImageInput("", edge, edge, b"", edge, edge)]))
 
     def largest_picture(self) -> int:
         """Tokens of the largest picture, or of its largest tile, found by asking libmtmd."""
         sizes = [(edge, edge) for edge in _PROBES] + [(edge, edge // 2) for edge in _PROBES]
         blanks = (ImageInput("", *size, b"", *size) for size in sizes)
-        found = max(_most_tokens(self.tokenize([blank])) for blank in blanks)
+        found = max(_most_tokens(self._count([blank])) for blank in blanks)
         # A picture of another shape may have more: 28 x 40 tokens where squares have 33 x 33.
         return max(found, self._most_tokens)
 
@@ -183,7 +194,16 @@ class VisionEncoder:
         return max(edge**2, largest[1] * self._tower.image_size**2, _LEAST_PIXELS)
 
     def tokenize(self, parts: Sequence[PromptPart]) -> list[Span]:
-        """The prompt as runs of token ids and picture spans; nothing is encoded."""
+        """The prompt as runs of token ids and picture spans; nothing is encoded.
+
+        Raises:
+            ImageError: the tower cannot take one of the pictures; names its field.
+        """
+        spans = self._count(parts)
+        self._check_places(spans, parts)
+        return spans
+
+    def _count(self, parts: Sequence[PromptPart]) -> list[Span]:
         spans = self._vision.tokenize(parts)
         if not self._tower.by_squares:
             return spans
@@ -197,10 +217,25 @@ class VisionEncoder:
             for span in spans
         ]
 
+    def _check_places(self, spans: Sequence[Span], parts: Sequence[PromptPart]) -> None:
+        """Refuses what ggml would abort on: a patch beyond the table of positions."""
+        facts = self._tower.facts
+        most = facts.places // projector_of(facts.projector_type).merge
+        for span in spans if most else ():
+            if isinstance(span, ImageSpan) and max(span.grid_width, span.grid_height) > most:
+                image = [part for part in parts if isinstance(part, ImageInput)][span.picture]
+                raise ImageError(
+                    f"a picture of {image.source_width} x {image.source_height} pixels takes"
+                    f" {span.grid_width} x {span.grid_height} tokens, and this tower knows places"
+                    f" for {most} along a side; send one of another shape",
+                    param=image.param,
+                )
+
     def encode(self, images: Sequence[ImageInput]) -> list[Rows]:
         """Of each, float32 [n_tokens, n_embd], repaired where this libmtmd computes them wrongly.
 
         Raises:
+            ImageError: libmtmd cannot take one of the pictures; names its field.
             RuntimeError: libmtmd failed on a picture.
         """
         if not self._tower.by_squares:
@@ -221,7 +256,17 @@ class VisionEncoder:
         newline = None if self._newline is None else self._newline.tolist()
         return [content_digest(cache_dir, tower.path), tower.repair, newline]
 
-    def facts(self, backend: str) -> VisionFacts:
+    def memory(self) -> dict[tuple[str, str], int]:
+        """Bytes by part and device.
+
+        libmtmd logs what one small picture takes, and nothing when a larger one takes more.
+        """
+        parts = measured_parts(self.lines)
+        if projector_of(self._tower.facts.projector_type).any_size or self.batch_tokens:
+            parts.pop(("vision_compute", self.backend), None)
+        return parts
+
+    def facts(self) -> VisionFacts:
         """What was loaded, what was found wrong with it and what was undone."""
         facts, tower = self._tower.facts, self._tower
         return VisionFacts(
@@ -230,12 +275,12 @@ class VisionEncoder:
             image_size=tower.image_size,
             native_image_size=facts.image_size,
             patch_size=facts.patch_size,
-            tokens_per_image=tower.n_patches,
+            tokens_per_image=self._tokens_per_square(),
             image_mean=facts.image_mean,
             has_class_token=facts.has_class_token,
             faults=tower.faults,
             undone=tower.undone,
-            backend=backend,
+            backend=self.backend,
             n_params=facts.n_params,
             size=facts.n_bytes,
             pinpoints=tower.pinpoints,
