@@ -12,8 +12,8 @@ from llama_cpp import mtmd_cpp
 # ggml's level to ours. Its information (2) is our debug; its debug (1) prints every tensor.
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _TENSORS, _CONTINUED = 1, 5
-# Warnings about what we do on purpose: pooling is ours, not llama.cpp's, and the context's cells are
-# those of all requests together.
+# Warnings about what we do on purpose: pooling is ours, and the context's cells are those of all
+# requests together.
 _EXPECTED = ("model default pooling_type is", "> n_ctx_train")
 
 logger = logging.getLogger(__name__)
