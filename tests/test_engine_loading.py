@@ -216,7 +216,10 @@ def test_a_context_that_cannot_fit_is_refused_with_figures(
     monkeypatch.setattr(loading, "Loader", None)
     with pytest.raises(OutOfMemory) as caught, loaded(cache, ctx_size=1 << 30):
         pass
-    assert "the model does not fit: CPU would need 2" in caught.value.message
+    assert (
+        "the model does not fit, even with a KV cache in q8_0: CPU would need 2"
+        in caught.value.message
+    )
     assert "lower --ctx-size, --parallel or leave it on auto" in caught.value.message
 
 

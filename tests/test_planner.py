@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,11 @@ from scripts.synthetic.files import write_pair
 from scripts.synthetic.shapes import PRESETS, LlmShape
 from scripts.synthetic.tiny import write_tiny
 from scripts.synthetic.weights import QUANTS
+from server.cli import models
 from server.cli.main import main
 from server.cli.plan.command import add_arguments
+from server.gguf.file import read_shipped_header
+from server.hub import catalogue
 from server.memory.estimate.inputs import PlanDevice, PlanSettings
 from server.memory.estimate.plan import plan_memory
 from server.memory.estimate.search import largest_context
@@ -359,3 +364,66 @@ def test_the_two_files_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> N
     assert "no vision tower" in capsys.readouterr().err
     assert main(["plan", str(tower), "--mmproj", str(model)]) == 2
     assert "--model and --mmproj are swapped: llava-demo-mmproj" in capsys.readouterr().err
+
+
+def test_the_catalogue_is_planned_without_its_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("llava-1.6-34b", "llava-phi-3-mini"):
+        found = ask(capsys, name, "--offline")
+        assert isinstance(found["model"], dict)
+        assert (found["model"]["vision"], found["fits"]) == (True, True)
+    assert main(["plan", "llava-1.6-34b", "--device-memory", "24GiB"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "planned from the headers that came with llava-server" in text
+    assert "all else is exact" not in text
+    assert "One request uses up to 4096 tokens" in text
+
+
+def test_the_shipped_headers_are_those_that_the_script_writes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scripts.ship_headers", "--folder", str(tmp_path)]
+    subprocess.run(command, check=True)
+    shipped = catalogue.models_dir() / "headers"
+    names = sorted(path.name for path in shipped.iterdir())
+    assert names == sorted(path.name for path in tmp_path.iterdir())
+    for name in names:
+        one, other = (read_shipped_header(folder / name) for folder in (shipped, tmp_path))
+        assert one == other, name
+
+
+def test_the_shipped_headers_have_the_published_sizes() -> None:
+    """The catalogue's sizes are those that the hub shows; shapes and types give the same."""
+    for entry in catalogue.load().values():
+        files = catalogue.shipped_headers(entry)
+        assert (files is None) == (entry.repo is None), entry.name
+        headers = map(read_shipped_header, files or ())
+        size = sum(one.n_bytes for header in headers for one in header.tensors.values())
+        assert files is None or size / 1e9 == pytest.approx(entry.gigabytes, rel=0.01), entry.name
+
+
+def test_list_says_what_fits_and_what_was_pulled(
+    hub: StandInHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, word in ((8, "yes"), (1, "no")):
+        ram = (DeviceMemory("CPU", "", "cpu", size * GIB, size * GIB),)
+        monkeypatch.setattr(models, "this_machine", lambda ram=ram: ram)
+        assert main(["list"]) == 0
+        rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+        assert rows["NAME"][1:4] == ["SIZE", "HERE", "FITS"]
+        assert rows["llava-1.5-7b"][1:5] == ["4.70", "GB", "no", word]
+        assert rows["demo"][3:5] == ["yes", "yes"]
+    assert main(["pull", "hf:us/tiny:q4_0"]) == 0
+    card = DeviceMemory("GPU0", "", "gpu", 8 * GIB, 8 * GIB)
+    host = DeviceMemory("CPU", "", "cpu", 64 * GIB, 64 * GIB)
+    monkeypatch.setattr(models, "this_machine", lambda: (card, host))
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    (line,) = (line for line in text.splitlines() if line.startswith("hf:"))
+    size = sum(len(hub.files[f"us/tiny/{name}"]) for name in ("tiny-q4_0.gguf", "mmproj-f16.gguf"))
+    assert line.split() == [
+        *("hf:us/tiny:tiny-q4_0.gguf", f"{size / 1e9:.2f}", "GB", "yes", "yes", "pulled"),
+    ]
+    layers = next(line for line in text.splitlines() if line.startswith("llava-1.5-13b"))
+    assert re.search(r"\d+/41 layers", layers)

@@ -86,7 +86,7 @@ def write_llm(
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_vocab_size(shape.vocabulary)
     add_vocabulary(writer, shape.vocabulary)
-    _write_tensors(writer, _llm_tensors(shape), WeightPool(quant, seed), empty=empty, mix=mix)
+    _write_tensors(writer, llm_tensors(shape), WeightPool(quant, seed), empty=empty, mix=mix)
 
 
 def write_mmproj(
@@ -111,7 +111,7 @@ def write_mmproj(
     _write_tensors(writer, shapes, WeightPool(quant, seed), empty=empty)
 
 
-def _llm_tensors(shape: LlmShape) -> dict[str, tuple[int, ...]]:
+def llm_tensors(shape: LlmShape) -> dict[str, tuple[int, ...]]:
     d, ff = shape.width, shape.feed_forward
     kv = d // shape.heads * shape.kv_heads
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (shape.vocabulary, d)}
@@ -159,7 +159,7 @@ def _write_tensors(
         return
     draw = np.random.default_rng(len(shapes))
     for name, shape in shapes.items():
-        plain = _is_plain(name, shape)
+        plain = is_plain(name, shape)
         data = _plain(name, shape, draw) if plain else pools[kinds[name]].matrix(shape, 1.0)
         writer.write_tensor_data(data)
     writer.close()
@@ -178,7 +178,7 @@ def _leave_empty(writer: GGUFWriter) -> None:
 def _kind(
     name: str, shape: tuple[int, ...], pool: WeightPool, mix: Mix | None
 ) -> GGMLQuantizationType:
-    if _is_plain(name, shape):
+    if is_plain(name, shape):
         return _F32
     if mix is not None and (kind := mix(name)) is not None:
         return kind
@@ -186,7 +186,7 @@ def _kind(
     return pool.kind if pool.fits(shape[-1]) and name not in {PATCHES, _PEG} else _F16
 
 
-def _is_plain(name: str, shape: tuple[int, ...]) -> bool:
+def is_plain(name: str, shape: tuple[int, ...]) -> bool:
     """Whether converters keep it in 32 bits: norms, biases, class token, positions."""
     return len(shape) == 1 or name == POSITIONS
 

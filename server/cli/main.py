@@ -259,12 +259,8 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _list(_options: argparse.Namespace) -> int:
-    from server.hub.catalogue import load  # noqa: PLC0415
-    from server.hub.resolve import is_downloaded  # noqa: PLC0415
+    from server.cli.models import lines  # noqa: PLC0415
 
-    print(f"{'NAME':<22}{'SIZE':>8}  {'HERE':<5} {'LICENCE':<28} NOTES")
-    for entry in load().values():
-        here = "yes" if is_downloaded(entry) else "no"
-        size = f"{entry.gigabytes:.2f} GB"
-        print(f"{entry.name:<22}{size:>8}  {here:<5} {entry.licence:<28} {entry.notes}")
+    for line in lines():
+        print(line)
     return 0

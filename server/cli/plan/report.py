@@ -60,7 +60,14 @@ def report(outcome: Outcome, width: int) -> Iterator[str]:
     if outcome.quantizations:
         yield ""
         yield from _quantizations(outcome, width)
-    if outcome.plan.estimated:
+    if outcome.subject.shipped:
+        yield ""
+        yield from textwrap.wrap(
+            "~ estimated; all else follows from the model's published shape, its size within 1 % of"
+            " the files' own",
+            width,
+        )
+    elif outcome.plan.estimated:
         yield ""
         yield "~ estimated; all else is exact"
 
