@@ -105,10 +105,13 @@ def test_the_file_holds_names_and_hashes_and_no_key(tmp_path: Path) -> None:
         ("sk-just-a-key", "is not valid TOML"),
         ("alice = 1", "alice"),
         ('[alice]\nkey = "secret"', "alice.hash: Field required"),
+        (entry_of("alice", "k") + 'rate_limit = "1/minute"', "did you mean rate-limit?"),
+        (entry_of("alice", "a", "b", "c"), "alice.hash: Value should have at most 2 items"),
+        (entry_of("alice", "k") + entry_of("bob", "k"), "the same hash stands there twice"),
         ('[alice]\nhash = "sha256:12"', "alice.hash: String should match pattern"),
         ('["a b"]\nhash = "x"', "'a b' is no name"),
         (f'[a]\nhash = "sha256:{"0" * 64}"\nrate-limit = "9"', "a.rate-limit: Value error, must"),
-        (f'[a]\nhash = "sha256:{"0" * 64}"\nlimit = 9', "a.limit: Extra inputs"),
+        (f'[a]\nhash = "sha256:{"0" * 64}"\nlimit = 9', "a.limit: no such entry"),
     ],
 )
 def test_a_wrong_file_of_keys_is_named(text: str, words: str, tmp_path: Path) -> None:
@@ -150,6 +153,27 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not happen in time")
+
+
+def test_a_name_may_have_an_old_and_a_new_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(entry_of("alice", "old", "new") + 'rate-limit = "60/minute"\n')
+    app = app_with(api_key_file=path)
+    for key, status in (("old", 200), ("new", 200), ("other", 401)):
+        assert call(app, "GET", "/v1/models", headers=bearer(key)).status_code == status
+    names = {(key.name, key.rate) for key in read_keys(path)}
+    assert names == {("alice", "60/minute")}, "one caller, with one rate"
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+def test_a_file_that_was_emptied_locks_nobody_out(text: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path / "keys.toml", alice="hers")
+    app = app_with(api_key_file=path, api_keys=("fixed",))
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="old keys stay valid"):
+        controls(app).keys.reload()
+    for key in ("hers", "fixed"):
+        assert call(app, "GET", "/v1/models", headers=bearer(key)).status_code == 200
 
 
 def test_a_revoked_key_ends_what_runs_with_it_and_nothing_else(tmp_path: Path) -> None:

@@ -196,6 +196,83 @@ def test_a_key_is_shown_once_and_its_entry_lets_it_in(
     assert "letters, digits" in capsys.readouterr().err
 
 
+def made(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.split()[-1]
+
+
+def test_keys_are_added_rotated_replaced_listed_and_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text("# our clients\n")
+    file.chmod(0o640)
+    line = ("--file", str(file))
+
+    def valid() -> list[tuple[str, bytes]]:
+        return [(key.name, key.digest) for key in read_keys(file)]
+
+    keys = []
+    for name in ("bob", "alice"):
+        assert cli.main(["key", name, *line]) == 0
+        keys.append(digest_of(made(capsys).encode()))
+    bob, old = keys
+    with file.open("a") as more:
+        more.write('rate-limit = "60/minute"  # hers\n')
+    assert cli.main(["key", "alice", *line]) == 2
+    assert "--rotate" in capsys.readouterr().err
+    assert cli.main(["key", "alice", *line, "--rotate"]) == 0
+    second = digest_of(made(capsys).encode())
+    assert valid() == [("bob", bob), ("alice", old), ("alice", second)]
+    assert cli.main(["key", "alice", *line, "--rotate"]) == 0
+    third = digest_of(made(capsys).encode())
+    assert valid() == [("bob", bob), ("alice", second), ("alice", third)]
+    assert cli.main(["key", "alice", *line, "--replace"]) == 0
+    last = digest_of(made(capsys).encode())
+    assert valid() == [("bob", bob), ("alice", last)]
+    text = file.read_text()
+    assert text.startswith("# our clients\n")
+    assert 'rate-limit = "60/minute"  # hers\n' in text
+    assert cli.main(["key", "list", *line]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [row.split()[:3] for row in shown[1:]] == [
+        ["bob", "1", "-"],
+        ["alice", "1", "60/minute"],
+    ]
+    assert cli.main(["key", "remove", "bob", *line]) == 0
+    assert valid() == [("alice", last)]
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("list",), "name the file of keys"),
+        (("alice", "--replace"), "need --file"),
+        (("remove", "--file", "{}"), "say whose"),
+        (("remove", "carol", "--file", "{}"), "no key of carol"),
+        (("alice", "bob"), "one name at a time"),
+        (("inline", "--file", "{}", "--replace"), "edit the file"),
+        (("alice", "--replce"), "did you mean --replace?"),
+    ],
+)
+def test_what_cannot_be_done_with_keys_is_one_line(
+    line: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LLAVA_API_KEY_FILE", raising=False)
+    file = tmp_path / "keys.toml"
+    file.write_text(f'inline = {{ hash = "sha256:{"0" * 64}" }}\n')
+    assert cli.main(["key", *(word.format(file) for word in line)]) == 2
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.err.count("\n") == 1
+    assert len(read_keys(file)) == 1
+
+
 def test_exit_codes_of_what_stops_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,16 @@ examples:
   LLAVA_API_KEY=secret llava-server serve --host 0.0.0.0 --ctx-size 8192 --parallel 8
 """
 
+KEY_EXAMPLES = """\
+examples:
+  llava-server key alice >> keys.toml                  a new file of keys, or one more entry
+  llava-server key alice --file keys.toml              the same, unless alice has one
+  llava-server key alice --file keys.toml --rotate     old and new are valid
+  llava-server key alice --file keys.toml --replace    the new one alone
+  llava-server key list --file keys.toml
+  llava-server key remove alice --file keys.toml
+"""
+
 PLAN_EXAMPLES = """\
 It exits with 0 if the model fits, with 3 if it does not.
 
@@ -195,13 +205,20 @@ def _add_plan(commands: argparse._SubParsersAction[Parser], command: str | None)
 def _add_key(commands: argparse._SubParsersAction[Parser]) -> None:
     key = commands.add_parser(
         "key",
-        help="make an API key",
-        description="Make an API key: the key goes to the terminal, its entry for --api-key-file,"
-        " which holds its hash alone, to standard output.",
-        epilog="example: llava-server key alice >> keys.toml",
+        help="make, list or remove API keys",
+        description="Make an API key. The key goes to the terminal; its entry for --api-key-file,"
+        " which holds its hash alone, to --file, or else to standard output.",
+        epilog=KEY_EXAMPLES,
+        usage="llava-server key [--file FILE] [--rotate|--replace] NAME | list | remove NAME",
     )
     key.add_argument("name", metavar="NAME", help="whose it is; the log shows it")
-    key.set_defaults(run=_key)
+    key.add_argument("removed", metavar="NAME", nargs="?", help=argparse.SUPPRESS)
+    key.add_argument("--file", metavar="FILE", help="file of keys (default: LLAVA_API_KEY_FILE)")
+    how = key.add_mutually_exclusive_group()
+    how.add_argument("--rotate", action="store_true", help="a new key beside the last one")
+    how.add_argument("--replace", action="store_true", help="a new key instead of the old")
+    known = ("--file", "--rotate", "--replace", "--help")
+    key.set_defaults(run=_key, known_flags=known)
 
 
 # pydantic and the hub's client take half a second to import: each command imports what it needs.
@@ -250,12 +267,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _key(options: argparse.Namespace) -> int:
-    from server.settings.key_file import entry_of, make_key  # noqa: PLC0415
+    from server.cli.keys import run  # noqa: PLC0415
 
-    key = make_key()
-    print(entry_of(options.name, key), flush=True)
-    print(f"The key, shown this once: {key}", file=sys.stderr)
-    return 0
+    return run(options)
 
 
 def _list(_options: argparse.Namespace) -> int:

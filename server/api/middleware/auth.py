@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.http.errors import error_response
 from server.api.middleware.caller import caller
 from server.api.page import PAGE_PATHS
-from server.errors import AuthenticationError, LlavaError
+from server.errors import AuthenticationError, ConfigError, LlavaError
 from server.metrics import Metrics
 from server.settings.key_file import Key, digest_of
 
@@ -72,9 +72,15 @@ class KeyRing:
         return found[0] if found else None
 
     def reload(self) -> None:
-        """Reads the file again, and calls off what runs for keys that are valid no more."""
-        before = len(self._keys)
-        self._keys = (*self._fixed, *self._read())
+        """Reads the file again, and ends what runs with keys that are valid no more.
+
+        Raises:
+            ConfigError: it is wrong, or empty, as a full disk or an editor leaves it for a moment.
+        """
+        before, found = len(self._keys), self._read()
+        if not found and before > len(self._fixed):
+            raise ConfigError("the file of API keys is empty; the old keys stay valid")
+        self._keys = (*self._fixed, *found)
         valid = {key.digest for key in self._keys}
         called_off = [visit for visit in self._visits if visit.key.digest not in valid]
         logger.info(
