@@ -12,7 +12,7 @@ from live import LiveServer
 
 LONG = ("test_e2e", "test_schemathesis")
 # Tests with llama.cpp in their own process beside those of another worker: its threads must not
-# spin for ones that have no core at the moment (docs/engine.md). Set before libgomp is loaded.
+# spin for ones that have no core now (docs/engine-notes.md). Set before libgomp is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 

@@ -20,7 +20,15 @@ from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.scheduling.step import CacheChange, Chunk, Forget, SwapIn, SwapOut
+from server.engine.scheduling.step import (
+    CacheChange,
+    Chunk,
+    Forget,
+    RestoreWindow,
+    SaveWindow,
+    SwapIn,
+    SwapOut,
+)
 from server.engine.vision.cache import ImageCache
 from server.engine.vision.encode import encode_pictures
 from server.errors import RequestError
@@ -95,6 +103,10 @@ class FakeRunner:
         self.store: PromptStore | None = None
         self.swapped: dict[StoredPrompt, list[Cell]] = {}
         self.swaps = 0
+        # Positions of a sliding window that were restored to cells of their own, by sequence.
+        self.windows: dict[int, dict[int, object]] = {}
+        self.saved_windows: dict[StoredPrompt, set[int]] = {}
+        self.restored_windows = 0
         self.copy_seconds = 0.0
         self.more_bytes = 3  # than was estimated
 
@@ -138,16 +150,42 @@ class FakeRunner:
         for change in changes:
             if isinstance(change, Forget):
                 self.cells.pop(change.seq_id, None)
+                self.windows.pop(change.seq_id, None)
             elif isinstance(change, SwapOut):
                 self._swap_out(change)
             elif isinstance(change, SwapIn):
                 self._swap_in(change)
+            elif isinstance(change, SaveWindow):
+                self._save_window(change)
+            elif isinstance(change, RestoreWindow):
+                have = self.saved_windows[change.checkpoint]
+                self.windows[change.seq_id] = {p: object() for p in have if p < change.end}
+                self.restored_windows += 1
+                self._check_size()
             else:
                 assert change.target not in self.cells, "used again without being forgotten"
                 # The very same cell objects: a shared cell is one cell.
                 source = self.cells[change.source]
                 self.cells[change.target] = [c for c in source if c.position < change.end]
                 assert self.cells[change.target] == source[: change.count]
+                window = self.windows.get(change.source, {})
+                self.windows[change.target] = {p: w for p, w in window.items() if p < change.end}
+
+    def _save_window(self, change: SaveWindow) -> None:
+        cells, checkpoint = self.cells[change.seq_id], change.checkpoint
+        keys = [tuple(key) for key in checkpoint.keys.tolist()]
+        assert [cell.key for cell in cells] == keys, "another prompt's cells"
+        assert self.store is not None
+        if checkpoint not in self.store.prompts:
+            return
+        own = self.windows.get(change.seq_id, {})
+        have = {c.position for c in cells if not c.lost or c.position in own}
+        wanted = {c.position for c in cells if c.position >= change.first}
+        if not wanted <= have:
+            self.store.drop(checkpoint)
+            return
+        self.saved_windows[checkpoint] = wanted
+        self.store.fill(checkpoint, np.zeros(checkpoint.size, np.uint8), self.copy_seconds)
 
     def _swap_out(self, change: SwapOut) -> None:
         """As llama.cpp: what was lost to a sliding window is not in the copy."""
@@ -174,6 +212,11 @@ class FakeRunner:
     def _check_size(self) -> None:
         distinct = {id(cell) for cells in self.cells.values() for cell in cells}
         assert len(distinct) <= self.n_cells, "more cells than there are"
+        windows = {id(w) for own in self.windows.values() for w in own.values()}
+        for seq_id, cells in self.cells.items():
+            own = self.windows.get(seq_id, {})
+            windows |= {id(c) for c in cells if not c.lost and c.position not in own}
+        assert len(windows) <= self.n_cells, "more cells of windows than there are"
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
@@ -186,13 +229,16 @@ class FakeRunner:
             assert len(rows) == chunk.count > 0
             keys = [tuple(key) for key in keys_of(request.runs, request.output_tokens).tolist()]
             cells = self.cells.setdefault(request.seq_id, [])
+            for seq_id in self.cells:
+                self._lose(seq_id)
             assert [cell.key for cell in cells] == keys[: chunk.start], "a gap or others' cells"
             positions = self._check_place(chunk, cells)
             new = keys[chunk.start : chunk.start + chunk.count]
-            seen = (c for c in cells if not self.window or c.position > positions[0] - self.window)
-            assert not any(cell.lost for cell in seen), "a token that was written over"
+            seen = [c for c in cells if not self.window or c.position > positions[0] - self.window]
+            own = self.windows.get(request.seq_id, {})
+            lost = [c for c in seen if c.lost and c.position not in own]
+            assert not lost, "a token that was written over"
             cells += [Cell(key, place) for key, place in zip(new, positions, strict=True)]
-            self._lose(request.seq_id)
             self.computed += chunk.count
             of_prompt = min(chunk.count, request.num_prompt - chunk.start)
             self.prefilled[request.request_id] += max(of_prompt, 0)
@@ -214,7 +260,13 @@ class FakeRunner:
         return (rows if rows.ndim == 1 else np.full(len(rows), 1000))[:, None].astype(np.float32)
 
     def _lose(self, seq_id: int) -> None:
+        """Before each micro-batch, what has left its window may be written over."""
         cells = self.cells[seq_id]
+        if not self.window or not cells:
+            return
+        least = cells[-1].position + 1 - self.window
+        own = self.windows.get(seq_id, {})
+        self.windows[seq_id] = {p: w for p, w in own.items() if p > least}
         others = {id(c) for other, owned in self.cells.items() if other != seq_id for c in owned}
         for cell in cells:
             masked = cells[-1].position + 1 - cell.position >= self.window > 0

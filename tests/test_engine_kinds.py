@@ -149,7 +149,7 @@ def test_a_prompt_from_the_ram_goes_on_as_from_the_cache(
         for name, parts in asked.items():
             engine.add(name, parts, 2)
             engine.run()
-        assert len(store.prompts) == len(asked) - 1
+        assert sum(not prompt.checkpoint for prompt in store.prompts) == len(asked) - 1
         hits = store.hits
         for name, parts in asked.items():
             engine.add(f"{name} again", parts, STEPS)

@@ -160,6 +160,8 @@ class Request:
     num_cached: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     blocks: tuple[int, ...] = ()
+    # Where its sliding window is copied to the RAM (scheduling/prefix_cache).
+    checkpoints: tuple[int, ...] = ()
     num_prompt: int = field(init=False)
     pictures: tuple[Picture, ...] = field(init=False)
     num_skipped: int = field(init=False)

@@ -18,7 +18,16 @@ from server.engine.llama.sampler import DrySamplers
 from server.engine.prompt_tokens import tokenize_prompt
 from server.engine.request import Request, Run, Sample
 from server.engine.scheduling.ram_store import PromptStore
-from server.engine.scheduling.step import CacheChange, Chunk, Forget, Share, SwapIn, SwapOut
+from server.engine.scheduling.step import (
+    CacheChange,
+    Chunk,
+    Forget,
+    RestoreWindow,
+    SaveWindow,
+    Share,
+    SwapIn,
+    SwapOut,
+)
 from server.engine.token_chooser import Chooser
 from server.engine.token_embeddings import TokenRows
 from server.engine.tokenize_thread import Vocabulary
@@ -54,6 +63,27 @@ class Swapper:
             self._store.drop(change.prompt)
             return
         self._store.fill(change.prompt, state, time.perf_counter() - start)
+
+    def save_window(self, change: SaveWindow) -> None:
+        """Copies a sliding window, unless some of its cells were overwritten meanwhile."""
+        start, checkpoint = time.perf_counter(), change.checkpoint
+        if checkpoint not in self._store.prompts:
+            return  # others have taken its place within the same step
+        try:
+            if not 0 <= self._context.first_position(change.seq_id) <= change.first:
+                raise MemoryError
+            state = self._context.save(change.seq_id, window_only=True)
+        except MemoryError:
+            self._store.drop(checkpoint)
+            return
+        self._store.fill(checkpoint, state, time.perf_counter() - start)
+
+    def restore_window(self, change: RestoreWindow) -> None:
+        """Copies a sliding window back. Raises RuntimeError where there are no cells for it."""
+        start, checkpoint = time.perf_counter(), change.checkpoint
+        assert checkpoint.state is not None, "only what was copied is found"
+        self._context.restore(change.seq_id, checkpoint.state, change.end, window_only=True)
+        self._store.copied_back(checkpoint, time.perf_counter() - start)
 
 
 class Runner(Protocol):
@@ -164,6 +194,10 @@ class LlamaRunner:
                     self._context.forget(change.seq_id)
                 case SwapOut() | SwapIn():
                     self._swapper.swap(change)
+                case SaveWindow():
+                    self._swapper.save_window(change)
+                case RestoreWindow():
+                    self._swapper.restore_window(change)
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""

@@ -164,7 +164,7 @@ def _environment(config: EngineConfig) -> dict[str, str]:
 
 
 def openmp(threads: int) -> dict[str, str]:
-    """How llama.cpp's threads wait for each other; docs/engine.md has the measurements.
+    """How llama.cpp's threads wait for each other; docs/engine-notes.md has the measurements.
 
     They meet at hundreds of barriers a token. Free to move, two of them often end up on one core
     as soon as anything else runs, and spin there in vain: a token took up to 40 times as long.

@@ -16,6 +16,7 @@ from server.engine.llama.model import Model
 from server.errors import StartupError
 
 _NO_CELLS = 1
+_WINDOW_ONLY = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 # enum llama_flash_attn_type
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}
 
@@ -189,26 +190,37 @@ class Context:
         """Lets ``target`` have the cells of ``source`` before position ``end``, at no cost."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
-    def save(self, seq_id: int) -> NDArray[np.uint8]:
+    def save(self, seq_id: int, *, window_only: bool = False) -> NDArray[np.uint8]:
         """A copy of a sequence's cells with their positions, uint8 [n].
 
-        Source: llama_state_seq_get_data; of a sliding window's layers only what has not left it.
+        Of a sliding window's layers only what has not left it; ``window_only``: only these layers.
+        Source: llama_state_seq_get_data_ext.
+
         Raises RuntimeError where llama.cpp cannot, MemoryError.
         """
-        size = llama_cpp.llama_state_seq_get_size(self.handle, seq_id)
+        flags = _WINDOW_ONLY if window_only else 0
+        size = llama_cpp.llama_state_seq_get_size_ext(self.handle, seq_id, flags)
         state = np.empty(size, np.uint8)
         target = _pointer(state, ctypes.c_uint8)
-        if llama_cpp.llama_state_seq_get_data(self.handle, target, size, seq_id) != size:
+        if llama_cpp.llama_state_seq_get_data_ext(self.handle, target, size, seq_id, flags) != size:
             raise RuntimeError("llama.cpp cannot copy the cells of a sequence")
         return state
 
-    def restore(self, seq_id: int, state: NDArray[np.uint8], end: int) -> None:
-        """Gives an empty sequence the cells of a copy, those before position ``end``.
+    def first_position(self, seq_id: int) -> int:
+        """The position from which on a sequence has all its cells in every layer, -1 if none."""
+        return int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id))
 
+    def restore(
+        self, seq_id: int, state: NDArray[np.uint8], end: int, *, window_only: bool = False
+    ) -> None:
+        """Gives a sequence the cells of a copy, those before position ``end``.
+
+        The sequence is empty; with ``window_only`` it keeps its cells in the other layers.
         Raises RuntimeError where there are not so many free cells as the whole copy has.
         """
-        source = _pointer(state, ctypes.c_uint8)
-        if not llama_cpp.llama_state_seq_set_data(self.handle, source, state.nbytes, seq_id):
+        flags = _WINDOW_ONLY if window_only else 0
+        source, size = _pointer(state, ctypes.c_uint8), state.nbytes
+        if not llama_cpp.llama_state_seq_set_data_ext(self.handle, source, size, seq_id, flags):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, end, -1)
 

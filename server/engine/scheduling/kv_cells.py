@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 class KVCache:
     """Hands out sequence ids and cells; which cell it is matters only for counting.
 
-    A sequence is busy until it is made idle; idle ones may be closed for their cells any time.
+    A sequence is busy until it is made idle; idle ones may be closed for their cells any time. One
+    whose sliding window was restored has cells of its own for it in llama.cpp's cache of windows,
+    which is as large as this one but would hold no more cells otherwise: they count here, too.
     """
 
     def __init__(self, n_seq: int, n_cells: int) -> None:
@@ -25,6 +27,7 @@ class KVCache:
         self._users = np.zeros(n_cells, np.int32)
         self._busy_users = np.zeros(n_cells, np.int32)
         self._cells: dict[int, list[int]] = {}
+        self._windows: dict[int, list[int]] = {}
 
     @property
     def has_sequence(self) -> bool:
@@ -59,8 +62,35 @@ class KVCache:
     def share(self, source: int, target: int, count: int) -> None:
         """Gives the first ``count`` cells of ``source`` to the empty busy ``target`` as well."""
         self._cells[target] = cells = self._cells[source][:count]
+        if source in self._windows:
+            self._windows[target] = self._windows[source]
+            cells = cells + self._windows[target]
         self._users[cells] += 1
         self._busy_users[cells] += 1
+
+    def take_window(self, seq_id: int, count: int) -> None:
+        """Counts cells for the restored window of a busy sequence, in place of a shared one."""
+        old = self._windows.pop(seq_id, [])
+        self._users[old] -= 1
+        self._busy_users[old] -= 1
+        self._free_cells += [cell for cell in old if not self._users[cell]]
+        self._windows[seq_id] = self._pop_cells(count)
+
+    def release_windows(self) -> None:
+        """Counts windows no longer, if only one sequence is left: it has no more cells there."""
+        if len(self._cells) != 1:
+            return
+        for cells in self._windows.values():
+            self._users[cells] = self._busy_users[cells] = 0
+            self._free_cells += cells
+        self._windows.clear()
+
+    def _pop_cells(self, count: int) -> list[int]:
+        cells = self._free_cells[-count:]
+        del self._free_cells[-count:]
+        self._users[cells] += 1
+        self._busy_users[cells] += 1
+        return cells
 
     def take(self, seq_id: int, count: int) -> None:
         """Appends free cells to a busy sequence; the caller has seen that there are some."""
@@ -70,22 +100,23 @@ class KVCache:
             self._busy_users[cell] += 1
             self._cells[seq_id].append(cell)
         elif count:
-            cells = self._free_cells[-count:]
-            del self._free_cells[-count:]
-            self._users[cells] += 1
-            self._busy_users[cells] += 1
-            self._cells[seq_id] += cells
+            self._cells[seq_id] += self._pop_cells(count)
 
     def make_idle(self, seq_id: int) -> None:
         """The sequence is computed no further."""
-        self._busy_users[self._cells[seq_id]] -= 1
+        self._busy_users[self._all_cells(seq_id)] -= 1
 
     def close(self, seq_id: int) -> None:
         """Takes back the id of an idle sequence, and its cells that no other sequence has."""
-        cells: NDArray[np.int64] = np.array(self._cells.pop(seq_id), np.int64)
+        cells: NDArray[np.int64] = np.array(self._all_cells(seq_id), np.int64)
+        del self._cells[seq_id]
+        self._windows.pop(seq_id, None)
         self._users[cells] -= 1
         self._free_cells += cells[self._users[cells] == 0].tolist()
         self._free_ids.append(seq_id)
+
+    def _all_cells(self, seq_id: int) -> list[int]:
+        return self._cells[seq_id] + self._windows.get(seq_id, [])
 
     def check_integrity(self, busy: Mapping[int, int], idle: Mapping[int, int]) -> None:
         """Raises RuntimeError where the counts of cells do not agree with each other.
@@ -98,7 +129,7 @@ class KVCache:
         if set(self._free_ids) & lengths.keys():
             raise RuntimeError("a sequence id is free and in use")
         for found, seq_ids in ((self._users, lengths), (self._busy_users, busy)):
-            cells = [cell for seq_id in seq_ids for cell in self._cells[seq_id]]
+            cells = [cell for seq_id in seq_ids for cell in self._all_cells(seq_id)]
             if not np.array_equal(np.bincount(cells, minlength=self.n_cells), found):
                 raise RuntimeError("a cell is counted for more or fewer sequences than have it")
         if sorted(self._free_cells) != np.flatnonzero(self._users == 0).tolist():

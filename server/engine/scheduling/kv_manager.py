@@ -9,7 +9,15 @@ from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.prefix_cache import Entry, Match, PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of
-from server.engine.scheduling.step import CacheChange, Forget, Share, SwapIn, SwapOut
+from server.engine.scheduling.step import (
+    CacheChange,
+    Forget,
+    RestoreWindow,
+    SaveWindow,
+    Share,
+    SwapIn,
+    SwapOut,
+)
 
 
 class KVManager:
@@ -25,7 +33,10 @@ class KVManager:
         # Whether idle sequences may have more cells than they should.
         self.may_have_surplus = False
         self._seconds = float("inf")
-        self.copying = 0.0
+        self.copying = self._next_copying = 0.0
+        self._saves: list[tuple[float, SaveWindow]] = []
+        # Whether the next step has windows to copy.
+        self.has_saves = False
 
     @property
     def has_surplus(self) -> bool:
@@ -41,12 +52,19 @@ class KVManager:
         """
         self._busy = any(request.decoding for request in running)
         self._seconds = self._pace.target if self._busy else float("inf")
-        self.copying = 0.0
+        self.copying, self._next_copying = self._next_copying, 0.0
 
     def take_changes(self) -> list[CacheChange]:
         """Returns the changes to make before the next step computes anything."""
         changes, self._changes = self._changes, []
         return changes
+
+    def queue_saves(self) -> None:
+        """Makes the copies of windows that this step completes the next step's first changes."""
+        self._changes = [save for _, save in self._saves]
+        self._next_copying = sum(seconds for seconds, _ in self._saves)
+        self.has_saves = bool(self._saves)
+        self._saves = []
 
     def find(self, request: Request, running: Sequence[Request], promised: int) -> Match:
         """The longest prefix of a request that is computed already.
@@ -54,7 +72,21 @@ class KVManager:
         ``promised`` cells are for those that run.
         """
         room = self.kv.n_cells - self.kv.pinned - promised
-        return self.prefixes.find(request, running, room, self._pace.speed)
+        match = self.prefixes.find(request, running, room, self._pace.speed)
+        if match.checkpoint is None or self._window_fits(request, match, room):
+            return match
+        speed = self._pace.speed
+        return self.prefixes.find(request, running, room, speed, use_checkpoints=False)
+
+    def _window_fits(self, request: Request, match: Match, room: int) -> bool:
+        """Whether there is room for a restored window, with all other idle sequences evicted."""
+        if match.stored is not None:
+            needed = max(len(match.stored.keys), request.num_tokens)
+        else:
+            needed = request.num_tokens - match.count
+        if match.entry is not None:
+            needed += self.kv.unpinned(match.seq_id, len(match.entry.keys))
+        return needed + 1 + self.prefixes.window <= room
 
     def fits(self, request: Request, match: Match, promised: int) -> bool:
         """Whether it fits beside the running requests, with all idle sequences evicted if need be.
@@ -66,12 +98,20 @@ class KVManager:
             needed -= match.count
         if match.entry is not None:
             needed += self.kv.unpinned(match.seq_id, match.count)
+        if match.checkpoint is not None:
+            needed += self.prefixes.window
         return self.kv.pinned + promised + needed <= self.kv.n_cells
 
     def start(self, request: Request, match: Match) -> None:
         """Gives a request its sequence, with the cells of the prefix that was found."""
         if match.entry is not None:
             self.prefixes.touch(match.entry)
+            self.prefixes.entries.remove(match.entry)  # whatever the policy, it is not evicted now
+        self._open(request, match)
+        if match.entry is not None:
+            self.prefixes.entries.append(match.entry)
+
+    def _open(self, request: Request, match: Match) -> None:
         if match.stored is not None:
             self.prefixes.store.touch(match.stored, match.count)
             self.make_room(len(match.stored.keys))
@@ -88,11 +128,34 @@ class KVManager:
         else:
             self.kv.share(match.seq_id, request.seq_id, match.count)
             self._changes.append(Share(match.seq_id, request.seq_id, match.count, end))
+        if match.checkpoint is not None:
+            self.make_room(self.prefixes.window)
+            self.kv.take_window(request.seq_id, min(self.prefixes.window, match.count))
+            self.prefixes.store.touch(match.checkpoint, 0)
+            self.copying += self.prefixes.store.seconds_in(match.checkpoint)
+            self._changes.append(RestoreWindow(match.checkpoint, request.seq_id, end))
+
+    def save_window(self, request: Request, count: int) -> None:
+        """Keeps the sliding window of a request that has just ``count`` positions after this step.
+
+        Not if the copy takes longer than a step should, while other requests decode.
+        """
+        window, store = self.prefixes.window, self.prefixes.store
+        seconds = store.seconds_out(min(count, window))
+        if seconds > self._seconds:
+            return
+        checkpoint = store.add_checkpoint(request.keys[:count], window)
+        if checkpoint is not None:
+            # The last of the positions may be computed anew, and sees this much before it.
+            first = max(request.position_at(count - 1) - window + 1, 0)
+            self._saves.append((seconds, SaveWindow(request.seq_id, checkpoint, first)))
 
     def make_room(self, cells: int) -> bool:
         """Evicts idle sequences until so many cells are free; whether they are."""
         while self.kv.free < cells and self.prefixes.entries:
             self._evict(self.prefixes.pop_victim())
+        if self.kv.free < cells:
+            self.kv.release_windows()
         return self.kv.free >= cells
 
     def keep(self, request: Request) -> None:

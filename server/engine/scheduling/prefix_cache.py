@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from server.engine.request import Request
+from server.engine.request import ImageRun, Request
 from server.engine.scheduling.eviction import EvictionPolicy, make_policy
 from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
@@ -23,13 +23,20 @@ class Entry:
 @dataclass(slots=True, frozen=True)
 class Match:
     """The first ``count`` positions of a prompt are in ``seq_id``, ``entry`` if that is idle, or
-    only in the RAM, in ``stored``.
+    only in the RAM, in ``stored``. The sliding window's cells are in ``checkpoint``, if it is set.
     """
 
     seq_id: int = -1
     count: int = 0
     entry: Entry | None = None
     stored: StoredPrompt | None = None
+    checkpoint: StoredPrompt | None = None
+
+
+# As often as llama-server makes checkpoints of a long prompt.
+CHECKPOINT_EVERY = 8192
+# How many positions each checkpoint is for, longest first.
+Checkpoints = list[tuple[int, StoredPrompt]]
 
 
 @dataclass(slots=True)
@@ -45,7 +52,8 @@ class PrefixCache:
 
     Without ``shares`` nothing is kept, because this model's cells cannot be given to another
     sequence. With a sliding ``window``, llama.cpp overwrites cells that have left it: complete are
-    only sequences that never were as long, and the end of any other.
+    only sequences that never were as long, and the end of any other. Elsewhere ``store`` may have a
+    checkpoint: a copy of the window's cells.
     """
 
     window: int = 0
@@ -80,7 +88,13 @@ class PrefixCache:
         return self.policy.victim(self.entries)
 
     def find(
-        self, wanted: Request, running: Iterable[Request], room: int = 0, speed: float = 1.0
+        self,
+        wanted: Request,
+        running: Iterable[Request],
+        room: int = 0,
+        speed: float = 1.0,
+        *,
+        use_checkpoints: bool = True,
     ) -> Match:
         """The longest prefix that is computed already, in an idle or a running sequence, or in the
         RAM, where that is a good deal longer, there is ``room`` for all of it without sharing, and
@@ -89,38 +103,62 @@ class PrefixCache:
         The last token of a prompt is never taken: it has to be computed for its logits. Of a
         picture that cannot be divided, all is taken or nothing. Who wants the prompt computed anew
         takes nothing, but its own where it was preempted.
+        With ``use_checkpoints`` there is room to restore a sliding window.
         """
         best, limit = Match(), len(wanted.keys) - 1
         if not self.shares or wanted.pool is not None:
             return best  # a pooled one's states have to be computed, whoever else has done so
         if not wanted.sampling.cache_prompt and not wanted.output_tokens:
             return best
+        windows = self._checkpoints(wanted) if use_checkpoints else []
         for entry in self.entries:
-            count = wanted.shareable(min(common_prefix(entry.keys, wanted.keys), limit))
-            if count > best.count and self.has(len(entry.keys), count):
-                best = Match(entry.seq_id, count, entry)
+            shared = min(common_prefix(entry.keys, wanted.keys), limit)
+            count, window = self._reusable(wanted, len(entry.keys), shared, windows)
+            if count > best.count:
+                best = Match(entry.seq_id, count, entry, checkpoint=window)
         for request in running:
             shared = common_prefix(request.keys[: request.num_computed], wanted.keys)
-            count = wanted.shareable(min(shared, limit))
-            if count > best.count and self.has(request.num_computed, count):
-                best = Match(request.seq_id, count)
-        return self._find_stored(wanted, best, room, speed) or best
+            length, shared = request.num_computed, min(shared, limit)
+            count, window = self._reusable(wanted, length, shared, windows)
+            if count > best.count:
+                best = Match(request.seq_id, count, checkpoint=window)
+        return self._find_stored(wanted, best, room, speed, windows) or best
 
-    def _find_stored(self, wanted: Request, best: Match, room: int, speed: float) -> Match | None:
+    def _checkpoints(self, wanted: Request) -> Checkpoints:
+        if not self.window:
+            return []
+        found = self.store.checkpoints(wanted.keys, wanted.blocks)
+        return [(count, each) for count, each in found if wanted.shareable(count) == count]
+
+    def _reusable(
+        self, wanted: Request, length: int, shared: int, windows: Checkpoints
+    ) -> tuple[int, StoredPrompt | None]:
+        """How much of a sequence of ``length`` can be reused, of ``shared`` positions."""
+        count = wanted.shareable(shared)
+        if self.has(length, count):
+            return count, None
+        return next(((n, each) for n, each in windows if n <= shared), (0, None))
+
+    def _find_stored(
+        self, wanted: Request, best: Match, room: int, speed: float, windows: Checkpoints
+    ) -> Match | None:
         limit = len(wanted.keys) - 1
         if limit < best.count + self.store.block or wanted.num_tokens >= room:
             return None
 
+        def reusable(prompt: StoredPrompt) -> tuple[int, StoredPrompt | None]:
+            shared = min(common_prefix(prompt.keys, wanted.keys), limit)
+            return self._reusable(wanted, len(prompt.keys), shared, windows)
+
         def gain(prompt: StoredPrompt) -> int:
-            size = len(prompt.keys)
-            count = wanted.shareable(min(common_prefix(prompt.keys, wanted.keys), limit))
-            if size > room or not self.has(size, count):
-                return 0
-            won = count - best.count
-            return won if self.store.seconds_in(prompt) * speed < won else 0
+            won = reusable(prompt)[0] - best.count
+            worth = len(prompt.keys) <= room and self.store.seconds_in(prompt) * speed < won
+            return won if worth else 0
 
         stored, won = self.store.find(wanted.blocks, gain)
-        return Match(count=best.count + won, stored=stored) if stored else None
+        if stored is None:
+            return None
+        return Match(count=best.count + won, stored=stored, checkpoint=reusable(stored)[1])
 
     def in_progress(
         self, wanted: Request, running: Iterable[Request]
@@ -139,6 +177,33 @@ class PrefixCache:
     def has(self, length: int, count: int) -> bool:
         """Whether a sequence of ``length`` still has all that goes on after its first ``count``."""
         return not self.window or length < self.window or count == length
+
+    def checkpoints_of(self, request: Request) -> tuple[int, ...]:
+        """After how many positions of a prompt its sliding window is worth a copy.
+
+        After the last picture, for another question about the same pictures; at the end, for the
+        same prompt again and for an answer that comes back changed; and now and then in between.
+        Not where nothing leaves the window, or little is lost with it.
+        """
+        end, window = request.num_prompt, self.window
+        longest = end + request.max_new_tokens
+        if (
+            not window
+            or not self.shares
+            or request.pool
+            or longest < window
+            or end < max(window // 4, 1)
+        ):
+            return ()
+        places, start = {end}, 0
+        pictures = 0
+        for run in request.runs:
+            start += run.size
+            if isinstance(run, ImageRun):
+                pictures = start
+        between = range(CHECKPOINT_EVERY, end, CHECKPOINT_EVERY)
+        places |= {pictures, *map(request.shareable, between)}
+        return tuple(sorted(places - {0}))
 
     def touch(self, entry: Entry) -> None:
         """The entry was reused just now."""

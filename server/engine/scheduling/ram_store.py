@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.scheduling.eviction import EvictionPolicy, make_policy
-from server.engine.scheduling.prompt_keys import Keys, begins_with
+from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
 
 _FIRST_GUESS = 0.5e-9
 _WEIGHT = 0.2
@@ -19,7 +19,8 @@ _WEIGHT = 0.2
 class StoredPrompt:
     """``state``: the cells of one sequence as llama.cpp writes them, uint8 [n]; None until then.
 
-    ``size`` is in bytes, estimated until they are there.
+    ``size`` is in bytes, estimated until they are there. A ``checkpoint`` has only the cells of a
+    sliding window, as they were when the sequence had just these positions.
     """
 
     keys: Keys
@@ -27,6 +28,7 @@ class StoredPrompt:
     size: int
     last_used: int = 0
     state: NDArray[np.uint8] | None = None
+    checkpoint: bool = False
 
 
 @dataclass(slots=True)
@@ -70,16 +72,32 @@ class PromptStore:
         if len(keys) < self.block or size > self.most_bytes:
             return None
         new = StoredPrompt(keys, self.blocks(keys), size)
-        self.policy.use(new)
         if replaces:
-            for old in [each for each in self.prompts if begins_with(keys, each.keys)]:
+            whole = [each for each in self.prompts if not each.checkpoint]
+            for old in [each for each in whole if begins_with(keys, each.keys)]:
                 self.drop(old)
+        self._insert(new)
+        return new
+
+    def add_checkpoint(self, keys: Keys, window: int) -> StoredPrompt | None:
+        """A place for the window's cells after these positions; None if it has them, or no room."""
+        size = min(len(keys), window) * self.cell_bytes
+        blocks = self.blocks(keys)
+        if not blocks or size > self.most_bytes:
+            return None
+        if any(_same(each, keys) for each in self._index.get(blocks[-1], ())):
+            return None
+        new = StoredPrompt(keys, blocks, size, checkpoint=True)
+        self._insert(new)
+        return new
+
+    def _insert(self, new: StoredPrompt) -> None:
+        self.policy.use(new)
         self.prompts.append(new)
-        self.n_bytes += size
+        self.n_bytes += new.size
         for block in new.blocks:
             self._index.setdefault(block, []).append(new)
         self._shrink()
-        return new
 
     def fill(self, prompt: StoredPrompt, state: NDArray[np.uint8], seconds: float) -> None:
         """Its cells were copied, which took so long."""
@@ -103,11 +121,27 @@ class PromptStore:
         for block in reversed(blocks):
             new = [prompt for prompt in self._index.get(block, ()) if prompt not in seen]
             seen.update(new)
-            gains = [(gain(prompt), prompt) for prompt in new if prompt.state is not None]
+            copied = [each for each in new if each.state is not None and not each.checkpoint]
+            gains = [(gain(prompt), prompt) for prompt in copied]
             won, best = max(gains, key=lambda each: each[0], default=(0, None))
             if won >= self.block:
                 return best, won
         return None, 0
+
+    def checkpoints(self, keys: Keys, blocks: Sequence[int]) -> list[tuple[int, StoredPrompt]]:
+        """Checkpoints for a prompt with these keys, and for how many positions; the most first.
+
+        Those are all of its own, or one less: then the last one, which has to be computed for its
+        logits, sees what it should.
+        """
+        found: dict[StoredPrompt, int] = {}
+        for block in blocks:
+            for each in self._index.get(block, ()):
+                if each.checkpoint and each.state is not None and each not in found:
+                    count = min(common_prefix(each.keys, keys), len(keys) - 1)
+                    if count >= len(each.keys) - 1:
+                        found[each] = count
+        return sorted(((n, each) for each, n in found.items()), key=lambda one: -one[0])
 
     def touch(self, prompt: StoredPrompt, count: int) -> None:
         """So many positions of it are about to be used."""
@@ -120,6 +154,7 @@ class PromptStore:
         return bool(blocks) and any(
             begins_with(prompt.keys, keys) and (not exact or len(prompt.keys) == len(keys))
             for prompt in self._index.get(blocks[-1], ())
+            if not prompt.checkpoint
         )
 
     def _shrink(self) -> None:
@@ -143,6 +178,10 @@ class PromptStore:
         expected = [(block, prompt) for prompt in self.prompts for block in prompt.blocks]
         if len(indexed) != len(expected) or set(indexed) != set(expected):
             raise RuntimeError("the index has other prompts than the store")
+
+
+def _same(one: StoredPrompt, keys: Keys) -> bool:
+    return one.checkpoint and len(one.keys) == len(keys) and begins_with(one.keys, keys)
 
 
 def _blocks(keys: Keys, size: int) -> Iterator[int]:

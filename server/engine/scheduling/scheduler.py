@@ -59,8 +59,9 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request waits or runs, or idle sequences are to be moved to the RAM."""
-        return bool(self.waiting or self.running) or self._cells.has_surplus
+        """Whether any request waits or runs, or cells are to be copied to the RAM."""
+        copies = self._cells.has_saves or self._cells.has_surplus
+        return bool(self.waiting or self.running) or copies
 
     @property
     def decodes_only(self) -> bool:
@@ -77,6 +78,7 @@ class Scheduler:
         """Queues a request that fits the context by itself."""
         request.keys = keys_of(request.runs)
         request.blocks = self.prefixes.store.blocks(request.keys)
+        request.checkpoints = self.prefixes.checkpoints_of(request)
         self._changed = True
         self.waiting.append(request)
 
@@ -117,6 +119,7 @@ class Scheduler:
         self._plan_prefills()
         plan, self._plan = self._plan, StepPlan()
         plan.cache, plan.copying = self._cells.take_changes(), self._cells.copying
+        self._cells.queue_saves()
         self._changed = self._changed or self._cells.may_have_surplus
         return plan
 
@@ -235,6 +238,10 @@ class Scheduler:
         if request in self._pauses:
             done = request.num_computed + self._planned.get(request, 0)
             wanted = min(wanted, self._pauses[request] - done)
+        if request.checkpoints:
+            done = request.num_computed + self._planned.get(request, 0)
+            ends = [place for place in request.checkpoints if place > request.num_computed]
+            wanted = min([wanted, *(place - done for place in ends)])
         self._cells.make_room(wanted)
         count = min(wanted, self.kv.free)
         if count > 0:
@@ -246,4 +253,6 @@ class Scheduler:
         self._planned[request] = planned + count
         self.kv.take(request.seq_id, count)
         start = request.num_computed + planned
+        if start + count in request.checkpoints:
+            self._cells.save_window(request, start + count)
         return Chunk(request, start, count, sample=start + count == request.num_tokens)

@@ -58,7 +58,25 @@ class SwapIn:
     end: int
 
 
-CacheChange = Forget | Share | SwapOut | SwapIn
+@dataclass(slots=True, frozen=True)
+class SaveWindow:
+    """Copy a sequence's sliding window to the RAM, if all that position ``first`` on is there."""
+
+    seq_id: int
+    checkpoint: StoredPrompt
+    first: int
+
+
+@dataclass(slots=True, frozen=True)
+class RestoreWindow:
+    """Replace a sequence's sliding window by that of a checkpoint, before position ``end``."""
+
+    checkpoint: StoredPrompt
+    seq_id: int
+    end: int
+
+
+CacheChange = Forget | Share | SwapOut | SwapIn | SaveWindow | RestoreWindow
 
 
 @dataclass(slots=True)
