@@ -38,7 +38,6 @@ IGNORED: dict[str, Any] = {
     "prediction": {"type": "content", "content": "x"},
     "prompt_cache_options": {"mode": "explicit"},
     "prompt_cache_retention": "24h",
-    "reasoning_effort": "high",
     "service_tier": "flex",
     "store": True,
     "verbosity": "low",

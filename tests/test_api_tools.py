@@ -180,7 +180,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         for p, where in (
             ("x", PARAMETERS),
             ({"type": "string"}, f"{PARAMETERS}.type"),
-            (nested(200), PARAMETERS),
+            (nested(60), PARAMETERS),
             ({"enum": [{}] * 6000}, PARAMETERS),
         )
     ),

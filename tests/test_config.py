@@ -89,7 +89,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "image_max_frames": 15, "sse_ping_interval": 17,
         "responses_max_count": 21, "responses_max_bytes": 22,
         "log_format": "json", "log_content": True, "otlp_endpoint": "http://collector:4318",
-        "chat_template": "vicuna", "chat_template_file": "/t.jinja",
+        "chat_template": "vicuna", "chat_template_file": "/t.jinja", "reasoning_format": "none",
         "fit": "off", "memory_margin": 16, "cache_type_k": "q8_0", "cache_type_v": "q4_0",
         "flash_attn": "on", "mmap": False, "mlock": True, "split_mode": "none", "main_gpu": 1,
         "tensor_split": "3,1",

@@ -8,6 +8,7 @@ from pathlib import Path
 from server.defaults import IMAGE_PREPARED_BYTES
 from server.images.prepare import ImageOptions
 from server.images.url_policy import FetchOptions
+from server.tools.reasoning import ReasoningFormat
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,10 +27,12 @@ class ApiOptions:
     those who ask. Without ``serve_metrics`` they are served elsewhere (server.api.app).
 
     ``model_alias`` is the name in the API; without one the GGUF's name serves.
-    ``chat_template`` is the name of a built-in template or a Jinja source. No ``api_keys``:
-    open to all. Without ``image_root`` no file: URL is opened. ``files_max_bytes`` bounds all
-    uploads together, which stay for ``files_expire`` seconds, or for good if that is 0. At
-    most ``responses_max_count`` responses of ``responses_max_bytes`` together are stored.
+    ``chat_template`` is the name of a built-in template or a Jinja source. ``reasoning_format``
+    says whether thoughts are separated from answers: auto where the template has them.
+    No ``api_keys``: open to all. Without ``image_root`` no file: URL is opened.
+    ``files_max_bytes`` bounds all uploads together, which stay for ``files_expire`` seconds, or for
+    good if that is 0. At most ``responses_max_count`` responses of ``responses_max_bytes`` together
+    are stored.
     Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
     ``image_prepared_bytes`` of prepared pictures are kept.
     ``docs``: the OpenAPI document and the page that shows it are served; ``page``: the page at /.
@@ -39,6 +42,7 @@ class ApiOptions:
     images: ImageOptions = field(default_factory=ImageOptions)
     model_alias: str | None = None
     chat_template: str | None = None
+    reasoning_format: ReasoningFormat = "auto"
     api_keys: tuple[str, ...] = ()
     api_key_file: Path | None = None
     max_queue: int | None = None

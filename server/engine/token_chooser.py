@@ -12,6 +12,7 @@ from server.engine.llama.context import Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers, Sampler
 from server.engine.request import Request, Sample, TokenRun
+from server.engine.thought import ThoughtGate
 from server.errors import EngineError, LlavaError, RequestError
 from server.messages import TokenLogprob
 from server.messages.sampling import SamplingParams
@@ -112,22 +113,28 @@ class Chooser:
         self._limits: TokenLimits | None = None
         if params.limits_tokens or params.stop_token_ids:
             self._limits = TokenLimits(params, model, request.output_tokens)
+        self._thought = ThoughtGate(params.thought, model) if params.thought is not None else None
+        restricts = self._grammar, self._limits, self._thought
+        self._restricted = any(each is not None for each in restricts)
         self._sampler = Sampler(params, model, dry, prompt)
         for token in request.output_tokens:
             self._sampler.replay(token)
-            if self._grammar is not None:
-                self._grammar.accept(token, model.piece(token))
+            self._follow(token)
 
     def choose(self, context: Context, row: int) -> Sample:
         """The next token from the logits of batch row ``row``."""
-        if self._grammar is None and self._n_logprobs is None and self._limits is None:
+        if not self._restricted and self._n_logprobs is None:
             return Sample(self._sampler.sample(context, row))
         logits = context.logits(row, self._model.n_vocab)
         if self._n_logprobs is not None:
             denominator, top = top_logprobs(logits, self._n_logprobs)
-        if self._limits is not None:
-            self._limits.restrict(logits)
-        sample = self._choose_within(self._grammar, logits, context, row)
+        forced = self._thought.forced if self._thought is not None else None
+        if forced is not None:
+            sample = self._force(forced)
+        else:
+            if self._limits is not None:
+                self._limits.restrict(logits)
+            sample = self._choose_within(logits, context, row)
         if self._n_logprobs is not None and sample.error is None:
             own = bounded(float(logits[sample.token]) - denominator)
             name = self._model.whole_piece
@@ -136,29 +143,48 @@ class Chooser:
             )
         return sample
 
-    def _choose_within(
-        self,
-        grammar: GrammarMatcher | None,
-        logits: NDArray[np.float32],
-        context: Context,
-        row: int,
-    ) -> Sample:
+    def _force(self, token: int) -> Sample:
+        self._sampler.replay(token)
+        self._follow(token)
+        if self._limits is not None:
+            self._limits.accept(token)
+        return Sample(token)
+
+    def _choose_within(self, logits: NDArray[np.float32], context: Context, row: int) -> Sample:
+        grammar, thought = self._grammar, self._thought
+        if thought is not None and thought.thinking:
+            grammar = None  # it holds for the answer alone
         if grammar is not None:
+            opening = thought.opening if thought is not None and thought.undecided else None
+            wanted = -np.inf if opening is None else logits[opening]
             try:
                 grammar.restrict(logits)
             except RequestError as error:
                 return Sample(-1, error=error)
-            if grammar.must_end:
+            if opening is not None:
+                logits[opening] = wanted
+            elif grammar.must_end:
                 return Sample(min(self._model.end_tokens, default=0), ended=True)
         token = self._sampler.sample(context, row)
         if logits[token] == -np.inf and (grammar is not None or self._limits is not None):
             return Sample(-1, error=self._nothing_left())
         if self._limits is not None:
             self._limits.accept(token)
-        if grammar is None:
-            return Sample(token)
-        grammar.accept(token, self._model.piece(token))
-        return Sample(token, ended=grammar.ended)
+        self._follow(token)
+        return Sample(token, ended=grammar is not None and grammar.ended)
+
+    def _follow(self, token: int) -> None:
+        """``token`` was chosen: a thought's are not the grammar's."""
+        if self._thought is None and self._grammar is None:
+            return
+        piece = self._model.piece(token)
+        if self._thought is not None:
+            before = self._thought.thinking
+            self._thought.accept(piece)
+            if before or self._thought.thinking:
+                return
+        if self._grammar is not None:
+            self._grammar.accept(token, piece)
 
     def _nothing_left(self) -> LlavaError:
         if self._limits is None:

@@ -60,6 +60,19 @@ class Grammar:
 
 
 @dataclass(slots=True, frozen=True)
+class ThoughtRule:
+    """An answer may begin with a thought between ``start`` and ``end``, which no grammar binds.
+
+    ``begun``: it begins within one. After ``budget`` tokens the thought is closed; None: never.
+    """
+
+    start: str
+    end: str
+    begun: bool = False
+    budget: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
 class SamplingParams:
     """Sampling parameters, checked where they enter, in the API.
 
@@ -113,6 +126,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int | str, float], ...] = ()
     ignore_eos: bool = False
     grammar: Grammar | None = None
+    thought: ThoughtRule | None = None
     logprobs: int | None = None
     continues: bool = False
     cache_prompt: bool = True

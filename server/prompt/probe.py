@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from server.prompt.sandbox import ConversationError
 from server.prompt.turn import MessageForm, Turn
 from server.tools import Tool, ToolCall
+from server.tools.reasoning import ThoughtTags, recognize_tags
 from server.tools.style import ToolStyle, recognize
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ Render = Callable[[Sequence[Turn], Sequence[Tool], MessageForm], str]
 class Abilities:
     """``style`` is the way in which the template writes calls, None where it writes none that
     we know; ``system``: it writes a system message at the beginning down, ``later_system``: also
-    one behind other messages; ``repeats``: it writes two messages of one role in a row.
+    one behind other messages; ``repeats``: it writes two messages of one role in a row. ``tags``
+    are those of its model's thoughts.
     """
 
     form: MessageForm
@@ -36,10 +38,14 @@ class Abilities:
     system: bool
     later_system: bool
     repeats: bool
+    tags: ThoughtTags | None
 
 
-def probe(render: Render) -> Abilities:
-    """What ``render``'s template can do. Raises TemplateError when it loses what users say."""
+def probe(render: Render, source: str) -> Abilities:
+    """What ``render``'s template, with this ``source``, can do.
+
+    Raises TemplateError when it loses what users say.
+    """
     form = _content_form(render)
     style = None
     for objects, short in product((True, False), (False, True)):
@@ -54,7 +60,8 @@ def probe(render: Render) -> Abilities:
     later = (*answered, Turn("system", word), user)
     later_system = system and _WORD in _try(render, later, (), form)
     repeats = not _refuses(render, (Turn("user", word), user, *answered[1:], user), form)
-    return Abilities(form, style, system, later_system, repeats)
+    tags = recognize_tags(source, _try(render, (user,), (), form))
+    return Abilities(form, style, system, later_system, repeats, tags)
 
 
 def _refuses(render: Render, turns: Sequence[Turn], form: MessageForm) -> bool:

@@ -70,4 +70,5 @@ def _together(first: Turn, second: Turn, between: tuple[Part, ...] = ()) -> Turn
         between = (*between, "")
     calls = first.tool_calls + second.tool_calls
     content = (*before, *between, *after) if before and after else before + after
-    return Turn(first.role, content, calls)
+    thought = "\n".join(filter(None, (first.thought, second.thought)))
+    return Turn(first.role, content, calls, thought=thought)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from jinja2 import Environment, Template, Undefined, filters, nodes, pass_environment
+from jinja2 import Environment, Template, Undefined, filters, meta, nodes, pass_environment
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
 from jinja2.filters import make_attrgetter
@@ -37,7 +37,14 @@ from server.prompt.limits import (
 )
 from server.prompt.literal import in_json
 
-__all__ = ["MAX_CHARS", "ConversationError", "TemplateLimitError", "compile_template", "render"]
+__all__ = [
+    "MAX_CHARS",
+    "ConversationError",
+    "TemplateLimitError",
+    "compile_template",
+    "render",
+    "variables_of",
+]
 
 MAX_SECONDS = 2.0
 
@@ -127,6 +134,11 @@ def compile_template(source: str) -> Template:
     sandbox.globals["raise_exception"] = _raise_exception
     sandbox.globals["strftime_now"] = _strftime_now
     return sandbox.from_string(source)
+
+
+def variables_of(template: Template, source: str) -> frozenset[str]:
+    """The names that a template reads from outside."""
+    return frozenset(meta.find_undeclared_variables(template.environment.parse(source)))
 
 
 def render(template: Template, variables: Mapping[str, object]) -> str:

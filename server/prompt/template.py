@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from server.prompt.sandbox import (
     TemplateLimitError,
     compile_template,
     render,
+    variables_of,
 )
 from server.prompt.turn import MessageForm, Part, Picture, Turn, in_words, json_object, write
 from server.tools import Tool
+from server.tools.reasoning import ThoughtTags
 from server.tools.style import HERMES, ToolStyle
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class ChatTemplate:
         self._specials = specials or Specials()
         self._pattern = specials_pattern(self._specials.tokens)
         self._template: Template = compile_template(source)
-        self._can = probe(self._run)
+        self.variables = variables_of(self._template, source)
+        self._can = probe(self._run, source)
         self._reordered = False
 
     @property
@@ -70,6 +73,11 @@ class ChatTemplate:
         """Whether the template itself tells the model of functions."""
         return self._can.style is not None
 
+    @property
+    def thought_tags(self) -> ThoughtTags | None:
+        """The tags of the model's thoughts, None where it is not known to think."""
+        return self._can.tags
+
     def parts(
         self,
         turns: Sequence[Turn],
@@ -77,12 +85,14 @@ class ChatTemplate:
         *,
         continues: bool = False,
         gap: str = "\n",
+        switches: Mapping[str, object] | None = None,
     ) -> tuple[Part, ...]:
         """The prompt for ``turns``, cut at its pictures. Blocks: call it in a worker thread.
 
         ``continues``: the last turn, the assistant's, is begun and not ended. ``gap`` is written
         after each picture: LLaVA's newline, or nothing.
         ``tools`` are told to the model by the template, or in words where it knows none.
+        ``switches`` are variables of the template's own, such as ``enable_thinking``.
         """
         size = sum(len(piece) for turn in turns for piece in turn.content if isinstance(piece, str))
         if size > MAX_CHARS:
@@ -91,7 +101,7 @@ class ChatTemplate:
             )
         if not self.tells_tools:
             turns, tools = in_words(turns, tools, system=self._can.system), ()
-        writing = _Writing(Marks(self._pattern), gap)
+        writing = _Writing(Marks(self._pattern), gap, switches or {})
         begun = writing.text(turns[-1]) if continues else ""
         answered = turns[:-1] if continues else turns
         text = self._unframed(self._render(self._ordered(answered), tools, writing)) + begun
@@ -164,8 +174,9 @@ class ChatTemplate:
         form: MessageForm,
         writing: _Writing | None = None,
     ) -> str:
-        writing = writing or _Writing(Marks(None), "")
+        writing = writing or _Writing(Marks(None), "", {})
         variables = {
+            **writing.switches,
             "messages": [writing.message(turn, form) for turn in turns],
             "add_generation_prompt": True,
             "bos_token": self._specials.bos,
@@ -183,8 +194,9 @@ class _Writing:
     tokens in what its client sent.
     """
 
-    def __init__(self, marks: Marks, gap: str) -> None:
+    def __init__(self, marks: Marks, gap: str, switches: Mapping[str, object]) -> None:
         self.marks = marks
+        self.switches = {name: marks.hide_all(value) for name, value in switches.items()}
         self._gap = gap
         # A stem that cannot be guessed: what clients send stays text.
         self._stem = f"[picture-{secrets.token_hex(16)}-"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.messages import LiteralText
@@ -30,7 +30,7 @@ class Turn:
     """One message: its role in the template's words, texts and pictures as they stand in it.
 
     ``tool_calls`` are an assistant's; ``tool_call_id`` and ``name`` say which of them a turn of
-    the role ``tool`` answers.
+    the role ``tool`` answers. ``thought`` is what an assistant thought before it said this.
     """
 
     role: str
@@ -38,6 +38,7 @@ class Turn:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    thought: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,6 +64,9 @@ class MessageForm:
     def message(self, turn: Turn) -> dict[str, Any]:
         """What the template reads of a message beside its content."""
         message: dict[str, Any] = {"role": turn.role}
+        if turn.thought:
+            # Templates know it by one of these names, and keep or drop it as their models want.
+            message["reasoning_content"] = message["thinking"] = turn.thought
         if turn.tool_calls:
             message["tool_calls"] = [self._call(call) for call in turn.tool_calls]
         if turn.tool_call_id is not None:
@@ -143,7 +147,7 @@ def _plain(turn: Turn) -> Turn:
         return turn
     calls = HERMES.write([(call.name, call.arguments) for call in turn.tool_calls])
     said = tuple(part for part in turn.content if part != "")
-    return Turn(turn.role, (*said, calls))
+    return replace(turn, content=(*said, calls), tool_calls=())
 
 
 def _merge(turns: list[Turn]) -> list[Turn]:

@@ -62,6 +62,7 @@ def api_options(settings: Settings, model: ModelName) -> ApiOptions:
         images=_image_options(settings),
         model_alias=settings.alias or model.name,
         chat_template=_chat_template(settings) or model.chat_template,
+        reasoning_format=settings.reasoning_format,
         api_keys=tuple(key.get_secret_value() for key in settings.api_key),
         api_key_file=settings.api_key_file,
         max_queue=settings.max_queue,

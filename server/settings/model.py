@@ -17,6 +17,7 @@ from server.settings.types import (
     GpuLayers,
     Place,
     Positive,
+    ReasoningFormat,
     Shares,
     SplitMode,
     Text,
@@ -41,6 +42,11 @@ class ModelSettings(BaseModel):
     )
     chat_template_file: Annotated[UserPath | None, Flag("Model", (), "FILE")] = Field(
         None, description="chat template from a file"
+    )
+    reasoning_format: Annotated[ReasoningFormat, Flag("Model", (), "FORMAT")] = Field(
+        "auto",
+        description="thoughts before an answer: separated if the chat template is known to have"
+        " them (auto), always (deepseek), never (none)",
     )
     llava_fix: Annotated[AutoOff, Flag("Model")] = Field(
         "auto", description="compute LLaVA's vision features as they were trained"

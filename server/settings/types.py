@@ -113,6 +113,7 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets)]
 Rate = Annotated[str, AfterValidator(_rate)]
 Detail = Annotated[Literal["auto", "low", "high"], BeforeValidator(_lower)]
 AutoOff = Annotated[Literal["auto", "off"], BeforeValidator(_lower)]
+ReasoningFormat = Annotated[Literal["auto", "none", "deepseek"], BeforeValidator(_lower)]
 EngineRestart = Annotated[Literal["exit", "retry"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
 

@@ -16,6 +16,13 @@ class Content:
 
 
 @dataclass(slots=True, frozen=True)
+class Thought:
+    """What the model thinks before it answers (server.tools.reasoning)."""
+
+    text: str
+
+
+@dataclass(slots=True, frozen=True)
 class CallBegin:
     """A call begins; ``index`` counts from 0."""
 
@@ -39,7 +46,7 @@ class CallEnd:
     index: int
 
 
-Piece = Content | CallBegin | CallArguments | CallEnd
+Piece = Content | Thought | CallBegin | CallArguments | CallEnd
 
 
 class CallParser:

@@ -225,8 +225,16 @@ class CompactionBlock(Strict):
         return [as_text(self.content)] if self.content else []
 
 
+class ThinkingBlock(Strict):
+    """What the model thought before it said what follows."""
+
+    type: Literal["thinking"]
+    thinking: Text
+    signature: str | None = None
+
+
 class LeftOutBlock(Strict):
-    """What says nothing to the model: thoughts, and the doings of other servers' tools."""
+    """What says nothing to the model: hidden thoughts, and the doings of other servers' tools."""
 
     type: str
 
@@ -238,7 +246,6 @@ _MORE = {
     "compaction": "@compaction",
 }
 _LEFT_OUT = (
-    "thinking",
     "redacted_thinking",
     "server_tool_use",
     "web_search_tool_result",
@@ -292,6 +299,7 @@ Block = Annotated[
     | Annotated[SearchResultBlock, Tag("@search")]
     | Annotated[ToolReferenceBlock, Tag("@reference")]
     | Annotated[CompactionBlock, Tag("@compaction")]
+    | Annotated[ThinkingBlock, Tag("@thinking")]
     | Annotated[LeftOutBlock, Tag("@left_out")]
     | Annotated[Refused, Tag("@other")],
     Discriminator(
@@ -300,6 +308,7 @@ Block = Annotated[
                 **_PIECES,
                 **_MORE,
                 **dict.fromkeys(_LEFT_OUT, "@left_out"),
+                "thinking": "@thinking",
                 "tool_use": "@tool_use",
                 "tool_result": "@tool_result",
             }

@@ -8,6 +8,7 @@ from server.api.anthropic.blocks import (
     ImageBlock,
     LeftOutBlock,
     TextBlock,
+    ThinkingBlock,
     ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
@@ -35,7 +36,8 @@ def read_dialog(request: CountRequest) -> Dialog:
     # As Anthropic's API has it.
     turns = joined(reader.turns, "system", "user", "assistant")
     continues = turns[-1].role == "assistant" and not turns[-1].tool_calls
-    return Dialog(turns, reader.sources, _toolbox(request), continues)
+    toolbox = _toolbox(request)
+    return Dialog(turns, reader.sources, toolbox, continues, request.asked_thinking())
 
 
 def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
@@ -46,6 +48,8 @@ def _read(reader: DialogReader, message: AnthropicInput, where: str) -> None:
         _check_role(message.role, block, param)
         if isinstance(block, LeftOutBlock):
             note_ignored(f"messages[].content[].{block.type}", "it says nothing to the model")
+        elif isinstance(block, ThinkingBlock):
+            reader.think(block.thinking)
         elif isinstance(block, ToolUseBlock):
             calls.append(ToolCall(block.id, block.name, block.input))
         elif isinstance(block, ToolResultBlock):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from server.api.generate.answer import Answer, Delta
 from server.api.generate.reply_parts import Tally, images
 from server.messages import FinishReason, TokenOutput
-from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
+from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece, Thought
 
 PING: Final = {"type": "ping"}
 
@@ -20,6 +20,10 @@ def event(payload: dict[str, Any]) -> bytes:
     data = json.dumps(payload, separators=(",", ":")).encode("ascii")
     kind: str = payload["type"]
     return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
+# The signature is Anthropic's proof that a thought is its model's. Ours is the message's id.
+_THINKING: Final = {"type": "thinking", "thinking": "", "signature": ""}
 
 
 @dataclass(slots=True)
@@ -82,6 +86,10 @@ class MessageReply:
             if not self._blocks or self._blocks[-1]["type"] != "text":
                 self._blocks.append({"type": "text", "text": ""})
             self._blocks[-1]["text"] += piece.text
+        elif isinstance(piece, Thought):
+            if not self._blocks:
+                self._blocks.append({**_THINKING, "signature": self.id})
+            self._blocks[-1]["thinking"] += piece.text
         elif isinstance(piece, CallBegin):
             self._blocks.append({**_tool_use(piece), "input": ""})
         elif isinstance(piece, CallArguments):
@@ -92,6 +100,9 @@ class MessageReply:
             if isinstance(piece, Content):
                 yield from self._begin("text", {"type": "text", "text": ""})
                 yield self._delta({"type": "text_delta", "text": piece.text})
+            elif isinstance(piece, Thought):
+                yield from self._begin("thinking", dict(_THINKING))
+                yield self._delta({"type": "thinking_delta", "thinking": piece.text})
             elif isinstance(piece, CallBegin):
                 yield from self._begin(piece.id, {**_tool_use(piece), "input": {}})
             elif isinstance(piece, CallArguments):
@@ -111,6 +122,8 @@ class MessageReply:
         return {"type": "content_block_delta", "index": self._index, "delta": delta}
 
     def _close(self) -> Iterator[dict[str, Any]]:
+        if self._open == "thinking":
+            yield self._delta({"type": "signature_delta", "signature": self.id})
         if self._open:
             self._open = ""
             yield {"type": "content_block_stop", "index": self._index}

@@ -9,7 +9,9 @@ from pydantic import Discriminator, Field, Tag
 from server.api.anthropic.blocks import Block, CacheControl, Name, TextBlock
 from server.api.fields.messages import OtherTool, Strict, Text, by_type, text_or_list
 from server.api.fields.policy import apply_policy
+from server.api.fields.reasoning import Effort, Switches, ThinkingConfig
 from server.api.fields.sampling import Count, Ratio, StopText, Window
+from server.api.generate.reasoning import Thinking
 from server.api.http.body import validated
 from server.messages.sampling import SamplingParams
 
@@ -80,6 +82,7 @@ class OutputConfig(Strict):
     """What the answer must look like."""
 
     format: JsonFormat | None = None
+    effort: Effort | None = None
 
 
 class AnthropicMetadata(Strict):
@@ -105,6 +108,18 @@ class CountRequest(Strict):
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
     cache_control: CacheControl | None = None
+    thinking: ThinkingConfig | None = None
+    chat_template_kwargs: Switches | None = None
+
+    def asked_thinking(self) -> Thinking:
+        """What the client says of thoughts."""
+        asked = self.thinking
+        enabled = asked.enabled if asked else None
+        budget = asked.budget_tokens if asked and asked.type != "disabled" else None
+        effort = self.output_config.effort if self.output_config else None
+        switches = self.chat_template_kwargs or {}
+        fields = "thinking", "output_config.effort", "thinking.budget_tokens"
+        return Thinking(switches, enabled, effort, budget, fields=fields)
 
 
 class MessagesRequest(CountRequest):

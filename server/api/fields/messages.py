@@ -243,6 +243,11 @@ class MessageCall(Strict):
         return {"id": value.get("id"), "type": "function", "function": function}
 
 
+def _text_alone(value: object) -> object:
+    """Some clients send objects under the same name, which say nothing to the model."""
+    return value if isinstance(value, str) else None
+
+
 class ChatMessage(Strict):
     """One message of a conversation."""
 
@@ -252,6 +257,14 @@ class ChatMessage(Strict):
     tool_calls: Annotated[list[MessageCall], Field(max_length=128)] | None = None
     tool_call_id: CallId | None = None
     refusal: Text | None = None
+    reasoning_content: Text | None = None
+    reasoning: Annotated[Text | None, BeforeValidator(_text_alone)] = None
+    thinking: Annotated[Text | None, BeforeValidator(_text_alone)] = None
+
+    @property
+    def thought(self) -> str:
+        """What the assistant thought before it said this, by any of the names for it."""
+        return self.reasoning_content or self.reasoning or self.thinking or ""
 
     @field_validator("role", mode="before")
     @classmethod

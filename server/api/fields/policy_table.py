@@ -48,6 +48,7 @@ _ALL: Final = APIS
 
 _TEXT_ONLY = "the model answers in text alone; leave it out"
 _ONE_TEMPLATE = "the operator chooses the template (--chat-template); leave it out"
+_NO_TEMPLATE = "a prompt is taken as it is"
 _NO_SERVER_TOOLS = "the server runs no tools and reaches no other server; give functions in tools"
 _WHOLE_CONVERSATION = "send the whole conversation in each request"
 
@@ -64,14 +65,18 @@ _LINES: tuple[tuple[tuple[Api, ...], list[Rule]], ...] = (
     (("messages",), _ignored("anthropic_version anthropic_beta betas", "headers elsewhere")),
     (_GENERATING, _ignored("fallbacks models provider route", "one model is served")),
     # How hard the model thinks and how much it says.
-    (_GENERATING, _ignored("reasoning_effort verbosity", "the model knows no such levels")),
-    (_GENERATING, _ignored("reasoning thinking think enable_thinking", "models here do not think")),
-    (_GENERATING, _ignored("include_reasoning separate_reasoning", "models here do not think")),
-    (_GENERATING, _ignored("stream_reasoning thinking_budget_tokens", "models here do not think")),
-    (_GENERATING, _ignored("reasoning_format reasoning_budget", "models here do not think")),
-    (_GENERATING, _ignored("chat_template_kwargs", "no template here has switches")),
+    (_GENERATING, _ignored("verbosity", "the model knows no such levels")),
+    (_GENERATING, _ignored("think", "use enable_thinking")),
+    (_GENERATING, _ignored("include_reasoning separate_reasoning", "use reasoning_format")),
+    (_GENERATING, _ignored("stream_reasoning", "thoughts are streamed as answers are")),
+    (("completions",), _ignored("reasoning_effort enable_thinking", _NO_TEMPLATE)),
+    (("completions",), _ignored("reasoning thinking reasoning_format", _NO_TEMPLATE)),
+    (("completions",), _ignored("thinking_budget_tokens reasoning_budget", _NO_TEMPLATE)),
+    (("completions",), _ignored("thinking_token_budget chat_template_kwargs", _NO_TEMPLATE)),
+    (("messages",), _ignored("reasoning_effort reasoning", "use thinking and output_config")),
+    (("messages",), _ignored("enable_thinking reasoning_format", "use thinking")),
+    (("messages",), _ignored("thinking_budget_tokens reasoning_budget", "use thinking")),
     (("responses",), _ignored("text.verbosity personality", "the model knows no such levels")),
-    (("messages",), _ignored("output_config.effort", "the model knows no such levels")),
     # Caching, speculation, places: what happens anyway, or changes only the speed.
     (_GENERATING, _ignored("prediction", "it would change only the speed")),
     (_GENERATING, _ignored("prompt_cache_retention prompt_cache_options", "all prompts are kept")),
@@ -98,9 +103,8 @@ _LINES: tuple[tuple[tuple[Api, ...], list[Rule]], ...] = (
     (
         ("chat",),
         _ignored(
-            "messages[].reasoning_content messages[].reasoning messages[].reasoning_details"
-            " messages[].thinking",
-            "thoughts of earlier answers are left out",
+            "messages[].reasoning_details",
+            "use reasoning_content",
         ),
     ),
     (("messages",), _ignored("tools[].allowed_callers tools[].input_examples", "a hint")),

@@ -19,8 +19,10 @@ from server.messages import (
     TokenLogprob,
     TokenOutput,
 )
+from server.messages.sampling import ThoughtRule
 from server.metrics import ABORTED, Metrics
-from server.tools.parse import CallBegin, CallParser, Content, Piece
+from server.tools.parse import CallBegin, CallParser, Content, Piece, Thought
+from server.tools.reasoning import ThoughtParser, ThoughtTags
 from server.tools.style import ToolStyle
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Answer:
         pictures: tuple[ImageInput, ...] = (),
         *,
         style: ToolStyle | None = None,
+        thought: ThoughtRule | None = None,
         index: int = 0,
         first: bool = True,
     ) -> None:
@@ -73,6 +76,10 @@ class Answer:
         self._pictures = pictures
         self._index = index
         self._parser = CallParser(style) if style is not None else None
+        self._thoughts: ThoughtParser | None = None
+        if thought is not None:
+            tags = ThoughtTags(thought.start, thought.end)
+            self._thoughts = ThoughtParser(tags, begun=thought.begun)
         self._held: tuple[TokenLogprob, ...] = ()
         self._open = True
         self._begun = False
@@ -82,6 +89,7 @@ class Answer:
         self.image_tokens = 0
         self.completion_tokens = 0
         self.cached_tokens = 0
+        self.reasoning_tokens = 0
         self.images: tuple[ImageReport, ...] = ()
         self.timings: RequestTimings | None = None
         self.finish = ""
@@ -131,27 +139,56 @@ class Answer:
 
     def _delta(self, output: TokenOutput) -> Delta:
         reason = output.finish_reason.value if output.finish_reason else None
-        if self._parser is None:
+        if self._parser is None and self._thoughts is None:
             pieces: list[Piece] = [Content(output.text)] if output.text else []
             return Delta(self._index, pieces, output, output.logprobs, reason)
-        pieces = self._parser.push(output.text)
-        if reason is not None:
-            pieces += self._parser.flush(cut=output.finish_reason is FinishReason.LENGTH)
+        pieces = self._pieces(output)
         self.called |= any(isinstance(piece, CallBegin) for piece in pieces)
         if self.called and output.finish_reason is FinishReason.STOP:
             reason = "tool_calls"
-        logprobs = self._content_logprobs(self._parser, pieces, output)
-        return Delta(self._index, pieces, output, logprobs, reason)
+        return Delta(self._index, pieces, output, self._content_logprobs(pieces, output), reason)
+
+    def _pieces(self, output: TokenOutput) -> list[Piece]:
+        """The thought is separated first; in what follows there may be calls."""
+        cut = output.finish_reason is FinishReason.LENGTH
+        ended = output.finish_reason is not None
+        pieces: list[Piece] = [Content(output.text)] if output.text else []
+        thoughts, calls = self._thoughts, self._parser
+        if thoughts is not None:
+            thinking = thoughts.thinking
+            pieces = thoughts.push(output.text) + (thoughts.flush(cut=cut) if ended else [])
+            if thinking and any(isinstance(piece, Thought) for piece in pieces):
+                self.reasoning_tokens = output.completion_tokens
+        if calls is None:
+            return pieces
+        found: list[Piece] = []
+        for piece in pieces:
+            found += calls.push(piece.text) if isinstance(piece, Content) else [piece]
+        return found + (calls.flush(cut=cut) if ended else [])
 
     def _content_logprobs(
-        self, parser: CallParser, pieces: list[Piece], output: TokenOutput
+        self, pieces: list[Piece], output: TokenOutput
     ) -> tuple[TokenLogprob, ...]:
         # Text that may begin a call is held back, and so is what belongs to it.
         self._held += output.logprobs
-        if parser.in_call or not any(isinstance(piece, Content) for piece in pieces):
+        in_call = self._parser is not None and self._parser.in_call
+        if in_call or not any(isinstance(piece, Content) for piece in pieces):
             return ()
+        if self._thoughts is not None:
+            self._held = self._without_thought(self._held, self._thoughts)
         ready, self._held = self._held, ()
         return ready
+
+    def _without_thought(
+        self, held: tuple[TokenLogprob, ...], thoughts: ThoughtParser
+    ) -> tuple[TokenLogprob, ...]:
+        """Without the tokens of the thought and of its tags, which come before all others."""
+        size, thoughts.thought_bytes = thoughts.thought_bytes, 0
+        skipped = 0
+        while size > 0 and skipped < len(held):
+            size -= len(held[skipped].piece)
+            skipped += 1
+        return held[skipped:]
 
     def _take(self, output: TokenOutput) -> None:
         self.completion_tokens = output.completion_tokens

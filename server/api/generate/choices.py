@@ -85,6 +85,7 @@ def _answer(
         arrival,
         pictures_of(parts),
         style=prepared.style,
+        thought=prepared.thought,
         index=index,
         first=first,
     )
@@ -129,6 +130,11 @@ class Choices:
     def completion_tokens(self) -> int:
         """The tokens of all choices."""
         return sum(answer.completion_tokens for answer in self.answers)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Those of them that belong to thoughts."""
+        return sum(answer.reasoning_tokens for answer in self.answers)
 
     @property
     def images(self) -> tuple[ImageReport, ...]:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from anyio import fail_after, to_thread
 
 from server.api.generate.pictures import Source
+from server.api.generate.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.services import ServedModel, Services
 from server.api.http.record import current_record
 from server.errors import LlavaError
 from server.images.prepare import Detail
 from server.messages import LiteralText, PromptPart
-from server.messages.sampling import SamplingParams
+from server.messages.sampling import SamplingParams, ThoughtRule
 from server.prompt import ChatTemplate, Part, Picture, Turn
 from server.tools import Toolbox
 from server.tools.grammar import with_tools
@@ -32,23 +33,28 @@ _TEMPLATE_SECONDS = 5.0
 class Dialog:
     """A conversation for the template, its pictures in order, and the functions to be called.
 
-    ``continues``: the answer goes on where the last turn, the assistant's, stops.
+    ``continues``: the answer goes on where the last turn, the assistant's, stops. ``thinking``:
+    what the client says of thoughts before it.
     """
 
     turns: Sequence[Turn]
     sources: Sequence[Source] = ()
     toolbox: Toolbox = field(default_factory=Toolbox)
     continues: bool = False
+    thinking: Thinking = field(default_factory=Thinking)
 
 
 @dataclass(slots=True, frozen=True)
 class Prepared:
-    """A prompt as the engine reads it; ``style`` says how its answer writes calls, if any."""
+    """A prompt as the engine reads it; ``style`` says how its answer writes calls, if any, and
+    ``thought`` where its thought is, if that is separated from the answer.
+    """
 
     model: ServedModel
     parts: tuple[PromptPart, ...]
     sampling: SamplingParams
     style: ToolStyle | None = None
+    thought: ThoughtRule | None = None
 
 
 async def prepare(
@@ -59,14 +65,32 @@ async def prepare(
     Raises RequestError, naming the field.
     """
     toolbox, style = dialog.toolbox, None
+    template = await model.template()
     sampling = replace(sampling, continues=dialog.continues)
     if toolbox.callable:
-        style = (await model.template()).tool_style
+        style = template.tool_style
         grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
         sampling = replace(sampling, grammar=grammar)
     parts = await prompt_of(services, model, dialog)
     note_prompt(parts)
-    return Prepared(model, parts, sampling, style)
+    thought, shown = _thought(services, template, dialog, parts)
+    # The engine need not look for a thought that nothing is to be done about.
+    if thought is not None and (sampling.grammar is not None or thought.budget is not None):
+        sampling = replace(sampling, thought=thought)
+    return Prepared(model, parts, sampling, style, thought if shown else None)
+
+
+def _thought(
+    services: Services, template: ChatTemplate, dialog: Dialog, parts: tuple[PromptPart, ...]
+) -> tuple[ThoughtRule | None, bool]:
+    """The answer's thought, and whether it is separated from the answer."""
+    form = dialog.thinking.format or services.options.reasoning_format
+    tags = thought_tags(template, form)
+    shown, tags = tags is not None, tags or template.thought_tags
+    if tags is None:
+        return None, False
+    continued = dialog.turns[-1] if dialog.continues else None
+    return thought_rule(tags, parts, continued, dialog.thinking.budget), shown
 
 
 async def prompt_of(
@@ -92,13 +116,16 @@ def note_prompt(parts: Iterable[PromptPart]) -> None:
 async def rendered(services: Services, model: ServedModel, dialog: Dialog) -> tuple[Part, ...]:
     """The template's text, with places for the pictures."""
     gap = "\n" if model.facts.vision is None or model.facts.vision.is_llava else ""
-    return await _render(await model.template(), dialog, gap)
+    template = await model.template()
+    return await _render(template, dialog, gap, dialog.thinking.variables(template))
 
 
-async def _render(template: ChatTemplate, dialog: Dialog, gap: str) -> tuple[Part, ...]:
+async def _render(
+    template: ChatTemplate, dialog: Dialog, gap: str, switches: dict[str, object]
+) -> tuple[Part, ...]:
     def render() -> tuple[Part, ...]:
         turns, tools = dialog.turns, dialog.toolbox.tools
-        return template.parts(turns, tools, continues=dialog.continues, gap=gap)
+        return template.parts(turns, tools, continues=dialog.continues, gap=gap, switches=switches)
 
     try:
         with fail_after(_TEMPLATE_SECONDS):
@@ -114,16 +141,24 @@ class DialogReader:
         self.turns: list[Turn] = []
         self.sources: list[Source] = []
         self._called: dict[str, str] = {}
+        self._thought = ""
 
     def picture(self, url: str, param: str, detail: Detail | None = None) -> Picture:
         """The place of a picture in a turn; ``param`` is the request's field that holds it."""
         self.sources.append(Source(url, param, detail))
         return Picture(len(self.sources) - 1)
 
+    def think(self, text: str) -> None:
+        """A thought that belongs to the assistant's turn that comes next, if one does."""
+        self._thought = "\n".join(filter(None, (self._thought, text)))
+
     def add(self, turn: Turn) -> None:
         """One more turn. A result of no call is taken too: clients put facts into a conversation
         in this way, and leave out its beginning.
         """
+        if turn.role == "assistant":
+            turn = replace(turn, thought=self._thought or turn.thought)
+        self._thought = ""
         if turn.tool_call_id is not None:
             name = turn.name or self._called.get(turn.tool_call_id)
             turn = Turn(turn.role, turn.content, (), turn.tool_call_id, name)

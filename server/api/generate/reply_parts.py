@@ -30,6 +30,10 @@ class Tally(Protocol):
         """Tokens generated so far."""
 
     @property
+    def reasoning_tokens(self) -> int:
+        """Those of them that belong to thoughts which are separated from answers."""
+
+    @property
     def images(self) -> tuple[ImageReport, ...]:
         """What became of the pictures."""
 
@@ -135,6 +139,11 @@ def usage(tally: Tally) -> dict[str, Any]:
             "cached_tokens": tally.cached_tokens,
             "image_tokens": tally.image_tokens,
         },
+        **(
+            {"completion_tokens_details": {"reasoning_tokens": tally.reasoning_tokens}}
+            if tally.reasoning_tokens
+            else {}
+        ),
     }
 
 

@@ -32,7 +32,7 @@ from server.api.http.openapi import operation
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
 from server.api.shapes.openai import ChatCompletion, ChatEvent, InputTokens
 from server.messages import TokenLogprob
-from server.tools.parse import CallArguments, CallBegin, Content, Piece
+from server.tools.parse import CallArguments, CallBegin, Content, Piece, Thought
 
 EXAMPLE = {
     "messages": [
@@ -125,12 +125,15 @@ class MessageWriter:
 
     def __init__(self) -> None:
         self._content: list[str] = []
+        self._thought: list[str] = []
         self._calls: list[dict[str, Any]] = []
 
     def add(self, piece: Piece) -> None:
         """One more piece."""
         if isinstance(piece, Content):
             self._content.append(piece.text)
+        elif isinstance(piece, Thought):
+            self._thought.append(piece.text)
         elif isinstance(piece, CallBegin):
             self._calls.append(_call(piece))
         elif isinstance(piece, CallArguments):
@@ -140,7 +143,9 @@ class MessageWriter:
     def message(self) -> dict[str, Any]:
         """The message so far; content is null where there are calls and nothing else."""
         text = "".join(self._content)
-        message = {"role": "assistant", "content": text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if self._thought:
+            message["reasoning_content"] = "".join(self._thought)
         if not self._calls:
             return message
         return {**message, "content": text or None, "tool_calls": self._calls}
@@ -153,6 +158,8 @@ def delta_of(piece: Piece) -> dict[str, Any] | None:
     """
     if isinstance(piece, Content):
         return {"content": piece.text}
+    if isinstance(piece, Thought):
+        return {"reasoning_content": piece.text}
     if isinstance(piece, CallBegin):
         return {"tool_calls": [{"index": piece.index, **_call(piece)}]}
     if isinstance(piece, CallArguments):

@@ -25,6 +25,7 @@ from server.api.fields.messages import (
 )
 from server.api.fields.output_format import ResponseFormat
 from server.api.fields.policy import apply_policy, note_ignored
+from server.api.fields.reasoning import ReasoningFields
 from server.api.fields.sampling import (
     WHOLE,
     SamplingFields,
@@ -143,7 +144,7 @@ def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool
 _MAX_PARTS = 10_000
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, ReasoningFields):
     """A chat completion as OpenAI's specification has it, as far as it is served."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
@@ -253,10 +254,12 @@ def read_chat(request: ChatRequest) -> Dialog:
                 for call in message.tool_calls or ()
             ),
             message.tool_call_id,
+            thought=message.thought if message.role == "assistant" else "",
         )
         reader.add(turn)
     toolbox = read_toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Dialog(reader.turns, reader.sources, toolbox, request.continues)
+    thinking = request.asked_thinking()
+    return Dialog(reader.turns, reader.sources, toolbox, request.continues, thinking)
 
 
 def _content(reader: DialogReader, message: ChatMessage, where: str) -> tuple[Part, ...]:

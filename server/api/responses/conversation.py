@@ -15,6 +15,7 @@ from server.api.responses.items import (
     LeftOut,
     OtherCall,
     OtherOutput,
+    Reasoning,
     parts_of,
 )
 from server.api.responses.request import InputRequest, read_toolbox
@@ -43,7 +44,8 @@ def read_dialog(request: InputRequest, before: Sequence[Any] = ()) -> Dialog:
             _read(reader, item, f"input[{number}]")
     toolbox = read_toolbox(request.tools, request.tool_choice, request.parallel_tool_calls)
     # Instructions and a system message are one; most templates know only one at the beginning.
-    return Dialog(joined(reader.turns, "system", "assistant"), reader.sources, toolbox)
+    turns = joined(reader.turns, "system", "assistant")
+    return Dialog(turns, reader.sources, toolbox, thinking=request.asked_thinking())
 
 
 def _read(reader: DialogReader, item: Any, where: str) -> None:
@@ -54,6 +56,8 @@ def _read(reader: DialogReader, item: Any, where: str) -> None:
     elif isinstance(item, FunctionCallOutput):
         content = _parts(reader, item.output, _field(where, "output"), "tool")
         reader.add(Turn("tool", content, (), item.call_id))
+    elif isinstance(item, Reasoning):
+        reader.think(item.thought)
     elif isinstance(item, LeftOut):
         note_ignored(f"input[].{item.type}", "it says nothing to the model")
     elif isinstance(item, OtherCall | OtherOutput):

@@ -163,8 +163,31 @@ class ItemReference(Strict):
     id: Id
 
 
+class ThoughtText(Strict):
+    """A piece of a thought, or of its summary."""
+
+    type: str
+    text: Text = ""
+
+
+class Reasoning(Strict):
+    """What the model thought before the item that comes next."""
+
+    type: Literal["reasoning"]
+    summary: list[ThoughtText] | None = None
+    content: list[ThoughtText] | None = None
+    encrypted_content: str | None = None
+    id: str | None = None
+    status: Status | None = None
+
+    @property
+    def thought(self) -> str:
+        """The thought, or what is known of it."""
+        return "\n".join(part.text for part in self.content or self.summary or ())
+
+
 class LeftOut(Strict):
-    """An item that says nothing to the model: thoughts, searches of other servers' tools, and what
+    """An item that says nothing to the model: searches of other servers' tools, and what
     only its own server can read.
     """
 
@@ -188,7 +211,6 @@ def _kind(value: Any) -> str:
 
 _CALLS = ("custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call")
 _LEFT_OUT = (
-    "reasoning",
     "compaction",
     "compaction_summary",
     "compaction_trigger",
@@ -208,6 +230,7 @@ _BY_TYPE = by_type(
         "function_call": "@call",
         "function_call_output": "@output",
         "item_reference": "@reference",
+        "reasoning": "@reasoning",
         **dict.fromkeys(_CALLS, "@other_call"),
         **{f"{name}_output": "@other_output" for name in _CALLS},
         **dict.fromkeys(_LEFT_OUT, "@left_out"),
@@ -218,6 +241,7 @@ Item = Annotated[
     | Annotated[FunctionCall, Tag("@call")]
     | Annotated[FunctionCallOutput, Tag("@output")]
     | Annotated[ItemReference, Tag("@reference")]
+    | Annotated[Reasoning, Tag("@reasoning")]
     | Annotated[OtherCall, Tag("@other_call")]
     | Annotated[OtherOutput, Tag("@other_output")]
     | Annotated[LeftOut, Tag("@left_out")]

@@ -15,7 +15,7 @@ from server.api.http.errors import error_body
 from server.api.responses.request import FunctionTool, ResponsesRequest, TextFormat
 from server.errors import DeadlineExceeded, LlavaError
 from server.messages import FinishReason
-from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece
+from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece, Thought
 from server.tools.tool import new_call_id
 
 
@@ -77,7 +77,7 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": _reasoning(request),
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": request.store is not False,
@@ -89,6 +89,14 @@ def _asked(request: ResponsesRequest) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "truncation": "disabled",
         "user": user if user is None or isinstance(user, str) else json.dumps(user),
+    }
+
+
+def _reasoning(request: ResponsesRequest) -> dict[str, Any]:
+    asked = request.reasoning
+    return {
+        "effort": request.asked_thinking().effort,
+        "summary": asked.summary if asked is not None else None,
     }
 
 
@@ -124,7 +132,7 @@ def usage(tally: Tally) -> dict[str, Any]:
             "image_tokens": tally.image_tokens,
         },
         "output_tokens": tally.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": tally.reasoning_tokens},
         "total_tokens": tally.prompt_tokens + tally.completion_tokens,
     }
 
@@ -139,6 +147,33 @@ def encoded(event: Event) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
 
 
+@dataclass(slots=True, frozen=True)
+class _ThoughtForm:
+    """How a thought is sent: the item's list that holds it, its part's type, and its events."""
+
+    place: str
+    part: str
+    part_event: str
+    text_event: str
+    index: dict[str, int]
+
+
+_IN_FULL = _ThoughtForm(
+    "content",
+    "reasoning_text",
+    "response.content_part",
+    "response.reasoning_text",
+    {"content_index": 0},
+)
+_AS_SUMMARY = _ThoughtForm(
+    "summary",
+    "summary_text",
+    "response.reasoning_summary_part",
+    "response.reasoning_summary_text",
+    {"summary_index": 0},
+)
+
+
 class ResponseWriter:
     """Fills ``reply.output`` from ``answer``. Every event bears the next sequence number."""
 
@@ -147,6 +182,9 @@ class ResponseWriter:
         self._answer = answer
         self._sequence = -1
         self._item: dict[str, Any] | None = None
+        asked = reply.request.reasoning
+        summary = asked is not None and asked.summary not in (None, "none")
+        self._thought = _AS_SUMMARY if summary else _IN_FULL
 
     async def events(self) -> AsyncIterator[Event]:
         """All events, from ``response.created`` to the last one."""
@@ -198,6 +236,8 @@ class ResponseWriter:
         if isinstance(piece, Content):
             yield from self._begin_message()
             yield from self._text(piece.text, logprobs)
+        elif isinstance(piece, Thought):
+            yield from self._think(piece.text)
         elif isinstance(piece, CallBegin):
             yield from self._begin_call(piece)
         elif isinstance(piece, CallArguments):
@@ -216,6 +256,24 @@ class ResponseWriter:
         part = _text_part("")
         self._open()["content"].append(part)
         yield self._of_part("response.content_part.added", part=dict(part))
+
+    def _think(self, text: str) -> Iterator[Event]:
+        """More of a thought, which is sent as its own summary where the client wants one."""
+        form = self._thought
+        if self._item is None:
+            item = {"type": "reasoning", "id": f"rs_{new_call_id()}", "summary": []}
+            yield self._add({**item, "content": [], "status": "in_progress"})
+            part = {"type": form.part, "text": ""}
+            self._open()[form.place].append(part)
+            yield self._of_item(f"{form.part_event}.added", **form.index, part=dict(part))
+        self._open()[form.place][0]["text"] += text
+        yield self._of_item(f"{form.text_event}.delta", **form.index, delta=text)
+
+    def _close_thought(self, item: dict[str, Any]) -> Iterator[Event]:
+        form = self._thought
+        part = item[form.place][0]
+        yield self._of_item(f"{form.text_event}.done", **form.index, text=part["text"])
+        yield self._of_item(f"{form.part_event}.done", **form.index, part=dict(part))
 
     def _begin_call(self, piece: CallBegin) -> Iterator[Event]:
         yield from self._close("completed")
@@ -246,6 +304,8 @@ class ResponseWriter:
             text, logprobs = part["text"], part["logprobs"]
             yield self._of_part("response.output_text.done", text=text, logprobs=logprobs)
             yield self._of_part("response.content_part.done", part=dict(part))
+        elif item["type"] == "reasoning":
+            yield from self._close_thought(item)
         else:
             arguments, name = item["arguments"], item["name"]
             kind = "response.function_call_arguments.done"

@@ -20,6 +20,7 @@ from server.api.fields.messages import (
     text_or_list,
 )
 from server.api.fields.policy import apply_policy, note_ignored
+from server.api.fields.reasoning import ReasoningFields
 from server.api.fields.sampling import WHOLE, SamplingFields, StreamOptions, TokenLimit, check_names
 from server.api.http.body import validated
 from server.api.openai.chat_request import report_others
@@ -139,7 +140,7 @@ class TextConfig(Strict):
     format: TextFormat | None = None
 
 
-class InputRequest(Strict):
+class InputRequest(ReasoningFields):
     """What goes in: what is counted."""
 
     model: str | None = None

@@ -40,7 +40,17 @@ class AnthropicToolUse(Answer):
     input: dict[str, Any]
 
 
-AnthropicBlock = Annotated[AnthropicText | AnthropicToolUse, Field(discriminator="type")]
+class AnthropicThinking(Answer):
+    """What the model thought before it answered."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+AnthropicBlock = Annotated[
+    AnthropicText | AnthropicThinking | AnthropicToolUse, Field(discriminator="type")
+]
 
 
 class AnthropicMessage(Answer):
@@ -92,12 +102,29 @@ class AnthropicInputDelta(Answer):
     partial_json: str
 
 
+class AnthropicThinkingDelta(Answer):
+    """More of a thought."""
+
+    type: Literal["thinking_delta"]
+    thinking: str
+
+
+class AnthropicSignatureDelta(Answer):
+    """A thought ends."""
+
+    type: Literal["signature_delta"]
+    signature: str
+
+
 class AnthropicBlockDelta(Answer):
     """More of a block."""
 
     type: Literal["content_block_delta"]
     index: Count
-    delta: Annotated[AnthropicTextDelta | AnthropicInputDelta, Field(discriminator="type")]
+    delta: Annotated[
+        AnthropicTextDelta | AnthropicThinkingDelta | AnthropicSignatureDelta | AnthropicInputDelta,
+        Field(discriminator="type"),
+    ]
 
 
 class AnthropicBlockStop(Answer):

@@ -20,13 +20,20 @@ class PromptDetails(Answer):
     image_tokens: Count
 
 
+class CompletionDetails(Answer):
+    """Of the answer's tokens, those of thoughts before it."""
+
+    reasoning_tokens: Count
+
+
 class Usage(Answer):
-    """Tokens of prompt and answer."""
+    """Tokens of prompt and answer; details of the answer's only where the model thought."""
 
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails | None = None
 
 
 class Timings(Answer):
@@ -92,11 +99,14 @@ class ChatCall(Answer):
 
 
 class ChatAnswerMessage(Answer):
-    """What the model says; content is null where it only calls."""
+    """What the model says; content is null where it only calls. ``reasoning_content`` only where
+    it thought before.
+    """
 
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
     tool_calls: list[ChatCall] | None = None
 
 
@@ -146,6 +156,7 @@ class ChatDelta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ChatCallDelta] | None = None
 
 

@@ -43,7 +43,24 @@ class OutputCall(Answer):
     status: ItemStatus
 
 
-OutputItem = Annotated[OutputMessage | OutputCall, Field(discriminator="type")]
+class OutputThoughtText(Answer):
+    """A thought, or its summary, which is the same here."""
+
+    type: Literal["reasoning_text", "summary_text"]
+    text: str
+
+
+class OutputReasoning(Answer):
+    """What the model thought before it answered: as a summary where the client wants one."""
+
+    type: Literal["reasoning"]
+    id: str
+    summary: list[OutputThoughtText]
+    content: list[OutputThoughtText]
+    status: ItemStatus
+
+
+OutputItem = Annotated[OutputMessage | OutputReasoning | OutputCall, Field(discriminator="type")]
 
 
 class InputDetails(Answer):
@@ -164,7 +181,7 @@ class ResponsePartEvent(_OfItem):
 
     type: Literal["response.content_part.added", "response.content_part.done"]
     content_index: Count
-    part: OutputText
+    part: Annotated[OutputText | OutputThoughtText, Field(discriminator="type")]
 
 
 class ResponseTextDelta(_OfItem):
@@ -183,6 +200,46 @@ class ResponseTextDone(_OfItem):
     content_index: Count
     text: str
     logprobs: list[dict[str, Any]]
+
+
+class ResponseThoughtDelta(_OfItem):
+    """More of a thought."""
+
+    type: Literal["response.reasoning_text.delta"]
+    content_index: Count
+    delta: str
+
+
+class ResponseThoughtDone(_OfItem):
+    """The thought is complete."""
+
+    type: Literal["response.reasoning_text.done"]
+    content_index: Count
+    text: str
+
+
+class ResponseSummaryPart(_OfItem):
+    """The summary of a thought begins, or is complete."""
+
+    type: Literal["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"]
+    summary_index: Count
+    part: OutputThoughtText
+
+
+class ResponseSummaryDelta(_OfItem):
+    """More of a thought's summary."""
+
+    type: Literal["response.reasoning_summary_text.delta"]
+    summary_index: Count
+    delta: str
+
+
+class ResponseSummaryDone(_OfItem):
+    """The summary of a thought is complete."""
+
+    type: Literal["response.reasoning_summary_text.done"]
+    summary_index: Count
+    text: str
 
 
 class ResponseArgumentsDelta(_OfItem):
@@ -217,6 +274,11 @@ ResponseEvent = Annotated[
     | ResponsePartEvent
     | ResponseTextDelta
     | ResponseTextDone
+    | ResponseThoughtDelta
+    | ResponseThoughtDone
+    | ResponseSummaryPart
+    | ResponseSummaryDelta
+    | ResponseSummaryDone
     | ResponseArgumentsDelta
     | ResponseArgumentsDone
     | ResponseErrorEvent,

@@ -13,11 +13,15 @@ import llama_cpp
 
 from server.errors import StartupError
 from server.messages import ModelFacts
+from server.tools.reasoning import WORDS as THOUGHT_WORDS
 from server.tools.style import STYLES
 
 # enum llama_load_mode by (mmap, mlock); mapped by default where every device can.
 _LOAD_MODES = {(True, False): -1, (False, False): 0, (False, True): 2, (True, True): 3}
-_TOOL_WORDS = frozenset(word.encode() for style in STYLES for word in style.words)
+# Control tokens that the web process reads in answers: of calls of functions, and of thoughts.
+_WORDS = frozenset(
+    word.encode() for word in (*THOUGHT_WORDS, *(word for style in STYLES for word in style.words))
+)
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _LSTRIP, _RSTRIP = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
 
@@ -158,12 +162,12 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes that ``token`` stands for; control tokens are empty, but for those that
-        mark calls of functions, which the web process reads.
+        mark calls of functions and thoughts, which the web process reads.
         """
         known = self._pieces.get(token)
         if known is None:
             known = self._read_piece(token, special=False)
-            if not known and (whole := self.whole_piece(token)) in _TOOL_WORDS:
+            if not known and (whole := self.whole_piece(token)) in _WORDS:
                 known = whole
             self._pieces[token] = known
         return known

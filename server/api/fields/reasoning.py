@@ -1,0 +1,107 @@
+"""Fields about a model's thoughts, under the names of OpenAI, llama-server, vLLM and templates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from server.api.fields.messages import Strict, writable
+from server.api.generate.reasoning import Thinking
+from server.errors import RequestError
+from server.tools.reasoning import ReasoningFormat
+
+# What the server gives the template itself.
+_OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt", "bos_token"})
+_MOST_SWITCHES = 64
+Effort = Annotated[str, Field(pattern=r"^[a-z_-]{1,32}$")]
+Budget = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+
+
+def _scalars(value: dict[str, Any]) -> dict[str, Any]:
+    if len(value) > _MOST_SWITCHES:
+        raise PydanticCustomError("switches", "Input should have at most 64 members")
+    for name, each in value.items():
+        if name in _OURS or name == "eos_token":
+            raise PydanticCustomError(
+                "switches", "{name} is set by the server; leave it out", {"name": name}
+            )
+        if isinstance(each, str):
+            writable(each)
+        elif each is not None and not isinstance(each, bool | int | float):
+            raise PydanticCustomError(
+                "switches", "{name} should be a text, a number, a boolean or null", {"name": name}
+            )
+    return value
+
+
+Switches = Annotated[dict[str, Any], AfterValidator(_scalars)]
+
+
+class ThinkingConfig(Strict):
+    """Anthropic's and DeepSeek's object: whether the model thinks, and for how many tokens."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+
+    @property
+    def enabled(self) -> bool | None:
+        """None leaves it to the model."""
+        return {"enabled": True, "disabled": False}.get(self.type)
+
+
+class ReasoningConfig(Strict):
+    """OpenAI's and OpenRouter's object. ``summary``: thoughts are sent as summaries."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed", "none"] | None = None
+    max_tokens: Budget | None = None
+    enabled: bool | None = None
+
+
+class ReasoningFields(Strict):
+    """What chat and the Responses API take."""
+
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: Switches | None = None
+    enable_thinking: bool | None = None
+    thinking_budget_tokens: Budget | None = None
+    thinking_token_budget: Budget | None = None
+    reasoning_budget: Budget | None = None
+    reasoning_format: ReasoningFormat | None = None
+    reasoning: ReasoningConfig | None = None
+    thinking: ThinkingConfig | None = None
+
+    @field_validator("reasoning_format", mode="before")
+    @classmethod
+    def _legacy(cls, value: object) -> object:
+        return "deepseek" if value == "deepseek-legacy" else value
+
+    def asked_thinking(self) -> Thinking:
+        """All of it in one form. Raises RequestError where two fields differ."""
+        asked = self.reasoning or ReasoningConfig()
+        budgets = {
+            name: value
+            for name in ("thinking_budget_tokens", "thinking_token_budget", "reasoning_budget")
+            if (value := getattr(self, name)) is not None
+        }
+        if asked.max_tokens is not None:
+            budgets["reasoning.max_tokens"] = asked.max_tokens
+        if self.thinking is not None and self.thinking.budget_tokens is not None:
+            budgets["thinking.budget_tokens"] = self.thinking.budget_tokens
+        if len(set(budgets.values())) > 1:
+            one, other = list(budgets)[:2]
+            raise RequestError(f"{one} and {other} differ", param=one, code="invalid_value")
+        budget = next(iter(budgets.values()), -1)
+        block = self.thinking.enabled if self.thinking is not None else None
+        enabled = (self.enable_thinking, asked.enabled, block)
+        effort = "reasoning_effort" if self.reasoning_effort else "reasoning.effort"
+        return Thinking(
+            self.chat_template_kwargs or {},
+            next((each for each in enabled if each is not None), None),
+            self.reasoning_effort or asked.effort,
+            None if budget < 0 else budget,
+            self.reasoning_format,
+            ("enable_thinking", effort, next(iter(budgets), "thinking_budget_tokens")),
+        )
