@@ -14,3 +14,6 @@ IMAGE_MAX_COUNT: Final = 16
 IMAGE_PREPARED_BYTES: Final = 64 * MIB
 IMAGE_CACHE_BYTES: Final = 256 * MIB
 IMAGE_CACHE_DIR_BYTES: Final = 4 * GIB
+IMAGE_DECODERS: Final = 2
+# Processor time of one picture's decoding.
+IMAGE_DECODE_SECONDS: Final = 20.0

@@ -14,6 +14,8 @@ LONG = ("test_e2e", "test_schemathesis")
 # Tests with llama.cpp in their own process beside those of another worker: its threads must not
 # spin for ones that have no core now (docs/engine-notes.md). Set before libgomp is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Nor do NumPy's, which decoders do without.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

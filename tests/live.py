@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -100,8 +101,8 @@ class LiveServer:
 
     def engine_pid(self) -> int:
         """The process id of the engine."""
-        (child,) = children(self.process.pid)
-        return child
+        (engine,) = engines(self.process.pid)
+        return engine
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """Sends the signal and returns the exit code."""
@@ -120,6 +121,16 @@ def children(pid: int) -> list[int]:
             continue  # ended between the listing and the reading
         if int(fields[1]) == pid and fields[0] != "Z":
             found.append(int(stat.parent.name))
+    return found
+
+
+def engines(pid: int) -> list[int]:
+    """Which of the children of ``pid`` are engines; another one is what decoders come from."""
+    found = []
+    for child in children(pid):
+        with suppress(OSError):
+            if b"server.engine" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
     return found
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fakes import FakeEngine, chat, data_url, engine_ready, image_part, post_chat, text_part
 
+from server.decoders.pool import DecoderPool, Done, Work
 from server.errors import ContextLengthExceeded
-from server.images.decode import DecodedImage
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 from server.messages import FinishReason, ImageInput
 from server.messages.sampling import SamplingParams
 
@@ -127,20 +127,18 @@ def test_pictures_keep_their_order_over_several_turns() -> None:
 
 
 def test_picture_twice_in_a_request_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.api.generate import pictures
+    prepared: list[bytes] = []
+    real = DecoderPool.run
 
-    prepared: list[str] = []
-    real = pictures.decode_for
+    async def counting(pool: DecoderPool, work: Work, client: str) -> Done:
+        prepared.append(work.digest)
+        return await real(pool, work, client)
 
-    def counting(data: bytes, *rest: Any) -> DecodedImage:
-        prepared.append(rest[-1])
-        return real(data, *rest)
-
-    monkeypatch.setattr(pictures, "decode_for", counting)
+    monkeypatch.setattr(DecoderPool, "run", counting)
     engine = FakeEngine()
     content = [image_part(RED), image_part(GREEN), image_part(RED)]
     assert post_chat(engine, chat(content)).status_code == 200
-    assert sorted(prepared) == [f"messages[0].content[{i}].image_url.url" for i in (0, 1)]
+    assert len(prepared) == len(set(prepared)) == 2
     assert engine.prompt() == f"{USER}[255, 0, 0]\n[0, 255, 0]\n[255, 0, 0]\n{END}"
 
 

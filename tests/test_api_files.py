@@ -16,7 +16,7 @@ from server.api.generate.upload_store import FileStore
 from server.api.options import ApiOptions
 from server.errors import NotFoundError, PayloadTooLarge
 from server.images.limits import ImageLimits
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 
 PNG = encode(corners(), "PNG")
 SMALL = ImageOptions(limits=ImageLimits(max_bytes=2000))

@@ -16,9 +16,8 @@ from fakes import FakeEngine, chat, data_url, image_part, post_chat, serving, te
 from image_files import corners, encode
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.api.generate import pictures
 from server.api.generate.pictures import SharedWork
-from server.images.decode import DecodedImage
+from server.decoders.pool import DecoderPool, Done, Work
 from server.messages import ImageInput
 
 PATH = "/v1/chat/completions"
@@ -35,15 +34,15 @@ class Decodes:
 
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Decodes]:
-    found, real = Decodes(), pictures.decode_for
+    found, real = Decodes(), DecoderPool.run
     found.go_on.set()
 
-    def counting(data: bytes, *rest: Any) -> DecodedImage:
-        found.seen.append(data)
-        assert found.go_on.wait(10)
-        return real(data, *rest)
+    async def counting(pool: DecoderPool, work: Work, client: str) -> Done:
+        found.seen.append(work.data)
+        await asyncio.to_thread(found.go_on.wait, 10)
+        return await real(pool, work, client)
 
-    monkeypatch.setattr(pictures, "decode_for", counting)
+    monkeypatch.setattr(DecoderPool, "run", counting)
     yield found
     found.go_on.set()
 

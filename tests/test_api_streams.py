@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.openai.chat import ChatReply
+from server.decoders.pool import DecoderPool, Done, Work
 from server.errors import ContextLengthExceeded, EngineUnavailable
-from server.images.decode import DecodedImage
 from server.messages import FinishReason
 
 PATH = "/v1/chat/completions"
@@ -213,17 +213,15 @@ def test_template_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_others_are_served_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.api.generate import pictures
-
     decoding, go_on = threading.Event(), threading.Event()
-    real = pictures.decode_for
+    real = DecoderPool.run
 
-    def slow(*args: Any) -> DecodedImage:
+    async def slow(pool: DecoderPool, work: Work, client: str) -> Done:
         decoding.set()
-        assert go_on.wait(10)
-        return real(*args)
+        await asyncio.to_thread(go_on.wait, 10)
+        return await real(pool, work, client)
 
-    monkeypatch.setattr(pictures, "decode_for", slow)
+    monkeypatch.setattr(DecoderPool, "run", slow)
     answers: list[httpx.Response] = []
     with serving(FakeEngine()) as url:
         body = chat([image_part()])

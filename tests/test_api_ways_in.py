@@ -28,7 +28,7 @@ from image_files import corners, encode, tower
 from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.errors import EngineUnavailable
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.messages import ImageInput
 
@@ -160,7 +160,7 @@ def test_a_slow_host_keeps_nobody_else_waiting(host: Host) -> None:
     engine = FakeEngine()
     slow = [by_url(f"http://{host.name}/slow#{n}") for n in range(4)]
     answers: list[httpx.Response] = []
-    with serving(engine, fetch=allowing(host), image_workers=1) as url:
+    with serving(engine, fetch=allowing(host), image_decoders=1) as url:
 
         def ask_slowly() -> None:
             answers.append(httpx.post(f"{url}/v1/chat/completions", json=chat(slow)))

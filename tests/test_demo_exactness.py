@@ -19,7 +19,8 @@ from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.vision.mtmd_tower import MtmdTower
 from server.engine.vision.open_tower import open_tower
-from server.images.prepare import ImageOptions, prepare
+from server.images.options import ImageOptions
+from server.images.prepare import prepare
 from server.messages import EngineConfig, ImageInput
 
 FOLDER = Path(__file__).parent / "fixtures" / "demo"

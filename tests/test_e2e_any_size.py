@@ -17,7 +17,8 @@ from scripts.synthetic.shapes import PRESETS
 from server.engine.llama.model import Model
 from server.engine.llama.mtmd import ImageSpan
 from server.engine.vision.open_tower import open_tower
-from server.images.prepare import ImageOptions, prepare
+from server.images.options import ImageOptions
+from server.images.prepare import prepare
 from server.messages import EngineConfig
 from server.mmproj.layout import PROJECTOR_TYPE, TowerShape
 from server.mmproj.reference import random_weights, write_metadata

@@ -23,7 +23,8 @@ from server.engine.llama.mtmd import ImageSpan
 from server.engine.vision.mtmd_tower import MtmdTower
 from server.engine.vision.open_tower import open_tower
 from server.errors import StartupError
-from server.images.prepare import ImageOptions, prepare
+from server.images.options import ImageOptions
+from server.images.prepare import prepare
 from server.messages import EngineConfig, ImageInput
 from server.mmproj.layout import NEWLINES, TowerShape
 from server.mmproj.reference import project, random_weights, write_tower

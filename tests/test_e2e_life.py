@@ -19,7 +19,7 @@ import openai
 import pytest
 from asking import RED, answer, shape
 from gguf_files import copy_metadata, finish
-from live import DEMO, ROOT, LiveServer, children, gone
+from live import DEMO, ROOT, LiveServer, children, engines, gone
 from stand_in_hub import serving
 
 # In the environment of what run_serve starts: other tests run at the same time.
@@ -39,19 +39,22 @@ def test_a_signal_ends_both_processes(tmp_path: Path, sig: int) -> None:
 def test_a_signal_while_loading_ends_both_processes(tmp_path: Path) -> None:
     server = LiveServer(tmp_path)
     deadline = time.monotonic() + 20
-    while not (engines := children(server.process.pid)):
+    while not engines(server.process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    started = children(server.process.pid)
     assert server.stop() == 0
-    assert all(gone(engine) for engine in engines)
+    assert all(gone(each) for each in started)
     assert "Traceback" not in server.log
 
 
-def test_a_web_process_that_is_killed_takes_the_engine_with_it(tmp_path: Path) -> None:
+def test_a_web_process_that_is_killed_takes_engine_and_decoders_with_it(tmp_path: Path) -> None:
     with LiveServer(tmp_path) as server:
-        engine = server.engine_pid()
+        started = children(server.process.pid)
+        started += [below for child in started for below in children(child)]
+        assert len(started) == 4  # the engine, what decoders are forked from, and two of them
         server.process.kill()
-        assert gone(engine)
+        assert all(gone(each) for each in started)
 
 
 def run_serve(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

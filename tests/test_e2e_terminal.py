@@ -20,7 +20,7 @@ from types import TracebackType
 
 import httpx
 import pytest
-from live import ROOT, LiveServer, children, gone
+from live import ROOT, LiveServer, engines, gone
 
 CTRL_C = b"\x03"
 # nohup itself would write to a file.
@@ -150,7 +150,7 @@ def test_a_second_ctrl_c_ends_a_running_stream_at_once(tmp_path: Path) -> None:
         with streaming(window.url):
             window.press(CTRL_C)
             window.read("finishing 1 request, up to 30 s; Ctrl-C again ends it now")
-            (engine,) = children(window.pid)
+            (engine,) = engines(window.pid)
             window.press(CTRL_C)
             start = time.monotonic()
             assert window.wait() == 0
@@ -185,7 +185,7 @@ def streaming(url: str) -> Iterator[None]:
 def test_closing_the_window_ends_the_server(tmp_path: Path) -> None:
     with Window(tmp_path) as window:
         window.read("-v shows more")
-        (engine,) = children(window.pid)
+        (engine,) = engines(window.pid)
         window.close()
         assert window.wait() == 0
     assert gone(engine)

@@ -9,7 +9,8 @@ from image_files import encode, smooth, tower
 
 from server.errors import ImageError
 from server.images.limits import ImageLimits
-from server.images.prepare import ImageOptions, prepare
+from server.images.options import ImageOptions
+from server.images.prepare import prepare
 
 ROUNDS = 50
 OPTIONS = ImageOptions(limits=ImageLimits(max_pixels=1_000_000, max_side=4096))

@@ -8,8 +8,11 @@ import pytest
 from image_files import corners, encode, tower
 
 from server.errors import ImageError
-from server.images.inspection import Resolution, inspect, resolutions
-from server.images.prepare import ImageOptions
+from server.images.geometry import Resolution, resolutions
+from server.images.jobs import inspect_picture
+from server.images.options import ImageOptions
+from server.images.transfer import Inspection, unpack_inspection
+from server.messages import VisionFacts
 
 CLIP = tower(image_size=336)
 TILED = replace(
@@ -17,6 +20,11 @@ TILED = replace(
     pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)),
     row_newlines=True,
 )
+
+
+def inspect(data: bytes, facts: VisionFacts) -> Inspection:
+    """As a decoder and the web process do it together."""
+    return unpack_inspection(inspect_picture(data, facts, ImageOptions()), len(data), "", 0.0)
 
 
 def tokens(found: tuple[Resolution, ...]) -> dict[int, int]:
@@ -46,7 +54,7 @@ def test_tiles_are_counted_as_llava_1_6_assembles_them() -> None:
 
 def test_the_present_cost_is_what_preparing_gives() -> None:
     for size in ((672, 672), (500, 100), (90, 400), (1000, 1001)):
-        image = inspect(encode(corners(*size), "PNG"), TILED, ImageOptions(), None).image
+        image = inspect(encode(corners(*size), "PNG"), TILED).image
         assert image.layout is not None
         present = tokens(resolutions(TILED, *size))[336]
         assert present == image.layout.n_tokens(24, newlines=True)
@@ -67,7 +75,7 @@ def test_a_turned_picture_has_two_sizes(kind: str) -> None:
     exif = image.getexif()
     exif[0x0112] = 8
     data = encode(image, kind, exif=exif)
-    found = inspect(data, tower(), ImageOptions(), None)
+    found = inspect(data, tower())
     assert (found.format, found.n_bytes) == (kind, len(data))
     assert (found.stored_width, found.stored_height) == (64, 48)
     assert (found.image.source_width, found.image.source_height) == (48, 64)
@@ -75,4 +83,4 @@ def test_a_turned_picture_has_two_sizes(kind: str) -> None:
 
 def test_what_a_request_would_refuse_is_refused() -> None:
     with pytest.raises(ImageError, match="damaged"):
-        inspect(encode(corners(), "JPEG")[:-100], tower(), ImageOptions(), "url")
+        inspect(encode(corners(), "JPEG")[:-100], tower())

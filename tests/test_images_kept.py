@@ -8,7 +8,7 @@ from fakes import VISION
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 from server.images.prepared_cache import KeptPictures, PictureKey
 from server.messages import ImageInput
 

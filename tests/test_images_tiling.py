@@ -14,7 +14,8 @@ from image_files import corners, encode, pixels, smooth, tower
 from PIL import Image
 
 from server.images.geometry import best_pinpoint, inner_size, tile
-from server.images.prepare import ImageOptions, prepare
+from server.images.options import ImageOptions
+from server.images.prepare import prepare
 from server.messages import ImageInput, TileLayout
 
 PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))

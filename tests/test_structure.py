@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -143,6 +144,26 @@ def test_the_web_process_never_loads_the_engine(module: str) -> None:
     assert not used, "the engine is reached through engine_client alone"
 
 
+def test_the_web_process_loads_no_codec() -> None:
+    """What clients send is decoded in processes of their own (server.decoders)."""
+    code = "import sys, server.serve.main, server.settings.settings; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "server.decoders.pool" in loaded
+    assert not {"PIL", "pillow_heif"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["server.decoders.nursery", "server.decoders.child", "server.images.jobs"],
+)
+def test_a_decoder_stays_clear_of_the_web(module: str) -> None:
+    libraries = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "anyio"}
+    for loaded in reachable(module):
+        assert not imports(loaded) & libraries, f"{module} loads {loaded}"
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if within(name, LEAVES)])
 def test_leaves_import_only_each_other(module: str) -> None:
     assert all(within(name, LEAVES) for name in imports(module) if name.startswith("server"))
@@ -162,6 +183,7 @@ def test_the_api_imports_downwards_only(module: str) -> None:
     allowed |= {
         "server.grammar",
         "server.settings.key_file",
+        "server.decoders",
         "server.images",
         "server.tools",
         "server.metrics",

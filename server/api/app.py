@@ -37,7 +37,10 @@ from server.api.operator.memory import memory_router
 from server.api.options import ApiOptions
 from server.api.page import page_router
 from server.api.responses import responses_router
+from server.decoders.places import Usage
+from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine
+from server.images.transfer import JOBS
 from server.metrics import Metrics
 from server.settings.key_file import read_keys
 
@@ -168,11 +171,17 @@ def _services(engine: Engine, options: ApiOptions) -> Services:
     model = ServedModel(engine, options.model_alias, options.chat_template)
     metrics = Metrics(engine, model.name)
     files = FileStore(options.files_max_bytes, options.files_expire)
+    usage = Usage()
+    decoders = DecoderPool(
+        options.decoding, options.image_decoders, (JOBS,), metrics.decoders, usage
+    )
     return Services(
         models=Models(model),
         options=options,
         metrics=metrics,
-        pictures=PictureReader(options, SourceReader(options, files, metrics), metrics),
+        pictures=PictureReader(options, SourceReader(options, files, metrics), decoders, metrics),
+        decoders=decoders,
+        usage=usage,
         files=files,
         gate=_gate(model, options),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.defaults import IMAGE_PREPARED_BYTES
-from server.images.prepare import ImageOptions
+from server.decoders.work import DecoderLimits
+from server.defaults import IMAGE_DECODERS, IMAGE_PREPARED_BYTES
+from server.images.options import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.tools.reasoning import ReasoningFormat
 
@@ -34,6 +35,7 @@ class ApiOptions:
     good if that is 0. At most ``responses_max_count`` responses of ``responses_max_bytes`` together
     are stored.
     Streams that are silent for ``sse_ping_interval`` seconds get a comment; 0 or less: never.
+    ``image_decoders`` processes decode pictures, within the limits ``decoding``, and
     ``image_prepared_bytes`` of prepared pictures are kept.
     ``docs``: the OpenAPI document and the page that shows it are served; ``page``: the page at /.
     /props returns ``model_path``.
@@ -50,7 +52,8 @@ class ApiOptions:
     cors_origins: tuple[str, ...] = ()
     serve_metrics: bool = True
     max_body_bytes: int = 64 * 1024 * 1024
-    image_workers: int = 2
+    image_decoders: int = IMAGE_DECODERS
+    decoding: DecoderLimits = field(default_factory=DecoderLimits)
     image_prepared_bytes: int = IMAGE_PREPARED_BYTES
     fetch: FetchOptions = field(default_factory=FetchOptions)
     image_root: Path | None = None

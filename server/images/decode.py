@@ -18,8 +18,7 @@ from server.images.formats import FORMATS, declared_sizes, why_unknown
 from server.images.limits import ImageLimits, check_bytes, check_frames, check_size
 from server.images.resize import Box
 
-# Pictures are decoded in worker threads, as many as the server allows; a decoder that starts a
-# thread for each core beside them would take the cores from the engine.
+# A decoder process has one thread: the cores are the engine's.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # All plug-ins now rather than during somebody's first request; what Pillow has to say about a
 # client's bytes is said to the client and not in the log.
@@ -159,16 +158,13 @@ def _refusing(data: bytes, limits: ImageLimits, param: str | None) -> Iterator[N
     """Turn whatever Pillow raises into an ImageError that names the field and not the bytes."""
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         what = f"The picture is far larger than the limit of {limits.max_pixels:,} pixels."
         raise ImageError(what, param=param, code="image_too_large") from error
     except UnidentifiedImageError as error:
         raise ImageError(why_unknown(data), param=param, code="unsupported_image_format") from error
-    except MemoryError as error:
-        what = "The picture needs more memory than the server has."
-        raise ImageError(what, param=param, code="image_too_large") from error
     except Exception as error:
         # Pillow's plug-ins raise what their parsers trip over: OSError, SyntaxError, ValueError,
         # struct.error, EOFError, zlib.error, OverflowError, KeyError, ...

@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
-from server.messages import TileLayout
+from server.messages import TileLayout, VisionFacts
 
+_SCALES: Final = tuple(Fraction(a, b) for a, b in ((1, 2), (2, 3), (1, 1), (4, 3), (2, 1)))
 # Sizes that are tried for a ratio, in pixels of the shorter side.
 _NEARBY: Final = 32
 
@@ -164,6 +166,12 @@ def fewer(width: int, height: int, max_pixels: int) -> tuple[int, int]:
     return (side, other) if width < height else (other, side)
 
 
+def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Return the tower's mean (0 to 1 a channel) in levels, cut off as LLaVA's reference does."""
+    red, green, blue = (int(value * 255) for value in mean)
+    return red, green, blue
+
+
 def nearest_sizes(size: int, patch_size: int) -> tuple[int, int]:
     """Return the multiples of ``patch_size`` around ``size``, both ``size`` if it is one.
 
@@ -241,3 +249,44 @@ def tile(
         return None
     layout = TileLayout(columns, rows, left, top, across, down)
     return Tiling(canvas, inner_size(width, height, canvas), layout)
+
+
+@dataclass(slots=True, frozen=True)
+class Resolution:
+    """A picture at an ``--image-size``, in pixels: the squares that are encoded, and its tokens."""
+
+    image_size: int
+    squares: int
+    tokens: int
+
+
+def resolutions(
+    tower: VisionFacts, width: int, height: int, max_edge: int | None = None
+) -> tuple[Resolution, ...]:
+    """What an upright picture costs at half to twice the tower's own size, and at the present one.
+
+    Sizes are multiples of the patch, as ``--image-size`` wants them. Towers that are not fixed
+    have none, for there the picture decides; projectors that thin the patches out (MobileVLM)
+    are bound to the size that they have.
+    """
+    if not tower.fixed:
+        return ()
+    patch, sizes = tower.patch_size, {tower.image_size}
+    if tower.tokens_per_image == patch_grid(tower.image_size, tower.image_size, patch).tokens:
+        sizes |= {nearest_sizes(round(tower.native_image_size * s), patch)[0] for s in _SCALES}
+    if max_edge is not None:
+        width, height = within(width, height, max_edge)
+    return tuple(_at(tower, size, width, height) for size in sorted(sizes))
+
+
+def _at(tower: VisionFacts, size: int, width: int, height: int) -> Resolution:
+    side = size // tower.patch_size
+    if size == tower.image_size:
+        side = math.isqrt(tower.tokens_per_image)
+    # The same tiles of another size, as server.mmproj makes them.
+    pinpoints = [tuple(edge // tower.image_size * size for edge in p) for p in tower.pinpoints]
+    tiling = tile(width, height, [(p[0], p[1]) for p in pinpoints], size, side)
+    if tiling is None:
+        return Resolution(size, 1, side * side)
+    squares = 1 + tiling.layout.columns * tiling.layout.rows
+    return Resolution(size, squares, tiling.layout.n_tokens(side, newlines=tower.row_newlines))

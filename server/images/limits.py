@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-from PIL import Image
+from typing import TYPE_CHECKING, Final
 
 from server.defaults import (
     IMAGE_MAX_BYTES,
@@ -14,6 +12,9 @@ from server.defaults import (
     IMAGE_MAX_SIDE,
 )
 from server.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image  # the web process, which reads the limits, loads no codec
 
 # Pillow itself refuses more (twice its MAX_IMAGE_PIXELS), so a higher limit would be a lie.
 MAX_PIXELS_CEILING: Final = 178_956_970

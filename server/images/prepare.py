@@ -1,31 +1,20 @@
-"""A file's bytes to what the engine encodes: decoding and resizing joined. Runs in a thread."""
+"""A file's bytes to what the engine encodes: decoding and resizing joined. Runs in a decoder."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final
 
 from PIL import Image
 
 from server.errors import ImageError
 from server.images.decode import DecodedImage, decode
 from server.images.geometry import Size, tile, within
-from server.images.limits import ImageLimits
-from server.images.resize import (
-    at_least,
-    cap_edge,
-    cap_pixels,
-    cut,
-    mean_colour,
-    to_canvas,
-    to_square,
-)
+from server.images.options import ImageOptions, image_digest, source_digest
+from server.images.resize import at_least, cap_edge, cap_pixels, cut, to_canvas, to_square
 from server.messages import ImageInput, TileLayout, VisionFacts
 
-# Part of every digest: raise it whenever the same file would give other pixels.
-_VERSION: Final = 2
 # Qwen2-VL's reference refuses more (smart_resize in its processor); others have no rule of their
 # own, and a grid that is 200 times as long as high tells them nothing.
 _MAX_ASPECT: Final = 200
@@ -33,27 +22,6 @@ _MAX_ASPECT: Final = 200
 _LOW_EDGE: Final = 512
 # Detail "low" on a tower that sees one square: means of 2 x 2 tokens.
 _LOW_POOL: Final = 2
-
-Detail = Literal["auto", "low", "high"]
-
-
-@dataclass(slots=True, frozen=True)
-class ImageOptions:
-    """The operator's choices. ``max_edge`` caps the longest edge in pixels for towers that take
-    any size or tiles (one that sees a single square has its own size); ``background`` shows
-    through transparency. ``detail``, which a request may choose for each picture: "high" and
-    "auto" as the model's reference has it, "low" with fewer tokens.
-    """
-
-    limits: ImageLimits = field(default_factory=ImageLimits)
-    max_edge: int | None = None
-    background: tuple[int, int, int] = (255, 255, 255)
-    detail: Detail = "auto"
-
-    @property
-    def low(self) -> bool:
-        """Whether fewer tokens are wanted."""
-        return self.detail == "low"
 
 
 @dataclass(slots=True, frozen=True)
@@ -78,7 +46,8 @@ def prepare(
 
     Raises ImageError with ``param``: not a whole, permitted picture, or too narrow for the tower.
     """
-    return fit(decode_for(data, tower, options, param), data, tower, options, param)
+    image = fit(decode_for(data, tower, options, param), tower, options, param)
+    return replace(image, digest=image_digest(source_digest(data), tower, options))
 
 
 def decode_for(
@@ -95,13 +64,10 @@ def decode_for(
 
 
 def fit(
-    decoded: DecodedImage,
-    data: bytes,
-    tower: VisionFacts,
-    options: ImageOptions,
-    param: str | None,
+    decoded: DecodedImage, tower: VisionFacts, options: ImageOptions, param: str | None
 ) -> ImageInput:
-    """The second half of ``prepare``: the decoded picture of ``data``, as the tower is to see it.
+    """The second half of ``prepare``: the decoded picture as the tower is to see it, its digest
+    left empty.
 
     Raises ImageError with ``param`` if it is too narrow for the tower.
     """
@@ -112,7 +78,7 @@ def fit(
     else:
         pixels = _any_size(decoded, tower, options, param)
     return ImageInput(
-        digest=_digest(data, tower, options),
+        digest="",
         width=pixels.image.width,
         height=pixels.image.height,
         rgb=pixels.image.tobytes(),
@@ -181,17 +147,3 @@ def _any_size(
     raise ImageError(
         f"The picture is too narrow for the vision tower ({width}x{height}).", param=param
     )
-
-
-def _digest(data: bytes, tower: VisionFacts, options: ImageOptions) -> str:
-    """Everything that pixels and rows depend on, so that no cache mistakes one for another."""
-    how: tuple[object, ...]
-    if tower.tiled:
-        side = tower.tokens_per_image, tower.row_newlines
-        how = ("tiles", tower.image_size, tower.pinpoints, *side, options.max_edge)
-    elif tower.fixed:
-        how = ("square", tower.image_size, mean_colour(tower.image_mean))
-    else:
-        how = ("any", options.max_edge, tower.patch_size, tower.most_pixels)
-    key = repr((_VERSION, how, options.background, options.low)).encode()
-    return hashlib.sha256(key + b"\0" + data).hexdigest()

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
 
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 from server.messages import ImageInput, VisionFacts
 
 # A key, the objects around the pixels, and their places in the dictionary; a picture may have as

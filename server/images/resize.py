@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from server.images.geometry import fewer
+from server.images.geometry import fewer, mean_colour
 
 _BICUBIC: Final = Image.Resampling.BICUBIC
 _BAND: Final = 256
@@ -21,12 +21,6 @@ _UNIT: Final = 1 << 22
 _TOGETHER: Final = 8
 # Left, top, right and bottom in pixels, whole or not.
 Box = tuple[float, float, float, float]
-
-
-def mean_colour(mean: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Return the tower's mean (0 to 1 a channel) in levels, cut off as LLaVA's reference does."""
-    red, green, blue = (int(value * 255) for value in mean)
-    return red, green, blue
 
 
 def to_square(

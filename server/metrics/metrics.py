@@ -13,7 +13,7 @@ from prometheus_client import (
 from server.metrics.engine import EngineCollector, MetricsSource
 from server.metrics.families import Families
 from server.metrics.llama_server import LlamaServerMetrics
-from server.metrics.pictures import PictureMetrics
+from server.metrics.pictures import DecoderMetrics, PictureMetrics
 from server.metrics.requests import RequestMetrics, StepMetrics
 
 
@@ -54,6 +54,7 @@ class Metrics:
         self.llama_server = LlamaServerMetrics(source)
         self.requests = RequestMetrics(families, self.llama_server)
         self.pictures = PictureMetrics(families)
+        self.decoders = DecoderMetrics(families)
         self.http = HttpMetrics(families)
         self._registry.register(EngineCollector(source, model))
         self._registry.register(self.llama_server)

@@ -59,3 +59,24 @@ class PictureMetrics:
         self._encoded.observe(image.encoded_width * image.encoded_height)
         self._tiles.observe(image.n_squares)
         self.took("encode", CACHED if encoded.cached else OK, encoded.encode_seconds)
+
+
+class DecoderMetrics:
+    """The families of the processes that decode."""
+
+    def __init__(self, families: Families) -> None:
+        self._alive = families.gauge("llava_decoders", "Processes that decode pictures")
+        self._ended = families.counters(
+            "llava_decoder_restarts",
+            "Decoders that were ended and replaced, by what was exceeded or happened",
+            "reason",
+            ("cpu", "wall", "memory", "crash", "lost", "left", "slow"),
+        )
+
+    def decoders(self, alive: int) -> None:
+        """So many decoders run now."""
+        self._alive.set(alive)
+
+    def decoder_ended(self, reason: str) -> None:
+        """One was ended."""
+        self._ended.inc(reason)

@@ -83,6 +83,7 @@ class _WebProcess:
         app = create_app(engine, api_options(settings, model), self._traces)
         controls: Controls = app.state.controls
         self._served = controls.services.models.default
+        self._decoders = controls.services.decoders
         self._servers = [WebServer(app, listener, web_options(settings))]
         reloads = (controls.keys.reload, self._servers[0].reload_certificate)
         self._life = Life(self._servers[0], controls.gate, settings.drain_timeout, reloads)
@@ -103,6 +104,7 @@ class _WebProcess:
         # other server answers until then.
         self._accept(shared=False)
         work = asyncio.create_task(self._load_and_watch())
+        decoders = asyncio.create_task(self._decoders.start())
         ending = asyncio.create_task(self._life.ending.wait())
         try:
             await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,6 +112,7 @@ class _WebProcess:
                 work.result()
         finally:
             work.cancel()
+            decoders.cancel()
             ending.cancel()
             await self._stop()
         return 0
@@ -159,6 +162,7 @@ class _WebProcess:
         # Requests that still wait get their answer before the connections are closed.
         await self._supervisor.stop(**({"patience": 0.0} if self._life.hurried else {}))
         await asyncio.gather(*self._running)
+        await self._decoders.stop()
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
 

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.api.options import ApiOptions, CallerLimits
+from server.decoders.work import DecoderLimits
 from server.engine_client.supervisor import EngineLimits
 from server.errors import ConfigError
 from server.hub.resolve import ModelName
 from server.images.limits import ImageLimits
-from server.images.prepare import ImageOptions
+from server.images.options import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.prompt import check_template
 from server.serve.connections import ClientLimits
 from server.serve.web_server import WebOptions
 from server.settings.settings import Settings
+from server.sizes import MIB
 
 if TYPE_CHECKING:
     from server.api.middleware.opentelemetry import OpenTelemetry
@@ -78,6 +80,8 @@ def api_options(settings: Settings, model: ModelName) -> ApiOptions:
             timeout=settings.image_fetch_timeout,
         ),
         image_root=_image_root(settings),
+        image_decoders=settings.image_decoders,
+        decoding=_decoder_limits(settings),
         image_prepared_bytes=settings.image_prepared_bytes,
         request_timeout=settings.request_timeout,
         files_max_bytes=settings.files_max_bytes,
@@ -91,7 +95,8 @@ def api_options(settings: Settings, model: ModelName) -> ApiOptions:
 
 def _image_options(settings: Settings) -> ImageOptions:
     limits = ImageLimits(
-        max_bytes=settings.image_max_bytes,
+        # Plain numbers alone: a decoder, which gets these, has no pydantic.
+        max_bytes=int(settings.image_max_bytes),
         max_pixels=settings.image_max_pixels,
         max_side=settings.image_max_side,
         max_frames=settings.image_max_frames,
@@ -102,6 +107,19 @@ def _image_options(settings: Settings) -> ImageOptions:
         max_edge=settings.image_max_edge,
         background=settings.image_background,
         detail=settings.image_detail,
+    )
+
+
+def _decoder_limits(settings: Settings) -> DecoderLimits:
+    """What a decoder may take. Of the formats, JPEG 2000 takes most: 20 bytes a pixel."""
+    seconds, pixels = settings.image_decode_seconds, settings.image_max_pixels
+    return DecoderLimits(
+        memory_bytes=int(settings.image_decode_bytes or 256 * MIB + 32 * pixels),
+        cpu_seconds=seconds,
+        # Beside a busy engine a slow decoder may get a sixth of a core.
+        wall_seconds=max(60.0, 6 * seconds),
+        # The file goes in and at most all of its pixels come out.
+        shared_bytes=max(int(settings.image_max_bytes), 3 * pixels, 64 * MIB),
     )
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ByteSize, Field
 from server.defaults import (
     IMAGE_CACHE_BYTES,
     IMAGE_CACHE_DIR_BYTES,
+    IMAGE_DECODE_SECONDS,
+    IMAGE_DECODERS,
     IMAGE_MAX_BYTES,
     IMAGE_MAX_COUNT,
     IMAGE_MAX_PIXELS,
@@ -54,6 +56,15 @@ class PicturesSettings(BaseModel):
     image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
         (255, 255, 255), description="what shows through transparent pictures"
     )
+    image_decoders: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
+        IMAGE_DECODERS, description="processes that decode pictures, beside one for slow ones"
+    )
+    image_decode_seconds: Annotated[float, Flag("Pictures", (), "SECONDS")] = Field(
+        IMAGE_DECODE_SECONDS, gt=0, description="most processor time for decoding one picture"
+    )
+    image_decode_bytes: Annotated[
+        ByteSize | None, Flag("Pictures", (), "SIZE", "256 MiB and 32 bytes for each pixel")
+    ] = Field(None, gt=0, description="most memory for decoding one picture")
     image_prepared_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "64MiB")] = Field(
         ByteSize(IMAGE_PREPARED_BYTES),
         ge=0,

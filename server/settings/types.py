@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from PIL import ImageColor
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
@@ -34,6 +33,8 @@ def _colour(value: object) -> object:
     """Read a colour name or #rrggbb; transparency makes no sense behind a picture."""
     if not isinstance(value, str):
         return value
+    from PIL import ImageColor  # noqa: PLC0415 (only where a colour was given)
+
     try:
         return ImageColor.getrgb(value.strip())[:3]
     except ValueError:

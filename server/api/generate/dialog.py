@@ -17,7 +17,7 @@ from server.api.generate.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.services import ServedModel, Services
 from server.api.http.record import current_record
 from server.errors import LlavaError
-from server.images.prepare import Detail
+from server.images.options import Detail
 from server.messages import LiteralText, PromptPart
 from server.messages.sampling import SamplingParams, ThoughtRule
 from server.prompt import ChatTemplate, Part, Picture, Turn

@@ -1,4 +1,4 @@
-"""The pictures of one request: found, counted, fetched, and prepared in worker threads."""
+"""The pictures of one request: found, counted, fetched, and prepared by decoder processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any, Final, Generic, TypeVar, get_args
 from anyio import CapacityLimiter, to_thread
 
 from server.api.generate.picture_sources import Load, SourceReader
-from server.api.http.record import failing, spared, stage
+from server.api.http.record import failing, spared, stages_took
 from server.api.middleware.admission import visiting
+from server.api.middleware.caller import account
 from server.api.options import ApiOptions
-from server.errors import ImageError
-from server.images.inspection import Inspection, inspect
-from server.images.limits import check_count
-from server.images.prepare import Detail, decode_for, fit
+from server.decoders.pool import DecoderPool, Done, Work
+from server.errors import ImageError, RequestError
+from server.images.limits import check_bytes, check_count
+from server.images.options import Detail, image_digest
 from server.images.prepared_cache import KeptPictures, PictureKey, size_of
+from server.images.transfer import INSPECT, PREPARE, Inspection, unpack, unpack_inspection
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
 
@@ -68,8 +70,11 @@ class SharedWork(Generic[K, T]):
             work.task.exception()  # nobody may be left to hear of it
 
 
-# Hashing a text takes a millisecond a megabyte, and this would be on the event loop.
+# Comparing texts takes time, and this would be on the event loop.
 _LONG: Final = 64 * 1024
+
+
+_READERS: Final = 2
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,20 +91,26 @@ class Source:
 class PictureReader:
     """Prepares pictures, a few at a time, and each of them once while it is kept.
 
-    A picture is known again by all of its bytes, whoever sent it. What several requests ask for
-    at the same time is prepared once for all of them.
+    A picture is known again by the SHA-256 of its file, whichever client sent it. What several
+    requests ask for at the same time is prepared once for all of them.
     """
 
-    def __init__(self, options: ApiOptions, sources: SourceReader, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        options: ApiOptions,
+        sources: SourceReader,
+        decoders: DecoderPool,
+        metrics: Metrics,
+    ) -> None:
         self._options = options.images
         self._detailed = {
             detail: replace(options.images, detail=detail) for detail in get_args(Detail)
         }
         self._sources = sources
         self._metrics = metrics.pictures
-        self._limiter = CapacityLimiter(options.image_workers)
-        # One that is known need not wait for those that are being decoded.
-        self._readers = CapacityLimiter(options.image_workers)
+        self._decoders = decoders
+        # Threads that read files and undo base64.
+        self._readers = CapacityLimiter(_READERS)
         self._kept = KeptPictures(options.image_prepared_bytes)
         self._work: SharedWork[PictureKey, ImageInput] = SharedWork()
 
@@ -139,20 +150,22 @@ class PictureReader:
             options = self._detailed[source.detail]
         async with self._sources.open(source.url, source.param) as load:
             start = time.monotonic()
-            key = PictureKey(await self._fingerprint(load), tower, options)
+            data, digest = await self._read(load)
+            key = PictureKey(digest, tower, options)
             kept = self._look_up(key)
             if kept is None and key not in self._work:
-                return await self._work.of(key, lambda: self._make(key, load, source.param))
+                return await self._work.of(key, lambda: self._make(key, data, source.param))
             if kept is None:
-                kept = replace(await self._others(key, load, source.param), decode_seconds=0.0)
+                kept = replace(await self._others(key, data, source.param), decode_seconds=0.0)
             spared(self._metrics, "decode", start)
             return kept
 
-    async def _fingerprint(self, load: Load) -> bytes:
-        if load.quick:
-            return load.fingerprint()
+    async def _read(self, load: Load) -> tuple[bytes, bytes]:
+        """The file and its digest. Raises ImageError."""
         with failing(self._metrics, "decode"):
-            return await to_thread.run_sync(load.fingerprint, limiter=self._readers)
+            if load.quick:
+                return load.read()
+            return await to_thread.run_sync(load.read, limiter=self._readers)
 
     def _look_up(self, key: PictureKey) -> ImageInput | None:
         kept = self._kept.get(key)
@@ -161,34 +174,30 @@ class PictureReader:
             self._metrics.prepared_hits.inc()
         return kept
 
-    async def _others(self, key: PictureKey, load: Load, param: str) -> ImageInput:
+    async def _others(self, key: PictureKey, data: bytes, param: str) -> ImageInput:
         """The picture that another request is preparing; what is wrong with it, is with ours."""
         try:
-            return await self._work.of(key, lambda: self._make(key, load, param))
+            return await self._work.of(key, lambda: self._make(key, data, param))
         except ImageError as error:
             raise ImageError(error.message, param=param, code=error.code) from error
 
-    async def _make(self, key: PictureKey, load: Load, param: str) -> ImageInput:
-        async with self._limiter:
-            work = to_thread.run_sync(self._timed, key, load, param, limiter=CapacityLimiter(1))
-            thread = asyncio.ensure_future(work)
-            try:
-                picture = await asyncio.shield(thread)
-            finally:
-                # A thread cannot be stopped: it keeps its place, and its memory, until it is done.
-                await asyncio.gather(thread, return_exceptions=True)
+    async def _make(self, key: PictureKey, data: bytes, param: str) -> ImageInput:
+        with failing(self._metrics, "decode"):
+            done = await self._decode(PREPARE, data, key, param)
+        fields = done.decoded.fields
+        stages_took(self._metrics, decode=float(fields["decode"]), resize=float(fields["resize"]))
+        picture = unpack(done.decoded, _digest(key), done.seconds)
         self._kept.put(key, picture)
         self._metrics.prepared_bytes.set(self._kept.n_bytes)
         return picture
 
-    def _timed(self, key: PictureKey, load: Load, param: str) -> ImageInput:
-        start = time.monotonic()
-        with stage(self._metrics, "decode"):
-            data = load.read()
-            decoded = decode_for(data, key.tower, key.options, param)
-        with stage(self._metrics, "resize"):
-            picture = fit(decoded, data, key.tower, key.options, param)
-        return replace(picture, decode_seconds=time.monotonic() - start)
+    async def _decode(self, function: str, data: bytes, key: PictureKey, param: str) -> Done:
+        check_bytes(len(data), self._options.limits, param)
+        work = Work(function, data, key.source, (key.tower, key.options))
+        try:
+            return await self._decoders.run(work, account.get())
+        except RequestError as error:
+            raise ImageError(error.message, param=param, code=error.code) from error
 
     async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
         """What a picture is and becomes; ``source`` is a URL or the file itself."""
@@ -198,9 +207,10 @@ class PictureReader:
             return await self._inspect(load, tower, param)
 
     async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
-        found = await to_thread.run_sync(
-            lambda: inspect(load.read(), tower, self._options, param), limiter=self._limiter
-        )
+        data, digest = await self._read(load)
+        key = PictureKey(digest, tower, self._options)
+        done = await self._decode(INSPECT, data, key, param)
+        found = unpack_inspection(done.decoded, len(data), _digest(key), done.seconds)
         _hold(found.image)
         return found
 
@@ -214,6 +224,10 @@ class PictureReader:
                 code="vision_not_available",
             )
         return tower
+
+
+def _digest(key: PictureKey) -> str:
+    return image_digest(key.source, key.tower, key.options)
 
 
 def _hold(picture: ImageInput) -> None:

@@ -12,6 +12,8 @@ from server.api.generate.upload_store import FileStore
 from server.api.http.body import BodyLimits
 from server.api.middleware.admission import Gate
 from server.api.options import ApiOptions
+from server.decoders.places import Usage
+from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine, require_ready
 from server.messages import EngineReady, ModelFacts
 from server.metrics import Metrics
@@ -86,6 +88,8 @@ class Services:
     metrics: Metrics
     pictures: PictureReader
     files: FileStore
+    decoders: DecoderPool
+    usage: Usage
     gate: Gate = field(default_factory=Gate)
     started: int = field(default_factory=lambda: int(time.time()))
 

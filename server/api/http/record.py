@@ -177,7 +177,7 @@ def seconds_of(stages: Sequence[Stage], *names: str) -> float:
 
 @contextmanager
 def stage(metrics: PictureMetrics, name: str) -> Iterator[None]:
-    """Times what is inside: fetch, decode or resize of one picture. May be used in any thread.
+    """Times what is inside, such as a picture's fetch. May be used in any thread.
 
     What is cancelled because the client left has neither succeeded nor failed: it is not counted.
     """
@@ -196,6 +196,15 @@ def failing(metrics: PictureMetrics, name: str) -> Iterator[None]:
     except Exception:
         _took(metrics, Stage(name, start, time.monotonic(), FAILED))
         raise
+
+
+def stages_took(metrics: PictureMetrics, **seconds: float) -> None:
+    """Stages that just ended, one after the other, in another process."""
+    end = time.monotonic()
+    start = end - sum(seconds.values())
+    for name, took in seconds.items():
+        _took(metrics, Stage(name, start, start + took, OK))
+        start += took
 
 
 def spared(metrics: PictureMetrics, name: str, start: float) -> None:

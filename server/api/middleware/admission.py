@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
 from server.api.middleware.auth import take_back
+from server.api.middleware.caller import account, account_of
 from server.deadline import deadline
 from server.errors import LlavaError, Overloaded, ShuttingDown
 from server.metrics import Metrics
@@ -220,6 +221,7 @@ class GateKeeper:
             return
         visitor = Visitor(self._gate, receive, send)
         visiting.set(visitor)
+        account.set(account_of(scope))
         try:
             await self._app(scope, visitor.receive, visitor.send)
         except asyncio.CancelledError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
 from server.api.middleware.auth import is_open
+from server.api.middleware.caller import address_of
 from server.api.options import CallerLimits
 from server.errors import LlavaError, Overloaded
 from server.metrics import Metrics
@@ -42,7 +42,7 @@ class Rates:
             await self._app(scope, receive, send)
             return
         key: Key | None = scope.get("state", {}).get("key")
-        who = f"key {key.name}" if key else _address(scope)
+        who = f"key {key.name}" if key else address_of(scope)
         error, rate = self._refusal(who, key), self._rate(key)
 
         async def send_with_rate(message: Message) -> None:
@@ -93,14 +93,3 @@ class Rates:
             "x-ratelimit-remaining-requests": str(left),
             "x-ratelimit-reset-requests": f"{self._reset(item, who)}s",
         }
-
-
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    try:
-        address = ipaddress.ip_address(client[0]) if client else None
-    except ValueError:
-        return str(client)
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

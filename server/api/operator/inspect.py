@@ -16,7 +16,8 @@ from server.api.http.connection import while_connected
 from server.api.http.form import is_form, read_form
 from server.api.http.openapi import operation
 from server.api.shapes.pictures import Inspection as InspectionAnswer
-from server.images.inspection import Inspection, resolutions
+from server.images.geometry import resolutions
+from server.images.transfer import Inspection
 from server.messages import Counted, VisionFacts
 
 

@@ -1,0 +1,122 @@
+"""A decoder's own side: confined once, then one job after the other until the line closes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import signal
+import socket
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from server.decoders.work import (
+    Decoded,
+    DecoderLimits,
+    Job,
+    frame,
+    read_shared,
+    receive_frame,
+    write_shared,
+)
+from server.errors import LlavaError
+
+# Where the line and the shared memory lie; below are the three standard streams, and no other
+# descriptor is permitted.
+_LINE, _MEMORY, _DESCRIPTORS = 3, 4, 5
+_MOST_INHERITED: Final = 4096
+_LONGEST_TRACE: Final = 4000
+
+
+def decode_until_closed(
+    line: int, memory: int, limits: DecoderLimits, size: int | None
+) -> NoReturn:
+    """A forked process's whole life. Never returns into the code that forked it.
+
+    ``size`` is the ``own_size`` of the process that it was forked from.
+    """
+    try:
+        _confine(line, memory, limits, size)
+        with socket.socket(fileno=_LINE) as ours:
+            while (request := receive_frame(ours)) is not None:
+                reply = _reply(request)
+                ours.sendall(frame(json.dumps(reply).encode()))
+                if "exceeded" in reply:
+                    break  # what a codec left behind is nobody's any more
+    finally:
+        os._exit(0)
+
+
+def _confine(line: int, memory: int, limits: DecoderLimits, size: int | None) -> None:
+    """Takes away what decoding does not need. docs/hardening.md says what holds where."""
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    # Free of 0 to 4 first, so that none of the five is overwritten before it is moved.
+    sources = [os.dup(one) for one in (null, null, null, line, memory)]
+    while min(sources) < _DESCRIPTORS:
+        sources = [os.dup(one) for one in sources]
+    for target, source in enumerate(sources):
+        os.dup2(source, target)
+    os.closerange(_DESCRIPTORS, _MOST_INHERITED)
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPROF):
+        signal.signal(name, signal.SIG_DFL)
+    _bound(resource.RLIMIT_CORE, 0)
+    _bound(resource.RLIMIT_FSIZE, limits.shared_bytes)
+    # No file and no socket can be opened any more, and no process or thread be started.
+    _bound(resource.RLIMIT_NOFILE, _DESCRIPTORS)
+    _bound(resource.RLIMIT_NPROC, 0)
+    if size is not None:
+        _bound(resource.RLIMIT_AS, size + limits.memory_bytes)
+
+
+def _bound(what: int, limit: int) -> None:
+    try:
+        resource.setrlimit(what, (limit, limit))
+    except (OSError, ValueError):  # a system that does not know this limit; the others hold
+        return
+
+
+def own_size() -> int | None:
+    """Bytes of address space that this process has; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return None
+    return pages * resource.getpagesize()
+
+
+def _reply(request: bytes) -> dict[str, Any]:
+    began, cpu = time.perf_counter(), time.process_time()
+    try:
+        job: Job = pickle.loads(request)  # noqa: S301 (from our own web process)
+        # Ends the process, by the signal's default action.
+        signal.setitimer(signal.ITIMER_PROF, job.cpu_seconds)
+        reply = _done(_function(job.function)(read_shared(_MEMORY, job.n_bytes), *job.arguments))
+    except LlavaError as error:
+        reply = {"refused": [error.message, error.code]}
+    except MemoryError:
+        reply = {"exceeded": "memory"}
+    except Exception:
+        reply = {"failed": traceback.format_exc()[-_LONGEST_TRACE:]}
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    reply["cpu_seconds"] = time.process_time() - cpu
+    reply["seconds"] = time.perf_counter() - began
+    return reply
+
+
+def _function(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _done(decoded: Decoded) -> dict[str, Any]:
+    offset = 0
+    for buffer in decoded.buffers:
+        write_shared(_MEMORY, buffer, offset)
+        offset += len(buffer)
+    return {"fields": decoded.fields, "sizes": [len(buffer) for buffer in decoded.buffers]}
