@@ -17,12 +17,12 @@ from server.settings.parser import did_you_mean
 from server.settings.settings import ENV_PREFIX, Settings
 from server.settings.types import Flag
 
-# What ``serve --help`` shows; the others are in ``--help-all``.
-EVERYDAY = {
-    "config", "offline", "verbose", "model", "mmproj", "alias", "host", "port", "api_key",
-    "api_key_file", "ctx_size", "parallel", "threads", "n_gpu_layers", "max_tokens",
-    "image_size", "image_detail", "image_urls", "log_format", "log_level",
-}  # fmt: skip
+# What ``serve --help`` shows, in this order; the others are in ``--help-all``.
+EVERYDAY = (
+    "model", "mmproj", "alias", "host", "port", "api_key", "api_key_file", "ctx_size", "parallel",
+    "n_gpu_layers", "threads", "max_tokens", "image_size", "image_detail", "image_urls", "offline",
+    "config", "log_level", "log_format", "verbose",
+)  # fmt: skip
 
 # Kubernetes sets these in every pod for a Service whose name begins with "llava".
 SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT(_\d+_(TCP|UDP)(_|$)|$)")
@@ -69,14 +69,17 @@ def add_settings(
     no groups.
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for name, field in Settings.model_fields.items():
+    fields = Settings.model_fields
+    for name in dict.fromkeys((*EVERYDAY, *fields)) if everyday else fields:
         if names is not None and name not in names:
             continue
-        info = flag_info(field)
+        field, info = fields[name], flag_info(fields[name])
         title = "everyday settings" if everyday else info.group
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        text = f"{field.description} (default: {default_text(field)})".replace("%", "%%")
+        default = default_text(field)
+        note = "" if everyday and default == "none" else f" (default: {default})"
+        text = f"{field.description}{note}".replace("%", "%%")
         hidden = everyday and name not in EVERYDAY
         _add_setting(groups[title], name, field, argparse.SUPPRESS if hidden else text)
     known = [flag_of(name) for name in Settings.model_fields if names is None or name in names]

@@ -32,16 +32,18 @@ class ModelSettings(BaseModel):
         "demo", description="GGUF file, name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
     mmproj: Annotated[UserPath | None, Flag("Model", ("-mm",), "FILE")] = Field(
-        None, description="vision tower and projector (GGUF) that belong to the model"
+        None, description="GGUF file of the vision tower and projector"
     )
     alias: Annotated[Text | None, Flag("Model", (), "NAME", "the model's name")] = Field(
-        None, description="name of the model in the API"
+        None, description="model name in the API"
     )
     chat_template: Annotated[Text | None, Flag("Model", (), "NAME|FILE", "the model's own")] = (
-        Field(None, description="chat template: a built-in one's name, a file, or Jinja source")
+        Field(
+            None, description="chat template: the name of a built-in one, a file, or Jinja source"
+        )
     )
     chat_template_file: Annotated[UserPath | None, Flag("Model", (), "FILE")] = Field(
-        None, description="chat template from a file"
+        None, description="read the chat template from this file"
     )
     reasoning_format: Annotated[ReasoningFormat, Flag("Model", (), "FORMAT")] = Field(
         "auto",
@@ -49,7 +51,9 @@ class ModelSettings(BaseModel):
         " them (auto), always (deepseek), never (none)",
     )
     llava_fix: Annotated[AutoOff, Flag("Model")] = Field(
-        "auto", description="compute LLaVA's vision features as they were trained"
+        "auto",
+        description="correct llama.cpp's image features for LLaVA towers; off leaves them as "
+        "they are",
     )
 
 
@@ -57,41 +61,47 @@ class EngineSettings(BaseModel):
     """How the model runs."""
 
     ctx_size: Annotated[AutoCount, Flag("Engine", ("-c",), "TOKENS", "auto")] = Field(
-        None, ge=0, description="context in tokens, shared by all slots; 0 is the model's own"
+        None,
+        ge=0,
+        description="context in tokens, shared by all requests; 0 is the model's maximum",
     )
     parallel: Annotated[AutoCount, Flag("Engine", ("-np",), "N", "auto")] = Field(
         None, ge=1, le=256, description="requests that run at the same time"
     )
     threads: Annotated[int, Flag("Engine", ("-t",), "N", "one per usable core")] = Field(
-        0, ge=-1, le=1024, description="processor threads; 0 or -1 choose"
+        0, ge=-1, le=1024, description="processor threads; 0 or -1 is one per usable core"
     )
     batch_size: Annotated[Positive, Flag("Engine", ("-b",), "TOKENS")] = Field(
-        512, description="most tokens in one batch"
+        512, description="maximum tokens in one batch"
     )
     ubatch_size: Annotated[Positive, Flag("Engine", ("-ub",), "TOKENS")] = Field(
-        512, description="most tokens computed at once, at most the batch"
+        512, description="maximum tokens computed at once; at most --batch-size"
     )
     itl_target: Annotated[float, Flag("Engine", (), "MS")] = Field(
-        70.0, gt=0, le=10_000, description="longest step while anyone waits for a next token"
+        70.0,
+        gt=0,
+        le=10_000,
+        description="maximum time of a step while requests wait for their next token",
     )
     stream_interval: Annotated[float, Flag("Engine", (), "MS")] = Field(
         25.0,
         ge=0,
         le=1000,
-        description="tokens that come faster than this are sent together; 0 sends each at once",
+        description="send tokens of a stream together that come faster than this; 0 sends "
+        "each at once",
     )
     prefix_cache_cells: Annotated[int, Flag("Engine", (), "N")] = Field(
         512,
         ge=0,
-        description="cells that finished prompts keep, for each makes every step a little slower;"
-        " what goes beyond it is moved to --cache-ram",
+        description="KV cache cells kept for finished prompts; more make every step slower, "
+        "and the rest goes to --cache-ram",
     )
     cache_ram: Annotated[AutoCount, Flag("Engine", ("-cram",), "MIB", "auto")] = Field(
         None,
         ge=0,
         le=1 << 30,
-        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, less where"
-        " the RAM is small; 0 is none",
+        description="RAM for finished prompts beside the KV cache, in MiB; auto is 1024, less "
+        "if RAM is scarce; 0 disables",
     )
 
     @property
@@ -108,43 +118,45 @@ class EngineSettings(BaseModel):
 
 
 class MemorySettings(BaseModel):
-    """Where the model lies, and how much room it gets."""
+    """Devices, and the memory that the model may take."""
 
     fit: Annotated[Fit, Flag("Memory", ("-fit",), "on|off")] = Field(
-        "on", description="lower what is left on auto until it fits, refuse what cannot"
+        "on",
+        description="lower settings that are on auto until the model fits into memory, and "
+        "refuse what cannot fit",
     )
     memory_margin: Annotated[
         ByteSize | None, Flag("Memory", (), "SIZE", "512MiB, at most an eighth")
-    ] = Field(None, ge=0, description="bytes of each device that the fit leaves free")
+    ] = Field(None, ge=0, description="memory to leave free on each device")
     n_gpu_layers: Annotated[GpuLayers, Flag("Memory", ("-ngl",), "N|auto|all")] = Field(
         "auto", description="layers of the language model on the GPU"
     )
     mmproj_offload: Annotated[
         Place, Flag("Memory", (), "auto|gpu|cpu", "auto", bare="gpu", negative="cpu")
-    ] = Field(None, description="where the vision tower runs")
+    ] = Field(None, description="device of the vision tower")
     cache_type_k: Annotated[CacheTypeName, Flag("Memory", ("-ctk",), "TYPE", "auto")] = Field(
-        None, description="type of the KV cache's keys; auto is f16, or q8_0 where that fits better"
+        None, description="KV cache type of the keys; auto is f16, or q8_0 if only that fits"
     )
     cache_type_v: Annotated[CacheTypeName, Flag("Memory", ("-ctv",), "TYPE", "auto")] = Field(
-        None, description="type of the KV cache's values; quantized ones need flash attention"
+        None, description="KV cache type of the values; quantized types need flash attention"
     )
     flash_attn: Annotated[FlashAttention, Flag("Memory", ("-fa",), "on|off|auto", "auto")] = Field(
-        None, description="flash attention, in the language model and the vision tower"
+        None, description="use flash attention in the language model and the vision tower"
     )
     mmap: Annotated[bool, Flag("Memory")] = Field(
-        True, description="map the model's file instead of reading it into memory"
+        True, description="map the model file instead of reading it into memory"
     )
     mlock: Annotated[bool, Flag("Memory")] = Field(
-        False, description="keep the model in RAM, out of the swap"
+        False, description="keep the model in RAM and out of swap"
     )
     split_mode: Annotated[SplitMode, Flag("Memory", ("-sm",), "layer|none")] = Field(
-        "layer", description="spread the layers over all GPUs, or use the main one only"
+        "layer", description="spread the layers over all GPUs, or use the main GPU only"
     )
     tensor_split: Annotated[Shares, Flag("Memory", ("-ts",), "N0,N1,...", "by free memory")] = (
-        Field((), description="each GPU's share of the layers")
+        Field((), description="share of the layers for each GPU")
     )
     main_gpu: Annotated[AutoCount, Flag("Memory", ("-mg",), "INDEX", "0")] = Field(
-        None, ge=0, description="GPU of the vision tower, and of all with --split-mode none"
+        None, ge=0, description="GPU of the vision tower, and of everything with --split-mode none"
     )
 
     @property

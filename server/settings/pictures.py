@@ -1,4 +1,4 @@
-"""What becomes of pictures."""
+"""Pictures: sizes, limits, caches and where they are fetched from."""
 
 from __future__ import annotations
 
@@ -21,40 +21,42 @@ from server.settings.types import Colour, Detail, Flag, Hosts, Positive, UserPat
 
 
 class PicturesSettings(BaseModel):
-    """What becomes of pictures."""
+    """Pictures: sizes, limits, caches and where they are fetched from."""
 
     image_size: Annotated[int | None, Flag("Pictures", (), "PIXELS", "the tower's own")] = Field(
-        None, ge=14, le=4096, description="edge of the square that a fixed-size tower sees"
+        None, ge=14, le=4096, description="input size of fixed-size vision towers"
     )
     image_max_edge: Annotated[int | None, Flag("Pictures", (), "PIXELS", "no limit")] = Field(
-        None, ge=14, description="shrink pictures whose longer edge exceeds this"
+        None, ge=14, description="shrink pictures with a longer edge to this"
     )
     image_detail: Annotated[Detail, Flag("Pictures", (), "auto|low|high")] = Field(
-        "auto", description="for pictures whose request does not say; low takes fewer tokens"
+        "auto", description="detail of pictures whose request names none; low takes fewer tokens"
     )
     image_min_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
-        Field(None, description="least tokens of a picture, for towers that take any size")
+        Field(None, description="minimum tokens per picture, for towers that take any size")
     )
     image_max_tokens: Annotated[Positive | None, Flag("Pictures", (), "N", "the tower's own")] = (
-        Field(None, description="most tokens of a picture, for towers that take any size")
+        Field(None, description="maximum tokens per picture, for towers that take any size")
     )
     image_max_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "20MiB")] = Field(
-        ByteSize(IMAGE_MAX_BYTES), gt=0, description="largest encoded picture, such as 20MiB"
+        ByteSize(IMAGE_MAX_BYTES),
+        gt=0,
+        description="maximum size of an encoded picture, such as 20MiB",
     )
     image_max_pixels: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
-        IMAGE_MAX_PIXELS, description="most pixels of one picture"
+        IMAGE_MAX_PIXELS, description="maximum pixels of a picture"
     )
     image_max_side: Annotated[Positive, Flag("Pictures", (), "PIXELS")] = Field(
-        IMAGE_MAX_SIDE, description="longest edge of one picture as it arrives"
+        IMAGE_MAX_SIDE, description="maximum edge of a picture as it arrives"
     )
     image_max_frames: Annotated[Positive | None, Flag("Pictures", (), "N", "any number")] = Field(
-        None, description="most frames of an animation, of which the first is seen"
+        None, description="maximum frames of an animation; the first one is used"
     )
     image_max_count: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
-        IMAGE_MAX_COUNT, description="most pictures in one request"
+        IMAGE_MAX_COUNT, description="maximum pictures in one request"
     )
     image_background: Annotated[Colour, Flag("Pictures", (), "COLOUR", "white")] = Field(
-        (255, 255, 255), description="what shows through transparent pictures"
+        (255, 255, 255), description="colour behind transparent pictures"
     )
     image_decoders: Annotated[Positive, Flag("Pictures", (), "N")] = Field(
         IMAGE_DECODERS, description="processes that decode pictures, beside one for slow ones"
@@ -68,30 +70,34 @@ class PicturesSettings(BaseModel):
     image_prepared_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "64MiB")] = Field(
         ByteSize(IMAGE_PREPARED_BYTES),
         ge=0,
-        description="most bytes of decoded pictures kept; 0 is none",
+        description="cache for decoded pictures; 0 disables",
     )
     image_cache_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "256MiB")] = Field(
         ByteSize(IMAGE_CACHE_BYTES),
         ge=0,
-        description="most bytes of encoded pictures kept; 0 is none",
+        description="cache for encoded pictures; 0 disables",
     )
     mtmd_batch_max_tokens: Annotated[
         int | None, Flag("Pictures", (), "N", "0 on a CPU, 1024 on a GPU")
-    ] = Field(None, ge=0, description="most tokens of pictures encoded together; 0 is one by one")
+    ] = Field(
+        None,
+        ge=0,
+        description="encode pictures together up to this many tokens; 0 encodes one by one",
+    )
     image_cache_dir: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none")] = Field(
-        None, description="folder where encoded pictures stay over a restart"
+        None, description="folder that keeps encoded pictures across restarts"
     )
     image_cache_dir_bytes: Annotated[ByteSize, Flag("Pictures", (), "SIZE", "4GiB")] = Field(
-        ByteSize(IMAGE_CACHE_DIR_BYTES), gt=0, description="most bytes in that folder"
+        ByteSize(IMAGE_CACHE_DIR_BYTES), gt=0, description="maximum size of that folder"
     )
     image_urls: Annotated[bool, Flag("Pictures")] = Field(
         True, description="fetch pictures from http and https URLs"
     )
     image_url_allow: Annotated[Hosts, Flag("Pictures", (), "HOST,...", "all public hosts")] = Field(
-        (), description="fetch from these hosts only; they may be private, and name a port"
+        (), description="fetch from these hosts only; private hosts and ports may be named"
     )
     image_fetch_timeout: Annotated[float, Flag("Pictures", (), "SECONDS")] = Field(
-        10.0, gt=0, le=600, description="longest time for fetching one picture, redirects included"
+        10.0, gt=0, le=600, description="maximum time to fetch a picture, redirects included"
     )
     image_root: Annotated[UserPath | None, Flag("Pictures", (), "DIR", "none, no files")] = Field(
         None, description="folder below which file: URLs may name pictures"
@@ -102,10 +108,10 @@ class ResponsesSettings(BaseModel):
     """What the Responses API keeps, in memory, for ``previous_response_id``."""
 
     responses_max_count: Annotated[int, Flag("Responses", (), "N")] = Field(
-        1000, ge=0, description="most stored responses; the one used longest ago makes room"
+        1000, ge=0, description="maximum stored responses; the least recently used is dropped"
     )
     responses_max_bytes: Annotated[ByteSize, Flag("Responses", (), "SIZE", "64MiB")] = Field(
-        ByteSize(64 * 1024**2), ge=0, description="most bytes of all stored responses"
+        ByteSize(64 * 1024**2), ge=0, description="maximum size of all stored responses"
     )
 
 
@@ -113,8 +119,10 @@ class UploadsSettings(BaseModel):
     """What POST /v1/files keeps."""
 
     files_max_bytes: Annotated[ByteSize, Flag("Uploads", (), "SIZE", "256MiB")] = Field(
-        ByteSize(256 * 1024**2), ge=0, description="most bytes of all uploads, held in memory"
+        ByteSize(256 * 1024**2),
+        ge=0,
+        description="maximum size of all uploads together, held in memory",
     )
     files_expire: Annotated[int, Flag("Uploads", (), "SECONDS", "86400, a day")] = Field(
-        86_400, ge=0, description="how long uploads stay; 0 is until they are deleted"
+        86_400, ge=0, description="delete uploads after this long; 0 keeps them"
     )

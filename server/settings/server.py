@@ -1,4 +1,4 @@
-"""Where to listen, and for whom."""
+"""Where to listen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from server.settings.types import (
 
 
 class ServerSettings(BaseModel):
-    """Where to listen, and for whom."""
+    """Where to listen."""
 
     host: Annotated[Text, Flag("Server", (), "ADDRESS")] = Field(
         "127.0.0.1", description="address to listen on; 0.0.0.0 is every interface"
@@ -33,71 +33,79 @@ class ServerSettings(BaseModel):
         8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
     )
     sse_ping_interval: Annotated[int, Flag("Server", (), "SECONDS")] = Field(
-        15, ge=-1, le=3600, description="silence in a stream before a comment; -1 sends none"
+        15,
+        ge=-1,
+        le=3600,
+        description="send a comment in a stream that was silent this long; -1 disables",
     )
 
 
 class LimitSettings(BaseModel):
-    """How much is taken on, and how long anybody is waited for."""
+    """Limits and timeouts."""
 
     max_queue: Annotated[int, Flag("Limits", (), "N")] = Field(
-        64, ge=0, description="requests that may wait while --parallel run; others get 429"
+        64, ge=0, description="queue this many requests while --parallel run; more get 429"
     )
     max_tokens: Annotated[Positive | None, Flag("Limits", (), "N", "the context's rest")] = Field(
-        None, description="most tokens that one request may generate"
+        None, description="limit the tokens that one request may generate"
     )
     max_body_bytes: Annotated[ByteSize, Flag("Limits", (), "SIZE", "64MiB")] = Field(
-        ByteSize(64 * 1024**2), gt=0, description="largest body of a request, such as 64MiB"
+        ByteSize(64 * 1024**2), gt=0, description="limit a request's body, such as 64MiB"
     )
     max_connections: Annotated[Positive, Flag("Limits", (), "N")] = Field(
-        1024, description="connections at the same time; beyond, the one idle longest is closed"
+        1024, description="limit open connections; when full, the one idle longest is closed"
     )
     rate_limit: Annotated[Rate | None, Flag("Limits", (), "N/PERIOD", "none")] = Field(
-        None, description="requests of one key (or address) in a time, such as 60/minute"
+        None, description="limit requests per key (or address) in a period, such as 60/minute"
     )
     key_concurrency: Annotated[Positive | None, Flag("Limits", (), "N", "none")] = Field(
-        None, description="requests of one key (or address) at the same time"
+        None, description="limit simultaneous requests per key (or address)"
     )
     client_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
-        30.0, ge=0, description="longest time for a client to send or read anything; 0 is any"
+        30.0,
+        ge=0,
+        description="close connections that send or read nothing for this long; 0 disables",
     )
     timeout_keep_alive: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
         120.0,
         gt=0,
         le=86_400,
-        description="close connections that are idle between two requests for this long; keep it"
-        " above your proxy's",
+        description="close connections that are idle between two requests for this long; keep "
+        "it above your proxy's timeout",
     )
     request_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
-        3600.0, ge=0, description="longest time from a request's arrival to its end; 0 is any"
+        3600.0, ge=0, description="end requests that take longer; 0 disables"
     )
     drain_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
-        30.0, ge=0, description="time for running requests to end after SIGTERM"
+        30.0, ge=0, description="after SIGTERM or Ctrl-C, wait this long for running requests"
     )
     stall_timeout: Annotated[int, Flag("Limits", (), "SECONDS")] = Field(
-        8, ge=0, le=3600, description="an engine that does not move so long is replaced; 0 is never"
+        8,
+        ge=0,
+        le=3600,
+        description="restart the engine after this many seconds without progress; 0 disables",
     )
     engine_restart: Annotated[EngineRestart, Flag("Limits", (), "exit|retry")] = Field(
         "exit",
-        description="what to do when the engine cannot be restarted: end with exit code 1, so that"
-        " systemd or the like starts the server again, or retry every minute",
+        description="when the engine cannot be restarted: exit with code 1, so that systemd "
+        "or Compose act, or retry every minute",
     )
     restart_timeout: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
-        120.0, ge=0, description="longest time that requests wait for an engine that is restarted"
+        120.0, ge=0, description="fail requests that wait longer than this for an engine restart"
     )
 
 
 class AccessSettings(BaseModel):
-    """Who may enter, from where, and how well it is hidden."""
+    """Keys, TLS, and other sites' pages."""
 
     api_key: Annotated[Secrets, Flag("Access", (), "KEY,...", "none, open to all", repeat=True)] = (
-        Field((), description="keys, one of which clients must send as a bearer token or x-api-key")
+        Field((), description="require one of these keys, as a bearer token or in x-api-key")
     )
     api_key_file: Annotated[UserPath | None, Flag("Access", (), "FILE", "none")] = Field(
-        None, description="keys with names, hashed, as `llava-server key` writes them"
+        None, description="file of named, hashed keys, written by `llava-server key`"
     )
     insecure: Annotated[bool, Flag("Access")] = Field(
-        False, description="listen on a public address without any key"
+        False, description="allow a public address without any key"
     )
     ssl_key_file: Annotated[UserPath | None, Flag("Access", (), "FILE", "none, no TLS")] = Field(
         None, description="private key of the TLS certificate (PEM)"
@@ -111,7 +119,10 @@ class AccessSettings(BaseModel):
         " or app://obsidian.md; * is any",
     )
     trusted_proxy: Annotated[Networks, Flag("Access", (), "ADDRESS,...", "none", repeat=True)] = (
-        Field((), description="proxies or networks whose X-Forwarded-For and -Proto are believed")
+        Field(
+            (),
+            description="proxies or networks whose X-Forwarded-For and X-Forwarded-Proto are used",
+        )
     )
     docs: Annotated[bool, Flag("Access")] = Field(True, description="serve /docs and /openapi.json")
     page: Annotated[bool, Flag("Access")] = Field(
@@ -121,10 +132,11 @@ class AccessSettings(BaseModel):
         None,
         ge=0,
         le=65535,
-        description="port of its own for /metrics and /health; 0 is a free one",
+        description="serve /metrics on this port instead, and /health there too; 0 takes a "
+        "free one",
     )
     reuse_port: Annotated[bool, Flag("Access")] = Field(
-        False, description="share the port with another server, for a restart without a gap"
+        False, description="share the port with another server, to restart without a gap"
     )
 
 
@@ -135,23 +147,23 @@ def default_cache_dir() -> Path:
 
 
 class GeneralSettings(BaseModel):
-    """What concerns every command."""
+    """Settings of every command."""
 
     config: Annotated[UserPath | None, Flag("General", metavar="FILE")] = Field(
-        None, description="TOML file with any of these settings, flag names as keys"
+        None, description="read settings from this TOML file; keys are flag names without dashes"
     )
     log_level: Annotated[LogLevel, Flag("General", metavar="LEVEL")] = Field(
-        "info", description="debug, info, warning or error"
+        "info", description="log lines from this level on: debug, info, warning or error"
     )
     verbose: Annotated[bool, Flag("General", ("-v",))] = Field(
-        False, description="show every line of the start on a terminal, as logs have it"
+        False, description="on a terminal, show all log lines of the start"
     )
     cache_dir: Annotated[UserPath, Flag("General", (), "DIR", "~/.cache/llava-server")] = Field(
         default_factory=default_cache_dir,
-        description="where prepared vision towers and built wheels are kept",
+        description="folder for prepared vision towers and built wheels",
     )
     offline: Annotated[bool, Flag("General")] = Field(
-        False, description="use only what is already on this machine; ask no hub"
+        False, description="use only files that are on this machine; download nothing"
     )
 
 
@@ -159,10 +171,10 @@ class LogSettings(BaseModel):
     """Logs and traces; the level is a general setting."""
 
     log_format: Annotated[LogFormat, Flag("Logs and traces", (), "text|json")] = Field(
-        "text", description="lines for people, or a JSON object a line"
+        "text", description="text for people, json for one JSON object a line"
     )
     log_content: Annotated[bool, Flag("Logs and traces")] = Field(
-        False, description="log prompts and answers too, without their pictures"
+        False, description="log prompts and answers too, without pictures"
     )
     otlp_endpoint: Annotated[Text | None, Flag("Logs and traces", (), "URL", "none, no traces")] = (
         Field(
