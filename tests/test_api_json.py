@@ -82,6 +82,13 @@ def test_the_reason_does_not_repeat_a_whole_body() -> None:
     assert len(caught.value.message) < 400
 
 
+def test_what_is_nested_too_deeply_says_so() -> None:
+    for depth in (1000, 1_000_000):
+        with pytest.raises(RequestError, match="nested deeper than 200 levels at line 1"):
+            _parse_object(b'{"a": ' + b"[" * depth + b"]" * depth + b"}")
+    assert _parse_object(b'{"a": ' + b"[" * 190 + b"]" * 190 + b"}")
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -15,6 +15,7 @@ from fakes import FakeEngine, chat, image_part, serving, text_part, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.api.generate.events import event
 from server.api.openai.chat import ChatReply
 from server.decoders.pool import DecoderPool, Done, Work
 from server.errors import ContextLengthExceeded, EngineUnavailable
@@ -38,7 +39,7 @@ def events(text: str) -> list[Any]:
 @given(st.text(), st.integers(0, 7))
 def test_a_chunk_of_text_is_what_any_chunk_is(text: str, index: int) -> None:
     reply = ChatReply('chatcmpl-"1"', "a model: é")
-    assert reply.text(text, index) == reply.delta({"content": text}, index=index)
+    assert reply.text(text, index) == event(reply.delta({"content": text}, index=index))
 
 
 def collect(stream: Any, seen: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
@@ -96,12 +95,12 @@ def _add_count(router: APIRouter, services: Services) -> None:
             error_answer=AnthropicError,
         ),
     )
-    async def count_tokens(request: Request) -> dict[str, Any]:
+    async def count_tokens(request: Request) -> Counted:
         services.models.check()
         body = await read_body(request, services.body_limits, parse_count)
         model = services.models[body.model]
 
-        async def work() -> dict[str, Any]:
+        async def work() -> Counted:
             dialog = await to_thread.run_sync(read_dialog, body)
             parts = await prompt_of(services, model, dialog)
             return {"input_tokens": (await model.engine.count(parts)).prompt_tokens}

@@ -6,8 +6,10 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from server.api.http.record import ImageReport, current_record, note_relaxed
+from server.api.shapes.openai import ChatFinish, TextFinish
 from server.engine_client.interface import close
 from server.errors import EngineError
 from server.messages import (
@@ -27,6 +29,11 @@ from server.tools.style import ToolStyle
 
 log = logging.getLogger(__name__)
 
+FINISH: Final[dict[FinishReason, TextFinish]] = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+}
+
 
 @dataclass(slots=True)
 class Delta:
@@ -40,7 +47,7 @@ class Delta:
     pieces: list[Piece]
     output: TokenOutput
     logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: str | None = None
+    finish_reason: ChatFinish | None = None
 
     @property
     def text(self) -> str:
@@ -138,7 +145,9 @@ class Answer:
         self._end(ABORTED)
 
     def _delta(self, output: TokenOutput) -> Delta:
-        reason = output.finish_reason.value if output.finish_reason else None
+        reason: ChatFinish | None = None
+        if output.finish_reason is not None:
+            reason = FINISH[output.finish_reason]
         if self._parser is None and self._thoughts is None:
             pieces: list[Piece] = [Content(output.text)] if output.text else []
             return Delta(self._index, pieces, output, output.logprobs, reason)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -25,7 +25,7 @@ DONE: Final = b"data: [DONE]\n\n"
 compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def event(payload: dict[str, Any]) -> bytes:
+def event(payload: Mapping[str, Any]) -> bytes:
     """A server-sent event. ASCII alone: some clients end lines at U+2028."""
     return b"data: " + compact(payload).encode("ascii") + b"\n\n"
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Protocol
 
 from server.api.http.record import ImageReport
+from server.api.shapes.openai import (
+    ChatLogprob,
+    ChatLogprobs,
+    CompletionLogprobs,
+    ImageFields,
+    InputTokens,
+    TimingFields,
+    TopLogprob,
+    Usage,
+)
 from server.messages import Counted, RequestTimings, TokenLogprob
 
 
@@ -42,7 +51,7 @@ class Tally(Protocol):
         """When which stage was reached."""
 
 
-def timings(tally: Tally) -> dict[str, Any]:
+def timings(tally: Tally) -> TimingFields:
     """The field ``timings``, and ``memory_peaks`` where there were some.
 
     Nothing before the end, or when an engine does not tell.
@@ -55,39 +64,44 @@ def timings(tally: Tally) -> dict[str, Any]:
     times = tally.timings
     if times is None or not times.finished:
         return {}
-    peaks = {"memory_peaks": [asdict(peak) for peak in times.peaks]} if times.peaks else {}
     computed = tally.prompt_tokens - tally.cached_tokens
     predicted, steps = tally.completion_tokens, max(tally.completion_tokens - 1, 0)
-    return {
+    prefill, decode = times.prefill_seconds, times.decode_seconds
+    found: TimingFields = {
         "timings": {
             "cache_n": tally.cached_tokens,
-            **_rates("prompt", computed, computed, times.prefill_seconds),
-            **_rates("predicted", predicted, steps, times.decode_seconds),
-        },
-        **peaks,
+            "prompt_n": computed,
+            "prompt_ms": _round(prefill * 1000),
+            "prompt_per_token_ms": _ratio(prefill * 1000, computed),
+            "prompt_per_second": _ratio(computed, prefill),
+            "predicted_n": predicted,
+            "predicted_ms": _round(decode * 1000),
+            "predicted_per_token_ms": _ratio(decode * 1000, steps),
+            "predicted_per_second": _ratio(steps, decode),
+        }
     }
+    if times.peaks:
+        found["memory_peaks"] = [
+            {"device": peak.device, "bytes": peak.bytes, "raised_by": peak.raised_by}
+            for peak in times.peaks
+        ]
+    return found
 
 
-def _rates(name: str, count: int, steps: int, seconds: float) -> dict[str, float]:
-    per_token = seconds / steps if steps else 0.0
-    return {
-        f"{name}_n": count,
-        f"{name}_ms": _round(seconds * 1000),
-        f"{name}_per_token_ms": _round(per_token * 1000),
-        f"{name}_per_second": _round(steps / seconds) if seconds > 0 else 0.0,
-    }
+def _ratio(value: float, of: float) -> float:
+    return _round(value / of) if of > 0 else 0.0
 
 
 def _round(value: float) -> float:
     return round(value, 3)
 
 
-def chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
+def chat_logprobs(tokens: Iterable[TokenLogprob]) -> ChatLogprobs:
     """A chat choice's ``logprobs``. Bytes that are no text by themselves are told as bytes."""
     return {"content": [_entry(token) for token in tokens], "refusal": None}
 
 
-def text_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> dict[str, Any]:
+def text_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> CompletionLogprobs:
     """A completion choice's ``logprobs`` in OpenAI's older shape, after ``offset`` characters."""
     texts: list[str] = []
     offsets: list[int] = []
@@ -110,16 +124,16 @@ def _text(piece: bytes) -> str:
     return piece.decode("utf-8", "replace")
 
 
-def _entry(token: TokenLogprob) -> dict[str, Any]:
+def _entry(token: TokenLogprob) -> ChatLogprob:
     top = [_one(piece, logprob) for _, piece, logprob in token.top]
     return {**_one(token.piece, token.logprob), "top_logprobs": top}
 
 
-def _one(piece: bytes, logprob: float) -> dict[str, Any]:
+def _one(piece: bytes, logprob: float) -> TopLogprob:
     return {"token": _text(piece), "logprob": logprob, "bytes": list(piece)}
 
 
-def input_tokens_of(counted: Counted) -> dict[str, Any]:
+def input_tokens_of(counted: Counted) -> InputTokens:
     """The answer of those endpoints that count and do no more."""
     return {
         "object": "response.input_tokens",
@@ -129,9 +143,9 @@ def input_tokens_of(counted: Counted) -> dict[str, Any]:
     }
 
 
-def usage(tally: Tally) -> dict[str, Any]:
+def usage(tally: Tally) -> Usage:
     """Tokens, with the pictures' share of the prompt."""
-    return {
+    found: Usage = {
         "prompt_tokens": tally.prompt_tokens,
         "completion_tokens": tally.completion_tokens,
         "total_tokens": tally.prompt_tokens + tally.completion_tokens,
@@ -139,15 +153,13 @@ def usage(tally: Tally) -> dict[str, Any]:
             "cached_tokens": tally.cached_tokens,
             "image_tokens": tally.image_tokens,
         },
-        **(
-            {"completion_tokens_details": {"reasoning_tokens": tally.reasoning_tokens}}
-            if tally.reasoning_tokens
-            else {}
-        ),
     }
+    if tally.reasoning_tokens:
+        found["completion_tokens_details"] = {"reasoning_tokens": tally.reasoning_tokens}
+    return found
 
 
-def images(tally: Tally) -> dict[str, Any]:
+def images(tally: Tally) -> ImageFields:
     """What became of the request's pictures, in order; nothing when there were none."""
     if not tally.images:
         return {}

@@ -173,6 +173,7 @@ def _invalid(raw: bytes, exc: ValueError) -> RequestError:
             message = f"{param}: has half of a surrogate pair, which is no character"
             return RequestError(message, param=param, code="invalid_value")
     reason = str(exc).encode("utf-8", "replace").decode()
+    reason = reason.replace("recursion limit exceeded", "nested deeper than 200 levels")
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[: _LONGEST_REASON // 2]}...{reason[-_LONGEST_REASON // 2 :]}"
     return RequestError(f"the body is not valid JSON: {reason}", code="invalid_json")

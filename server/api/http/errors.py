@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 
 from server.api.http.connection import ClientGone
 from server.api.http.record import current_record
+from server.api.shapes.anthropic import AnthropicError, AnthropicErrorDetail
+from server.api.shapes.base import ErrorAnswer
 from server.errors import AuthenticationError, LlavaError, RequestError, UnsupportedParameter
 from server.metrics import Metrics
 
@@ -61,7 +63,7 @@ _INSTEAD = {
 }
 
 
-def error_body(error: LlavaError) -> dict[str, Any]:
+def error_body(error: LlavaError) -> ErrorAnswer:
     """What an error looks like on the wire."""
     return {
         "error": {
@@ -73,11 +75,16 @@ def error_body(error: LlavaError) -> dict[str, Any]:
     }
 
 
-def anthropic_error(error: LlavaError, request_id: str) -> dict[str, Any]:
+def anthropic_error(error: LlavaError, request_id: str) -> AnthropicError:
     """An error in Anthropic's shape; ``param`` and ``code`` are kept beside."""
     other = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, other)
-    detail = {**error_body(error)["error"], "type": kind}
+    detail: AnthropicErrorDetail = {
+        "message": error.message,
+        "type": kind,
+        "param": error.param,
+        "code": error.code,
+    }
     if error.param == "thread":
         # Anthropic's clients then send the whole conversation, as they do without threads.
         detail["details"] = {"error_code": "thread_unsupported_request", "unsupported": []}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,14 +25,25 @@ class PageQuery(BaseModel):
     order: Literal["asc", "desc"] = "desc"
 
 
+@dataclass(slots=True, frozen=True)
+class Page(Generic[T]):
+    """Some of a list, and what clients go on with."""
+
+    items: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 def page(
     items: Sequence[T],
     query: PageQuery,
     id_of: Callable[[T], str],
     wanted: Callable[[T], bool] = lambda _: True,
-) -> dict[str, Any]:
-    """The page of ``items``, which are the oldest first, that ``query`` asks for: ``data`` and
-    what clients go on with. Raises RequestError where there is no item ``after``.
+) -> Page[T]:
+    """The page of ``items``, which are the oldest first, that ``query`` asks for.
+
+    Raises RequestError where there is no item ``after``.
     """
     found = list(items) if query.order == "asc" else list(reversed(items))
     if query.after is not None:
@@ -43,10 +55,5 @@ def page(
         found = found[ids.index(query.after) + 1 :]
     found = [item for item in found if wanted(item)]
     shown = found[: query.limit]
-    return {
-        "object": "list",
-        "data": shown,
-        "first_id": id_of(shown[0]) if shown else None,
-        "last_id": id_of(shown[-1]) if shown else None,
-        "has_more": len(found) > len(shown),
-    }
+    first, last = (id_of(shown[0]), id_of(shown[-1])) if shown else (None, None)
+    return Page(shown, first, last, len(found) > len(shown))

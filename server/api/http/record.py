@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
+from server.api.shapes.pictures import PictureReport, Size
 from server.messages import EncodedImage, ImageInput, PromptPart, RequestTimings
 from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
 
@@ -49,7 +50,7 @@ class ImageReport:
         return f"{what} in {encoded.encode_seconds * 1000:.0f} ms"
 
     @property
-    def json(self) -> dict[str, Any]:
+    def json(self) -> PictureReport:
         """The item of the reply's list ``images``; sizes in pixels, the grid's in tokens."""
         image, encoded = self.image, self.encoded
         return {
@@ -59,7 +60,7 @@ class ImageReport:
             "tiles": self.tiles,
             "grid": _size(encoded.grid_width, encoded.grid_height),
             "tokens": encoded.tokens,
-            "detail": image.detail,
+            "detail": "low" if image.detail == "low" else "high",
             "cached": encoded.cached,
             "decode_ms": _milliseconds(image.decode_seconds),
             "encode_ms": _milliseconds(encoded.encode_seconds),
@@ -71,7 +72,7 @@ def pictures_of(parts: Sequence[PromptPart]) -> tuple[ImageInput, ...]:
     return tuple(replace(part, rgb=b"", tiles=()) for part in parts if isinstance(part, ImageInput))
 
 
-def _size(width: int, height: int) -> dict[str, int]:
+def _size(width: int, height: int) -> Size:
     return {"width": width, "height": height}
 
 

@@ -23,14 +23,14 @@ def props_router(services: Services) -> APIRouter:
     router = APIRouter()
 
     @router.get("/props", **_PROPS)
-    async def props() -> dict[str, Any]:
+    async def props() -> Props:
         model = services.models.default
         return _props(model, await model.template())
 
     return router
 
 
-def _props(served: ServedModel, template: ChatTemplate) -> dict[str, Any]:
+def _props(served: ServedModel, template: ChatTemplate) -> Props:
     ready = served.facts
     model = ready.model
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -16,7 +16,7 @@ from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat import EXAMPLE
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
-from server.api.shapes.operator import Detokenized, Templated, TokenizedAnswer
+from server.api.shapes.operator import Detokenized, Templated, TokenizedAnswer, TokenPiece
 from server.messages import LiteralText, Tokenized
 from server.prompt import MARKER, Part, Picture
 
@@ -71,7 +71,7 @@ def texts_router(services: Services) -> APIRouter:
     router = APIRouter()
 
     @router.post("/tokenize", **_TOKENIZE)
-    async def tokenize(request: Request) -> dict[str, Any]:
+    async def tokenize(request: Request) -> TokenizedAnswer:
         services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, TokenizeBody))
         model = services.models.default
@@ -81,7 +81,7 @@ def texts_router(services: Services) -> APIRouter:
         return _tokens(await while_connected(request.receive, work), body.with_pieces)
 
     @router.post("/detokenize", **_DETOKENIZE)
-    async def detokenize(request: Request) -> dict[str, Any]:
+    async def detokenize(request: Request) -> Detokenized:
         services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, DetokenizeBody))
         model = services.models.default
@@ -90,7 +90,7 @@ def texts_router(services: Services) -> APIRouter:
         return {"content": b"".join(found.pieces).decode("utf-8", "replace")}
 
     @router.post("/apply-template", **_TEMPLATE)
-    async def apply_template(request: Request) -> dict[str, Any]:
+    async def apply_template(request: Request) -> Templated:
         services.models.check()
         body = await read_body(request, services.body_limits, parse_chat)
         model = services.models[body.model]
@@ -101,11 +101,12 @@ def texts_router(services: Services) -> APIRouter:
     return router
 
 
-def _tokens(found: Tokenized, with_pieces: bool) -> dict[str, Any]:
+def _tokens(found: Tokenized, with_pieces: bool) -> TokenizedAnswer:
     if not with_pieces:
-        return {"tokens": found.tokens}
+        return {"tokens": list(found.tokens)}
     pairs = zip(found.tokens, found.pieces, strict=True)
-    return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in pairs]}
+    pieces: list[TokenPiece] = [{"id": token, "piece": _piece(piece)} for token, piece in pairs]
+    return {"tokens": pieces}
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -30,7 +29,21 @@ from server.api.http.body import read_body
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
-from server.api.shapes.openai import ChatCompletion, ChatEvent, InputTokens
+from server.api.shapes.openai import (
+    ChatAnswerMessage,
+    ChatCall,
+    ChatCallDelta,
+    ChatCalled,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatEvent,
+    ChatFinish,
+    ChatLogprobs,
+    InputTokens,
+)
 from server.messages import TokenLogprob
 from server.tools.parse import CallArguments, CallBegin, Content, Piece, Thought
 
@@ -59,16 +72,16 @@ class ChatReply:
 
     def __post_init__(self) -> None:
         """Writes down once what all chunks of the stream begin with."""
-        head = compact(self._head("chat.completion.chunk"))
-        object.__setattr__(self, "_front", f'data: {head[:-1]},"choices":[{{"index":')
+        empty = compact(self._chunk([]))
+        object.__setattr__(self, "_front", f'data: {empty.removesuffix("]}")}{{"index":')
 
     def choice(
         self,
         index: int,
-        message: dict[str, Any],
-        finish_reason: str,
-        logprobs: dict[str, Any] | None,
-    ) -> dict[str, Any]:
+        message: ChatAnswerMessage,
+        finish_reason: ChatFinish,
+        logprobs: ChatLogprobs | None,
+    ) -> ChatChoice:
         """One choice in one piece."""
         return {
             "index": index,
@@ -77,10 +90,13 @@ class ChatReply:
             "finish_reason": finish_reason,
         }
 
-    def whole(self, choices: list[dict[str, Any]], tally: Tally) -> dict[str, Any]:
+    def whole(self, choices: list[ChatChoice], tally: Tally) -> ChatCompletion:
         """The answer in one piece."""
         return {
-            **self._head("chat.completion"),
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
             "choices": choices,
             "usage": usage(tally),
             **timings(tally),
@@ -89,20 +105,19 @@ class ChatReply:
 
     def delta(
         self,
-        delta: dict[str, Any],
-        finish_reason: str | None = None,
-        logprobs: dict[str, Any] | None = None,
+        delta: ChatDelta,
+        finish_reason: ChatFinish | None = None,
+        logprobs: ChatLogprobs | None = None,
         index: int = 0,
-        **more: Any,
-    ) -> bytes:
+    ) -> ChatChunk:
         """A chunk of a stream."""
-        choice = {
+        choice: ChatChunkChoice = {
             "index": index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": finish_reason,
         }
-        return event({**self._head("chat.completion.chunk"), "choices": [choice], **more})
+        return self._chunk([choice])
 
     def text(self, text: str, index: int = 0) -> bytes:
         """A chunk of plain text: what ``delta`` gives for it, in a tenth of the time."""
@@ -110,14 +125,18 @@ class ChatReply:
         end = ',"logprobs":null,"finish_reason":null}]}\n\n'
         return f'{self._front}{index},"delta":{{"content":{content}}}{end}'.encode("ascii")
 
-    def usage_chunk(self, tally: Tally) -> bytes:
+    def usage_chunk(self, tally: Tally) -> ChatChunk:
         """The chunk after the last choice, asked for by ``include_usage``."""
-        head = self._head("chat.completion.chunk")
-        last = {"usage": usage(tally), **timings(tally)}
-        return event({**head, "choices": [], **last})
+        return {**self._chunk([]), "usage": usage(tally), **timings(tally)}
 
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def _chunk(self, choices: list[ChatChunkChoice]) -> ChatChunk:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
 
 
 class MessageWriter:
@@ -126,7 +145,7 @@ class MessageWriter:
     def __init__(self) -> None:
         self._content: list[str] = []
         self._thought: list[str] = []
-        self._calls: list[dict[str, Any]] = []
+        self._calls: list[ChatCall] = []
 
     def add(self, piece: Piece) -> None:
         """One more piece."""
@@ -140,10 +159,10 @@ class MessageWriter:
             self._calls[-1]["function"]["arguments"] += piece.text
 
     @property
-    def message(self) -> dict[str, Any]:
+    def message(self) -> ChatAnswerMessage:
         """The message so far; content is null where there are calls and nothing else."""
         text = "".join(self._content)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        message: ChatAnswerMessage = {"role": "assistant", "content": text, "refusal": None}
         if self._thought:
             message["reasoning_content"] = "".join(self._thought)
         if not self._calls:
@@ -151,7 +170,7 @@ class MessageWriter:
         return {**message, "content": text or None, "tool_calls": self._calls}
 
 
-def delta_of(piece: Piece) -> dict[str, Any] | None:
+def delta_of(piece: Piece) -> ChatDelta | None:
     """A stream's delta for a piece, None where it needs none.
 
     A call's first delta has its id and name, those after it have more of its arguments.
@@ -161,14 +180,20 @@ def delta_of(piece: Piece) -> dict[str, Any] | None:
     if isinstance(piece, Thought):
         return {"reasoning_content": piece.text}
     if isinstance(piece, CallBegin):
-        return {"tool_calls": [{"index": piece.index, **_call(piece)}]}
+        first: ChatCallDelta = {
+            "index": piece.index,
+            "id": f"call_{piece.id}",
+            "type": "function",
+            "function": {"name": piece.name, "arguments": ""},
+        }
+        return {"tool_calls": [first]}
     if isinstance(piece, CallArguments):
         return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
     return None
 
 
-def _call(piece: CallBegin) -> dict[str, Any]:
-    function = {"name": piece.name, "arguments": ""}
+def _call(piece: CallBegin) -> ChatCall:
+    function: ChatCalled = {"name": piece.name, "arguments": ""}
     return {"id": f"call_{piece.id}", "type": "function", "function": function}
 
 
@@ -222,7 +247,7 @@ class _Whole:
 
     writer: MessageWriter = field(default_factory=MessageWriter)
     tokens: list[TokenLogprob] = field(default_factory=list)
-    reason: str = ""
+    reason: ChatFinish = "stop"
 
 
 async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Response:
@@ -233,7 +258,7 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
             for piece in delta.pieces:
                 whole.writer.add(piece)
             whole.tokens += delta.logprobs
-            whole.reason = delta.finish_reason or ""
+            whole.reason = delta.finish_reason or whole.reason
     finally:
         await choices.aclose()
     made = [
@@ -251,17 +276,20 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
 async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:
     for index, answer in enumerate(choices.answers):
         content = None if answer.may_call else ""
-        yield reply.delta({"role": "assistant", "content": content}, index=index)
+        yield event(reply.delta({"role": "assistant", "content": content}, index=index))
     async for delta in choices:
-        for chunk in _chunks(reply, delta):
-            yield chunk
+        for piece in _chunks(reply, delta):
+            yield piece
         if delta.finish_reason:
             index = delta.index
-            last = {} if include_usage else timings(choices)
-            seen = {} if index else images(choices)
-            yield reply.delta({}, delta.finish_reason, index=index, **seen, **last)
+            chunk = reply.delta({}, delta.finish_reason, index=index)
+            if not index:
+                chunk = {**chunk, **images(choices)}
+            if not include_usage:
+                chunk = {**chunk, **timings(choices)}
+            yield event(chunk)
     if include_usage:
-        yield reply.usage_chunk(choices)
+        yield event(reply.usage_chunk(choices))
 
 
 def _chunks(reply: ChatReply, delta: Delta) -> Iterator[bytes]:
@@ -271,12 +299,13 @@ def _chunks(reply: ChatReply, delta: Delta) -> Iterator[bytes]:
             yield reply.text(delta.text, index)
         return
     logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
-    changes = [change for piece in pieces if (change := delta_of(piece)) is not None]
+    found = (delta_of(piece) for piece in pieces)
+    changes: list[ChatDelta] = [change for change in found if change is not None]
     if logprobs is not None and not changes:
         changes = [{"content": ""}]
     for change in changes:
         own = logprobs if "content" in change else None
-        yield reply.delta(change, logprobs=own, index=index)
+        yield event(reply.delta(change, logprobs=own, index=index))
         logprobs = None if own else logprobs
 
 
@@ -295,12 +324,12 @@ def input_tokens_router(services: Services) -> APIRouter:
             example=EXAMPLE,
         ),
     )
-    async def input_tokens(request: Request) -> dict[str, Any]:
+    async def input_tokens(request: Request) -> InputTokens:
         services.models.check()
         body = await read_body(request, services.body_limits, parse_chat)
         model = services.models[body.model]
 
-        async def work() -> dict[str, Any]:
+        async def work() -> InputTokens:
             parts = await prompt_of(services, model, read_chat(body))
             counted = await model.engine.count(parts)
             return input_tokens_of(counted)

@@ -6,12 +6,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.fields.output_format import with_grammar
+from server.api.generate.answer import FINISH, Delta
 from server.api.generate.choices import Choices, begin_choices
 from server.api.generate.dialog import Prepared, note_prompt
 from server.api.generate.events import DONE, EventStream, event
@@ -26,7 +26,15 @@ from server.api.openai.completions_request import (
     parse_completion,
     read_prompts,
 )
-from server.api.shapes.openai import Completion, CompletionEvent
+from server.api.shapes.openai import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionEvent,
+    CompletionLogprobs,
+    TextFinish,
+    TimingFields,
+)
 from server.errors import RequestError
 from server.messages import TokenLogprob
 
@@ -40,44 +48,36 @@ class CompletionReply:
     choices: Choices
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def whole(self, choices: list[CompletionChoice]) -> Completion:
         """The answer in one piece."""
         tally = self.choices
-        return {
-            **self._head(),
-            "choices": choices,
-            "usage": usage(tally),
-            **self.times(),
-            **images(tally),
-        }
+        return {**self.chunk(choices), "usage": usage(tally), **self.times(), **images(tally)}
 
-    def chunk(self, choice: dict[str, Any], **more: Any) -> bytes:
+    def chunk(self, choices: list[CompletionChoice]) -> CompletionChunk:
         """A piece of one answer."""
-        return event({**self._head(), "choices": [choice], **more})
-
-    def usage_chunk(self) -> bytes:
-        """The chunk after the last choice, asked for by ``include_usage``."""
-        return event({**self._head(), "choices": [], "usage": usage(self.choices), **self.times()})
-
-    def times(self) -> dict[str, Any]:
-        """``timings``, where there is one answer for them to be of."""
-        return timings(self.choices) if len(self.choices.answers) == 1 else {}
-
-    def _head(self) -> dict[str, Any]:
         return {
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
             "model": self.model,
+            "choices": choices,
         }
+
+    def usage_chunk(self) -> CompletionChunk:
+        """The chunk after the last choice, asked for by ``include_usage``."""
+        return {**self.chunk([]), "usage": usage(self.choices), **self.times()}
+
+    def times(self) -> TimingFields:
+        """``timings``, where there is one answer for them to be of."""
+        return timings(self.choices) if len(self.choices.answers) == 1 else {}
 
 
 def choice(
     index: int,
     text: str,
-    finish_reason: str | None = None,
-    logprobs: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    finish_reason: TextFinish | None = None,
+    logprobs: CompletionLogprobs | None = None,
+) -> CompletionChoice:
     """One answer, or a piece of one."""
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -148,13 +148,13 @@ def _front(body: CompletionRequest, prompt: Prompt) -> str:
 async def _whole(body: CompletionRequest, reply: CompletionReply, fronts: list[str]) -> Response:
     """The answer in one piece."""
     texts = list(fronts)
-    reasons = [""] * len(fronts)
+    reasons: list[TextFinish | None] = [None] * len(fronts)
     tokens: list[list[TokenLogprob]] = [[] for _ in fronts]
     try:
         async for delta in reply.choices:
             texts[delta.index] += delta.text
             tokens[delta.index] += delta.logprobs
-            reasons[delta.index] = delta.finish_reason or ""
+            reasons[delta.index] = _reason(delta)
     finally:
         await reply.choices.aclose()
     choices = [
@@ -164,9 +164,14 @@ async def _whole(body: CompletionRequest, reply: CompletionReply, fronts: list[s
     return JSONResponse(reply.whole(choices))
 
 
+def _reason(delta: Delta) -> TextFinish | None:
+    reason = delta.output.finish_reason
+    return FINISH[reason] if reason is not None else None
+
+
 def _logprobs(
     body: CompletionRequest, tokens: Sequence[TokenLogprob], offset: int
-) -> dict[str, Any] | None:
+) -> CompletionLogprobs | None:
     return None if body.logprobs is None else text_logprobs(tokens, offset)
 
 
@@ -178,18 +183,18 @@ async def _events(
     offsets = [0] * left
     for index, front in enumerate(fronts):
         if body.echo:
-            yield reply.chunk(choice(index, front))
+            yield event(reply.chunk([choice(index, front)]))
     async for delta in reply.choices:
-        index, text, reason = delta.index, delta.text, delta.finish_reason
+        index, text, reason = delta.index, delta.text, _reason(delta)
         left -= reason is not None
-        more: dict[str, Any] = {}
-        if not left:
-            more = images(reply.choices)
-            if not body.include_usage:
-                more = {**reply.times(), **more}
         logprobs = _logprobs(body, delta.logprobs, offsets[index])
         offsets[index] += len(text)
         if text or delta.logprobs or reason:
-            yield reply.chunk(choice(index, text, reason, logprobs), **more)
+            chunk = reply.chunk([choice(index, text, reason, logprobs)])
+            if not left:
+                chunk = {**chunk, **images(reply.choices)}
+            if not left and not body.include_usage:
+                chunk = {**chunk, **reply.times()}
+            yield event(chunk)
     if body.include_usage:
-        yield reply.usage_chunk()
+        yield event(reply.usage_chunk())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -15,7 +15,7 @@ from server.api.http.body import validated
 from server.api.http.form import Form, read_form
 from server.api.http.openapi import operation
 from server.api.http.page import PageQuery, page
-from server.api.shapes.openai import FileDeleted, FileList, FileObject
+from server.api.shapes.resources import FileDeleted, FileList, FileObject
 from server.errors import RequestError
 
 _MONTH: Final = 30 * 24 * 3600
@@ -115,13 +115,19 @@ def _fields(form: Form, expire: int) -> _Upload:
     return fields
 
 
-def _list(files: list[StoredFile], query: _Query) -> dict[str, Any]:
+def _list(files: list[StoredFile], query: _Query) -> FileList:
     purpose = query.purpose
     found = page(files, query, lambda file: file.id, lambda file: purpose in (None, file.purpose))
-    return {**found, "data": [_file(file) for file in found["data"]]}
+    return {
+        "object": "list",
+        "data": [_file(file) for file in found.items],
+        "first_id": found.first_id,
+        "last_id": found.last_id,
+        "has_more": found.has_more,
+    }
 
 
-def _file(file: StoredFile) -> dict[str, Any]:
+def _file(file: StoredFile) -> FileObject:
     return {
         "id": file.id,
         "object": "file",

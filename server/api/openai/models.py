@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from server.api.generate.services import Services
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicModel, AnthropicModelList
-from server.api.shapes.openai import ModelList, ModelObject
+from server.api.shapes.resources import ModelInShort, ModelList, ModelObject
 from server.errors import NotFoundError
 from server.messages import EngineReady
 from server.prompt import ChatTemplate
@@ -33,21 +33,21 @@ def models_router(services: Services) -> APIRouter:
     """The model endpoints; they answer also while the engine restarts."""
     router = APIRouter()
 
-    async def served() -> dict[str, Any]:
+    async def served() -> ModelObject:
         model = services.models.default
         template = await model.template()
         return _model(model.name, services.started, model.facts, template)
 
     @router.get("/v1/models", **_LIST)
     @router.get("/models", **_LIST)
-    async def list_models(request: Request) -> dict[str, Any]:
+    async def list_models(request: Request) -> ModelList | AnthropicModelList:
         model = await served()
         if _is_anthropic(request):
             return _anthropic_list(model)
         return {"object": "list", "data": [model], "models": [_in_short(model)]}
 
     @router.get("/v1/models/{model_id:path}", **_ONE)
-    async def retrieve_model(model_id: str, request: Request) -> dict[str, Any]:
+    async def retrieve_model(model_id: str, request: Request) -> ModelObject | AnthropicModel:
         model = await served()
         if model_id != model["id"]:
             raise NotFoundError(
@@ -65,7 +65,7 @@ def _is_anthropic(request: Request) -> bool:
     return "anthropic-version" in request.headers
 
 
-def _anthropic(model: dict[str, Any]) -> dict[str, Any]:
+def _anthropic(model: ModelObject) -> AnthropicModel:
     created = datetime.fromtimestamp(model["created"], timezone.utc)
     return {
         "type": "model",
@@ -77,30 +77,30 @@ def _anthropic(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _anthropic_list(model: dict[str, Any]) -> dict[str, Any]:
+def _anthropic_list(model: ModelObject) -> AnthropicModelList:
     name = model["id"]
     return {"data": [_anthropic(model)], "has_more": False, "first_id": name, "last_id": name}
 
 
-def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) -> dict[str, Any]:
+def _model(name: str, created: int, ready: EngineReady, template: ChatTemplate) -> ModelObject:
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "llava-server",
-        "capabilities": ["completion", *(["multimodal"] if ready.vision else [])],
+        "capabilities": ["completion", "multimodal"] if ready.vision else ["completion"],
         # One thing under vLLM's name and OpenRouter's: clients read one or the other.
         "max_model_len": ready.model.n_ctx_seq,
         "context_length": ready.model.n_ctx_seq,
         "architecture": {
-            "input_modalities": ["text", *(["image"] if ready.vision else [])],
+            "input_modalities": ["text", "image"] if ready.vision else ["text"],
             "output_modalities": ["text"],
         },
         "meta": _meta(ready, template),
     }
 
 
-def _in_short(model: dict[str, Any]) -> dict[str, Any]:
+def _in_short(model: ModelObject) -> ModelInShort:
     """The model as llama-server lists it for Ollama's clients."""
     name = model["id"]
     details = {"format": "gguf", "family": model["meta"]["architecture"]}

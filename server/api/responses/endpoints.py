@@ -215,12 +215,12 @@ def _add_count(router: APIRouter, services: Services, store: ResponseStore) -> N
             engine=True,
         ),
     )
-    async def input_tokens(request: Request) -> dict[str, Any]:
+    async def input_tokens(request: Request) -> InputTokens:
         services.models.check()
         body = resolved(store, await read_body(request, services.body_limits, parse_input))
         model = services.models[body.model]
 
-        async def work() -> dict[str, Any]:
+        async def work() -> InputTokens:
             dialog = await dialog_of(body, items_before(store, body))
             counted = await model.engine.count(await prompt_of(services, model, dialog))
             return input_tokens_of(counted)

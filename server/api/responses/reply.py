@@ -6,13 +6,28 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from server.api.fields.messages import Strict
 from server.api.generate.answer import Answer, Delta
 from server.api.generate.reply_parts import Tally, chat_logprobs, images
 from server.api.http.errors import error_body
 from server.api.responses.request import FunctionTool, ResponsesRequest, TextFormat
+from server.api.shapes.openai import ChatLogprob, ImageFields
+from server.api.shapes.responses import (
+    IncompleteDetails,
+    ItemStatus,
+    OutputCall,
+    OutputItem,
+    OutputMessage,
+    OutputReasoning,
+    OutputText,
+    OutputThoughtText,
+    ResponseAsked,
+    ResponseObject,
+    ResponseStatus,
+    ResponseUsage,
+)
 from server.errors import DeadlineExceeded, LlavaError
 from server.messages import FinishReason
 from server.tools.parse import CallArguments, CallBegin, CallEnd, Content, Piece, Thought
@@ -27,14 +42,17 @@ class ResponseReply:
     model: str
     id: str = field(default_factory=lambda: f"resp_{new_call_id()}{new_call_id()}")
     created: int = field(default_factory=lambda: int(time.time()))
-    output: list[dict[str, Any]] = field(default_factory=list)
-    status: str = "in_progress"
+    output: list[OutputItem] = field(default_factory=list)
+    status: ResponseStatus = "in_progress"
 
-    def json(self, answer: Answer, error: LlavaError | None = None) -> dict[str, Any]:
+    def json(self, answer: Answer, error: LlavaError | None = None) -> ResponseObject:
         """The response as it is now; usage comes with its end."""
         ended = self.status in ("completed", "incomplete")
-        cut = {"reason": "max_output_tokens"} if self.status == "incomplete" else None
+        cut: IncompleteDetails | None = (
+            {"reason": "max_output_tokens"} if self.status == "incomplete" else None
+        )
         told = {"code": _code(error), "message": error.message} if error is not None else None
+        seen: ImageFields = images(answer) if ended else {}
         return {
             "id": self.id,
             "object": "response",
@@ -47,7 +65,7 @@ class ResponseReply:
             "output": self.output,
             "usage": usage(answer) if ended else None,
             **_asked(self.request),
-            **(images(answer) if ended else {}),
+            **seen,
         }
 
 
@@ -64,7 +82,7 @@ def _code(error: LlavaError) -> str:
     return "server_error" if again else "invalid_prompt"
 
 
-def _asked(request: ResponsesRequest) -> dict[str, Any]:
+def _asked(request: ResponsesRequest) -> ResponseAsked:
     """What was asked, with the defaults filled in, as OpenAI repeats it."""
     choice = request.tool_choice
     sampling, user = request.sampling(), request.user
@@ -122,7 +140,7 @@ def _tool(tool: FunctionTool) -> dict[str, Any]:
     }
 
 
-def usage(tally: Tally) -> dict[str, Any]:
+def usage(tally: Tally) -> ResponseUsage:
     """Tokens; ``image_tokens`` are ours, and among the input's."""
     return {
         "input_tokens": tally.prompt_tokens,
@@ -151,8 +169,8 @@ def encoded(event: Event) -> bytes:
 class _ThoughtForm:
     """How a thought is sent: the item's list that holds it, its part's type, and its events."""
 
-    place: str
-    part: str
+    place: Literal["content", "summary"]
+    part: Literal["reasoning_text", "summary_text"]
     part_event: str
     text_event: str
     index: dict[str, int]
@@ -181,7 +199,7 @@ class ResponseWriter:
         self._reply = reply
         self._answer = answer
         self._sequence = -1
-        self._item: dict[str, Any] | None = None
+        self._item: OutputItem | None = None
         asked = reply.request.reasoning
         summary = asked is not None and asked.summary not in (None, "none")
         self._thought = _AS_SUMMARY if summary else _IN_FULL
@@ -220,7 +238,7 @@ class ResponseWriter:
         return self._event(f"response.{kind}", response=self._reply.json(self._answer))
 
     def _delta(self, delta: Delta) -> Iterator[Event]:
-        logprobs = chat_logprobs(delta.logprobs)["content"]
+        logprobs = chat_logprobs(delta.logprobs)["content"] or []
         for piece in delta.pieces:
             yield from self._piece(piece, logprobs)
             if isinstance(piece, Content):
@@ -230,9 +248,9 @@ class ResponseWriter:
             self._reply.status = "incomplete" if cut else "completed"
             if not self._reply.output:
                 yield from self._begin_message()
-            yield from self._close(self._reply.status)
+            yield from self._close("incomplete" if cut else "completed")
 
-    def _piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+    def _piece(self, piece: Piece, logprobs: list[ChatLogprob]) -> Iterator[Event]:
         if isinstance(piece, Content):
             yield from self._begin_message()
             yield from self._text(piece.text, logprobs)
@@ -241,8 +259,7 @@ class ResponseWriter:
         elif isinstance(piece, CallBegin):
             yield from self._begin_call(piece)
         elif isinstance(piece, CallArguments):
-            item = self._open()
-            item["arguments"] += piece.text
+            self._open_call()["arguments"] += piece.text
             yield self._of_item("response.function_call_arguments.delta", delta=piece.text)
         elif isinstance(piece, CallEnd):
             yield from self._close("completed")
@@ -251,25 +268,39 @@ class ResponseWriter:
         if self._item is not None and self._item["type"] == "message":
             return
         yield from self._close("completed")
-        item = {"type": "message", "id": f"msg_{new_call_id()}", "role": "assistant"}
-        yield self._add({**item, "status": "in_progress", "content": []})
+        yield self._add(
+            {
+                "type": "message",
+                "id": f"msg_{new_call_id()}",
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            }
+        )
         part = _text_part("")
-        self._open()["content"].append(part)
+        self._open_message()["content"].append(part)
         yield self._of_part("response.content_part.added", part=dict(part))
 
     def _think(self, text: str) -> Iterator[Event]:
         """More of a thought, which is sent as its own summary where the client wants one."""
         form = self._thought
         if self._item is None:
-            item = {"type": "reasoning", "id": f"rs_{new_call_id()}", "summary": []}
-            yield self._add({**item, "content": [], "status": "in_progress"})
-            part = {"type": form.part, "text": ""}
-            self._open()[form.place].append(part)
+            yield self._add(
+                {
+                    "type": "reasoning",
+                    "id": f"rs_{new_call_id()}",
+                    "summary": [],
+                    "content": [],
+                    "status": "in_progress",
+                }
+            )
+            part: OutputThoughtText = {"type": form.part, "text": ""}
+            self._open_thought()[form.place].append(part)
             yield self._of_item(f"{form.part_event}.added", **form.index, part=dict(part))
-        self._open()[form.place][0]["text"] += text
+        self._open_thought()[form.place][0]["text"] += text
         yield self._of_item(f"{form.text_event}.delta", **form.index, delta=text)
 
-    def _close_thought(self, item: dict[str, Any]) -> Iterator[Event]:
+    def _close_thought(self, item: OutputReasoning) -> Iterator[Event]:
         form = self._thought
         part = item[form.place][0]
         yield self._of_item(f"{form.text_event}.done", **form.index, text=part["text"])
@@ -288,13 +319,13 @@ class ResponseWriter:
             }
         )
 
-    def _text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
-        part = self._open()["content"][0]
+    def _text(self, text: str, logprobs: list[ChatLogprob]) -> Iterator[Event]:
+        part = self._open_message()["content"][0]
         part["text"] += text
         part["logprobs"] += logprobs
         yield self._of_part("response.output_text.delta", delta=text, logprobs=logprobs)
 
-    def _close(self, status: str) -> Iterator[Event]:
+    def _close(self, status: ItemStatus) -> Iterator[Event]:
         item = self._item
         if item is None:
             return
@@ -314,7 +345,7 @@ class ResponseWriter:
         yield self._event("response.output_item.done", output_index=index, item=dict(item))
         self._item = None
 
-    def _add(self, item: dict[str, Any]) -> Event:
+    def _add(self, item: OutputItem) -> Event:
         self._item = item
         self._reply.output.append(item)
         index = len(self._reply.output) - 1
@@ -322,17 +353,30 @@ class ResponseWriter:
         shown = {**item, "content": []} if "content" in item else dict(item)
         return self._event("response.output_item.added", output_index=index, item=shown)
 
-    def _open(self) -> dict[str, Any]:
+    def _open_message(self) -> OutputMessage:
         assert self._item is not None
+        assert self._item["type"] == "message"
+        return self._item
+
+    def _open_thought(self) -> OutputReasoning:
+        assert self._item is not None
+        assert self._item["type"] == "reasoning"
+        return self._item
+
+    def _open_call(self) -> OutputCall:
+        assert self._item is not None
+        assert self._item["type"] == "function_call"
         return self._item
 
     def _of_item(self, kind: str, **fields: Any) -> Event:
         index = len(self._reply.output) - 1
-        return self._event(kind, item_id=self._open()["id"], output_index=index, **fields)
+        return self._event(
+            kind, item_id=self._reply.output[index]["id"], output_index=index, **fields
+        )
 
     def _of_part(self, kind: str, **fields: Any) -> Event:
         return self._of_item(kind, content_index=0, **fields)
 
 
-def _text_part(text: str) -> dict[str, Any]:
+def _text_part(text: str) -> OutputText:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

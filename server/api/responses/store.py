@@ -130,7 +130,7 @@ def stored_router(store: ResponseStore) -> APIRouter:
     @router.delete(
         path, **operation("Forget a response", "responses", answer=ResponseDeleted, errors=[404])
     )
-    async def delete_response(response_id: str) -> dict[str, Any]:
+    async def delete_response(response_id: str) -> ResponseDeleted:
         store.delete(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
@@ -158,8 +158,15 @@ def _add_input_items(router: APIRouter, store: ResponseStore, path: str) -> None
             "A response's input", "responses", query=PageQuery, answer=ResponseItems, errors=[404]
         ),
     )
-    async def list_input_items(response_id: str, request: Request) -> dict[str, Any]:
+    async def list_input_items(response_id: str, request: Request) -> ResponseItems:
         stored = store.get(response_id)
         query = dict(request.query_params)
         _refuse_stream(query)
-        return page(stored.input_items, validated(PageQuery, query), lambda item: str(item["id"]))
+        found = page(stored.input_items, validated(PageQuery, query), lambda item: str(item["id"]))
+        return {
+            "object": "list",
+            "data": found.items,
+            "first_id": found.first_id,
+            "last_id": found.last_id,
+            "has_more": found.has_more,
+        }

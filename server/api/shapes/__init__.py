@@ -1,1 +1,1 @@
-"""The answers' shapes, for the OpenAPI document. They describe; they neither make nor check."""
+"""The answers' shapes: what builders of answers return, and what the OpenAPI document says."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
-from server.api.shapes.base import Answer
+from server.api.shapes.base import shape
 from server.api.shapes.openai import Count
 from server.api.shapes.pictures import PictureReport
 
@@ -15,7 +16,8 @@ StopReason = Literal[
 ]
 
 
-class AnthropicUsage(Answer):
+@shape
+class AnthropicUsage(TypedDict):
     """Tokens; what the cache held is not among ``input_tokens``."""
 
     input_tokens: Count
@@ -24,14 +26,16 @@ class AnthropicUsage(Answer):
     output_tokens: Count
 
 
-class AnthropicText(Answer):
+@shape
+class AnthropicText(TypedDict):
     """A block of text."""
 
     type: Literal["text"]
     text: str
 
 
-class AnthropicToolUse(Answer):
+@shape
+class AnthropicToolUse(TypedDict):
     """A call; ``input`` is empty where tokens ran out in the middle of it."""
 
     type: Literal["tool_use"]
@@ -40,7 +44,8 @@ class AnthropicToolUse(Answer):
     input: dict[str, Any]
 
 
-class AnthropicThinking(Answer):
+@shape
+class AnthropicThinking(TypedDict):
     """What the model thought before it answered."""
 
     type: Literal["thinking"]
@@ -53,7 +58,8 @@ AnthropicBlock = Annotated[
 ]
 
 
-class AnthropicMessage(Answer):
+@shape
+class AnthropicMessage(TypedDict):
     """A message in one piece. ``images`` only where there were pictures."""
 
     id: str
@@ -64,23 +70,26 @@ class AnthropicMessage(Answer):
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: AnthropicUsage
-    images: list[PictureReport] | None = None
+    images: NotRequired[list[PictureReport]]
 
 
-class AnthropicMessageStart(Answer):
+@shape
+class AnthropicMessageStart(TypedDict):
     """The message begins, empty."""
 
     type: Literal["message_start"]
     message: AnthropicMessage
 
 
-class AnthropicPing(Answer):
+@shape
+class AnthropicPing(TypedDict):
     """Nothing new."""
 
     type: Literal["ping"]
 
 
-class AnthropicBlockStart(Answer):
+@shape
+class AnthropicBlockStart(TypedDict):
     """A block begins."""
 
     type: Literal["content_block_start"]
@@ -88,85 +97,99 @@ class AnthropicBlockStart(Answer):
     content_block: AnthropicBlock
 
 
-class AnthropicTextDelta(Answer):
+@shape
+class AnthropicTextDelta(TypedDict):
     """More text."""
 
     type: Literal["text_delta"]
     text: str
 
 
-class AnthropicInputDelta(Answer):
+@shape
+class AnthropicInputDelta(TypedDict):
     """More of a call's input."""
 
     type: Literal["input_json_delta"]
     partial_json: str
 
 
-class AnthropicThinkingDelta(Answer):
+@shape
+class AnthropicThinkingDelta(TypedDict):
     """More of a thought."""
 
     type: Literal["thinking_delta"]
     thinking: str
 
 
-class AnthropicSignatureDelta(Answer):
+@shape
+class AnthropicSignatureDelta(TypedDict):
     """A thought ends."""
 
     type: Literal["signature_delta"]
     signature: str
 
 
-class AnthropicBlockDelta(Answer):
+AnthropicDelta = Annotated[
+    AnthropicTextDelta | AnthropicThinkingDelta | AnthropicSignatureDelta | AnthropicInputDelta,
+    Field(discriminator="type"),
+]
+
+
+@shape
+class AnthropicBlockDelta(TypedDict):
     """More of a block."""
 
     type: Literal["content_block_delta"]
     index: Count
-    delta: Annotated[
-        AnthropicTextDelta | AnthropicThinkingDelta | AnthropicSignatureDelta | AnthropicInputDelta,
-        Field(discriminator="type"),
-    ]
+    delta: AnthropicDelta
 
 
-class AnthropicBlockStop(Answer):
+@shape
+class AnthropicBlockStop(TypedDict):
     """A block is complete."""
 
     type: Literal["content_block_stop"]
     index: Count
 
 
-class AnthropicStop(Answer):
+@shape
+class AnthropicStop(TypedDict):
     """Why the message ended."""
 
     stop_reason: StopReason
     stop_sequence: str | None
 
 
-class AnthropicMessageDelta(Answer):
+@shape
+class AnthropicMessageDelta(TypedDict):
     """Why the message ended, and its usage in full."""
 
     type: Literal["message_delta"]
     delta: AnthropicStop
     usage: AnthropicUsage
-    images: list[PictureReport] | None = None
+    images: NotRequired[list[PictureReport]]
 
 
-class AnthropicMessageStop(Answer):
+@shape
+class AnthropicMessageStop(TypedDict):
     """The message is complete."""
 
     type: Literal["message_stop"]
 
 
-class AnthropicErrorDetail(Answer):
+@shape
+class AnthropicErrorDetail(TypedDict):
     """What went wrong; ``param`` and ``code`` are ours."""
 
     type: str
     message: str
     param: str | None
     code: str | None
-    details: dict[str, Any] | None = None
+    details: NotRequired[dict[str, Any]]
 
 
-class AnthropicError(Answer):
+@shape
+class AnthropicError(TypedDict):
     """An error in Anthropic's shape."""
 
     type: Literal["error"]
@@ -174,7 +197,8 @@ class AnthropicError(Answer):
     request_id: str
 
 
-class Counted(Answer):
+@shape
+class Counted(TypedDict):
     """How many tokens a request has."""
 
     input_tokens: Count
@@ -193,7 +217,8 @@ AnthropicEvent = Annotated[
 ]
 
 
-class AnthropicModel(Answer):
+@shape
+class AnthropicModel(TypedDict):
     """A model as Anthropic's clients list it."""
 
     type: Literal["model"]
@@ -204,7 +229,8 @@ class AnthropicModel(Answer):
     max_tokens: int
 
 
-class AnthropicModelList(Answer):
+@shape
+class AnthropicModelList(TypedDict):
     """The one model, in Anthropic's shape: for requests with the header anthropic-version."""
 
     data: list[AnthropicModel]

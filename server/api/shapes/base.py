@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+# Of every object that we send: it has its fields and no other ones. mypy holds the code that
+# builds it to that, and tests what is sent.
+shape = with_config(ConfigDict(extra="forbid"))
 
 
-class Answer(BaseModel):
-    """An object that we send. It has these fields and no other ones; a test holds us to that."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class ErrorDetail(Answer):
+@shape
+class ErrorDetail(TypedDict):
     """What went wrong. ``param`` names the field, ``code`` is for programs to read."""
 
     message: str
@@ -20,7 +20,8 @@ class ErrorDetail(Answer):
     code: str | None
 
 
-class ErrorAnswer(Answer):
+@shape
+class ErrorAnswer(TypedDict):
     """An error in OpenAI's shape."""
 
     error: ErrorDetail

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
-from server.api.shapes.base import Answer, ErrorAnswer
+from server.api.shapes.base import ErrorAnswer, shape
 from server.api.shapes.pictures import PictureReport
 
 Count = Annotated[int, Field(ge=0)]
+ChatFinish = Literal["stop", "length", "tool_calls"]
+TextFinish = Literal["stop", "length"]
 Milliseconds = Annotated[float, Field(ge=0)]
 
 
-class PromptDetails(Answer):
+@shape
+class PromptDetails(TypedDict):
     """Of the prompt's tokens, those taken from the cache and those of pictures."""
 
     cached_tokens: Count
     image_tokens: Count
 
 
-class CompletionDetails(Answer):
+@shape
+class CompletionDetails(TypedDict):
     """Of the answer's tokens, those of thoughts before it."""
 
     reasoning_tokens: Count
 
 
-class Usage(Answer):
+@shape
+class Usage(TypedDict):
     """Tokens of prompt and answer; details of the answer's only where the model thought."""
 
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: PromptDetails
-    completion_tokens_details: CompletionDetails | None = None
+    completion_tokens_details: NotRequired[CompletionDetails]
 
 
-class Timings(Answer):
+@shape
+class Timings(TypedDict):
     """How long it took, as llama-server tells it; times in milliseconds.
 
     ``cache_n`` tokens were there, ``prompt_n`` computed, ``predicted_n`` answered. The first one
@@ -54,7 +61,8 @@ class Timings(Answer):
     predicted_per_second: Milliseconds
 
 
-class Peak(Answer):
+@shape
+class Peak(TypedDict):
     """The most bytes that the engine has held of a device, and how far this request raised it."""
 
     device: str
@@ -62,7 +70,21 @@ class Peak(Answer):
     raised_by: Count
 
 
-class TopLogprob(Answer):
+class TimingFields(TypedDict):
+    """Known at an answer's end; the peaks where more memory was held than ever before."""
+
+    timings: NotRequired[Timings]
+    memory_peaks: NotRequired[list[Peak]]
+
+
+class ImageFields(TypedDict):
+    """Where there were pictures."""
+
+    images: NotRequired[list[PictureReport]]
+
+
+@shape
+class TopLogprob(TypedDict):
     """A token that might have been chosen, how likely it was (natural logarithm), and its bytes."""
 
     token: str
@@ -70,27 +92,31 @@ class TopLogprob(Answer):
     bytes: list[int] | None
 
 
+@shape
 class ChatLogprob(TopLogprob):
     """The token that was chosen, and the most likely ones, as many as were asked for."""
 
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(Answer):
+@shape
+class ChatLogprobs(TypedDict):
     """Of each token whose text is in the answer."""
 
     content: list[ChatLogprob] | None
-    refusal: None = None
+    refusal: None
 
 
-class ChatCalled(Answer):
+@shape
+class ChatCalled(TypedDict):
     """A function's name, and the text of a JSON object with its arguments."""
 
     name: str
     arguments: str
 
 
-class ChatCall(Answer):
+@shape
+class ChatCall(TypedDict):
     """A call by the model."""
 
     id: str
@@ -98,44 +124,49 @@ class ChatCall(Answer):
     function: ChatCalled
 
 
-class ChatAnswerMessage(Answer):
+@shape
+class ChatAnswerMessage(TypedDict):
     """What the model says; content is null where it only calls. ``reasoning_content`` only where
     it thought before.
     """
 
     role: Literal["assistant"]
     content: str | None
-    refusal: None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ChatCall] | None = None
+    refusal: None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ChatCall]]
 
 
-class ChatCalledDelta(Answer):
+@shape
+class ChatCalledDelta(TypedDict):
     """The name in a call's first piece, more of its arguments in those after it."""
 
-    name: str | None = None
+    name: NotRequired[str]
     arguments: str
 
 
-class ChatCallDelta(Answer):
+@shape
+class ChatCallDelta(TypedDict):
     """What is new of the call ``index``; its id comes with the first piece."""
 
     index: Count
-    id: str | None = None
-    type: Literal["function"] | None = None
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
     function: ChatCalledDelta
 
 
-class ChatChoice(Answer):
+@shape
+class ChatChoice(TypedDict):
     """One answer."""
 
     index: Count
     message: ChatAnswerMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    logprobs: ChatLogprobs | None
+    finish_reason: ChatFinish
 
 
-class ChatCompletion(Answer):
+@shape
+class ChatCompletion(TypedDict):
     """A chat completion in one piece. ``images`` only where there were pictures, ``memory_peaks``
     where more memory was held than ever before.
     """
@@ -146,30 +177,33 @@ class ChatCompletion(Answer):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    timings: Timings | None = None
-    memory_peaks: list[Peak] | None = None
-    images: list[PictureReport] | None = None
+    timings: NotRequired[Timings]
+    memory_peaks: NotRequired[list[Peak]]
+    images: NotRequired[list[PictureReport]]
 
 
-class ChatDelta(Answer):
+@shape
+class ChatDelta(TypedDict):
     """What is new."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ChatCallDelta] | None = None
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str | None]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ChatCallDelta]]
 
 
-class ChatChunkChoice(Answer):
+@shape
+class ChatChunkChoice(TypedDict):
     """What is new of one answer; ``finish_reason`` comes with the last piece."""
 
     index: Count
     delta: ChatDelta
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"] | None
+    logprobs: ChatLogprobs | None
+    finish_reason: ChatFinish | None
 
 
-class ChatChunk(Answer):
+@shape
+class ChatChunk(TypedDict):
     """A piece of a streamed chat completion. After the last comes ``data: [DONE]``."""
 
     id: str
@@ -177,13 +211,14 @@ class ChatChunk(Answer):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-    timings: Timings | None = None
-    memory_peaks: list[Peak] | None = None
-    images: list[PictureReport] | None = None
+    usage: NotRequired[Usage]
+    timings: NotRequired[Timings]
+    memory_peaks: NotRequired[list[Peak]]
+    images: NotRequired[list[PictureReport]]
 
 
-class InputTokens(Answer):
+@shape
+class InputTokens(TypedDict):
     """How many tokens a request has."""
 
     object: Literal["response.input_tokens"]
@@ -195,7 +230,8 @@ class InputTokens(Answer):
 ChatEvent = ChatChunk | ErrorAnswer
 
 
-class CompletionLogprobs(Answer):
+@shape
+class CompletionLogprobs(TypedDict):
     """Log-probabilities in OpenAI's older shape; ``text_offset`` counts characters."""
 
     tokens: list[str]
@@ -204,16 +240,18 @@ class CompletionLogprobs(Answer):
     text_offset: list[int]
 
 
-class CompletionChoice(Answer):
+@shape
+class CompletionChoice(TypedDict):
     """One answer, or a piece of one."""
 
     text: str
     index: Count
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: TextFinish | None
 
 
-class Completion(Answer):
+@shape
+class Completion(TypedDict):
     """A completion. ``timings`` where there is one choice, ``images`` where there were any."""
 
     id: str
@@ -222,11 +260,13 @@ class Completion(Answer):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
-    timings: Timings | None = None
-    images: list[PictureReport] | None = None
+    timings: NotRequired[Timings]
+    memory_peaks: NotRequired[list[Peak]]
+    images: NotRequired[list[PictureReport]]
 
 
-class CompletionChunk(Answer):
+@shape
+class CompletionChunk(TypedDict):
     """A piece of a streamed completion. After the last comes ``data: [DONE]``."""
 
     id: str
@@ -234,21 +274,24 @@ class CompletionChunk(Answer):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | None = None
-    timings: Timings | None = None
-    images: list[PictureReport] | None = None
+    usage: NotRequired[Usage]
+    timings: NotRequired[Timings]
+    memory_peaks: NotRequired[list[Peak]]
+    images: NotRequired[list[PictureReport]]
 
 
 CompletionEvent = CompletionChunk | ErrorAnswer
 
 
-class EmbeddingDetails(Answer):
+@shape
+class EmbeddingDetails(TypedDict):
     """How many of the tokens are pictures."""
 
     image_tokens: Count
 
 
-class EmbeddingUsage(Answer):
+@shape
+class EmbeddingUsage(TypedDict):
     """Tokens of all inputs."""
 
     prompt_tokens: Count
@@ -256,7 +299,8 @@ class EmbeddingUsage(Answer):
     prompt_tokens_details: EmbeddingDetails
 
 
-class EmbeddingObject(Answer):
+@shape
+class EmbeddingObject(TypedDict):
     """One vector: numbers, or float32 in little-endian order as base64."""
 
     object: Literal["embedding"]
@@ -264,7 +308,8 @@ class EmbeddingObject(Answer):
     embedding: list[float] | str
 
 
-class EmbeddingList(Answer):
+@shape
+class EmbeddingList(TypedDict):
     """Vectors in the order of the inputs."""
 
     object: Literal["list"]
@@ -273,79 +318,9 @@ class EmbeddingList(Answer):
     usage: EmbeddingUsage
 
 
-class VectorOfOne(Answer):
+@shape
+class VectorOfOne(TypedDict):
     """llama-server's: the vector in a list."""
 
     index: Count
     embedding: list[list[float] | str]
-
-
-class FileObject(Answer):
-    """An upload."""
-
-    id: str
-    object: Literal["file"]
-    bytes: int
-    created_at: int
-    expires_at: int | None
-    filename: str
-    purpose: str
-    status: Literal["processed"]
-    status_details: None
-
-
-class FileList(Answer):
-    """A page of uploads."""
-
-    object: Literal["list"]
-    data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class FileDeleted(Answer):
-    """An upload is gone."""
-
-    id: str
-    object: Literal["file"]
-    deleted: bool
-
-
-class Architecture(Answer):
-    """What goes in and what comes out, as OpenRouter and llama.cpp's router list it."""
-
-    input_modalities: list[Literal["text", "image"]]
-    output_modalities: list[Literal["text"]]
-
-
-class ModelObject(Answer):
-    """A model; ``meta`` holds its facts, under llama-server's names where it has them."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    capabilities: list[Literal["completion", "multimodal"]]
-    max_model_len: int
-    context_length: int
-    architecture: Architecture
-    meta: dict[str, Any]
-
-
-class ModelInShort(Answer):
-    """A model as llama-server lists it for Ollama's clients."""
-
-    name: str
-    model: str
-    type: Literal["model"]
-    capabilities: list[Literal["completion", "multimodal"]]
-    details: dict[str, str]
-
-
-class ModelList(Answer):
-    """The one model, in lists of two shapes, as llama-server has it."""
-
-    object: Literal["list"]
-    data: list[ModelObject]
-    models: list[ModelInShort]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from server.api.shapes.base import Answer
+from typing_extensions import NotRequired, TypedDict
+
+from server.api.shapes.base import shape
 
 
-class MemoryDevice(Answer):
+@shape
+class MemoryDevice(TypedDict):
     """A device of a backend now; ``used`` is this engine's part, None where nobody knows.
 
     ``utilization`` in percent and ``temperature`` in degrees Celsius come from NVML.
@@ -25,7 +28,8 @@ class MemoryDevice(Answer):
     temperature: int | None
 
 
-class MemoryPartSizes(Answer):
+@shape
+class MemoryPartSizes(TypedDict):
     """A part on a device: planned from the files' headers, and as llama.cpp allocated it."""
 
     part: str
@@ -35,7 +39,8 @@ class MemoryPartSizes(Answer):
     estimated: bool
 
 
-class Cells(Answer):
+@shape
+class Cells(TypedDict):
     """Cells of the KV cache; the free ones include those that only keep prefixes."""
 
     total: int
@@ -43,7 +48,8 @@ class Cells(Answer):
     free: int
 
 
-class Decision(Answer):
+@shape
+class Decision(TypedDict):
     """A setting that was left on auto: what it became, and why."""
 
     setting: str
@@ -51,7 +57,8 @@ class Decision(Answer):
     reason: str
 
 
-class ProcessSizes(Answer):
+@shape
+class ProcessSizes(TypedDict):
     """A process's own memory, its pages of files, and the most of both at once."""
 
     anonymous: int
@@ -59,14 +66,16 @@ class ProcessSizes(Answer):
     peak: int
 
 
-class Processes(Answer):
+@shape
+class Processes(TypedDict):
     """The two processes of the server."""
 
     engine: ProcessSizes | None
     web: ProcessSizes | None
 
 
-class Memory(Answer):
+@shape
+class Memory(TypedDict):
     """Where the memory went, and why the model was placed so."""
 
     object: Literal["memory"]
@@ -84,46 +93,53 @@ class Memory(Answer):
     processes: Processes
 
 
-class TokenPiece(Answer):
+@shape
+class TokenPiece(TypedDict):
     """A token; bytes where it is a part of a character."""
 
     id: int
     piece: str | list[int]
 
 
-class TokenizedAnswer(Answer):
+@shape
+class TokenizedAnswer(TypedDict):
     """Tokens; with their pieces where these were asked for."""
 
     tokens: list[int] | list[TokenPiece]
 
 
-class Detokenized(Answer):
+@shape
+class Detokenized(TypedDict):
     """A text. What is no character becomes U+FFFD."""
 
     content: str
 
 
-class Templated(Answer):
+@shape
+class Templated(TypedDict):
     """A prompt's text. A picture is the marker that /props names."""
 
     prompt: str
 
 
-class DefaultSettings(Answer):
+@shape
+class DefaultSettings(TypedDict):
     """``params`` are the sampling parameters of a request that names none."""
 
     n_ctx: int
     params: dict[str, Any]
 
 
-class Modalities(Answer):
+@shape
+class Modalities(TypedDict):
     """What the model takes beside text."""
 
     vision: bool
     audio: bool
 
 
-class Props(Answer):
+@shape
+class Props(TypedDict):
     """llama-server's properties, and why the chat template was chosen.
 
     ``media_marker`` stands for a picture in prompts of /v1/completions and from /apply-template.
@@ -144,13 +160,15 @@ class Props(Answer):
     build_info: str
 
 
-class Version(Answer):
+@shape
+class Version(TypedDict):
     """The server's version, as vLLM has it."""
 
     version: str
 
 
-class Progress(Answer):
+@shape
+class Progress(TypedDict):
     """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
 
     stage: str
@@ -159,14 +177,16 @@ class Progress(Answer):
     total_bytes: int
 
 
-class Healthy(Answer):
+@shape
+class Healthy(TypedDict):
     """The server lives. While it restarts its engine, requests wait for that."""
 
     status: Literal["ok", "restarting", "draining"]
-    progress: Progress | None = None
+    progress: NotRequired[Progress]
 
 
-class Ready(Answer):
+@shape
+class Ready(TypedDict):
     """Requests are served now. ``step_age``: seconds that the engine is at its present work."""
 
     status: Literal["ok"]
@@ -175,7 +195,8 @@ class Ready(Answer):
     requests_waiting: int
 
 
-class HealthError(Answer):
+@shape
+class HealthError(TypedDict):
     """llama-server's words for a model that loads."""
 
     code: int
@@ -183,7 +204,8 @@ class HealthError(Answer):
     type: Literal["unavailable_error"]
 
 
-class Unhealthy(Answer):
+@shape
+class Unhealthy(TypedDict):
     """No requests can come. ``step_age``: seconds since the progress was another one."""
 
     status: Literal["loading", "restarting", "draining", "failed"]

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
-from server.api.shapes.base import Answer
+from server.api.shapes.base import shape
 
 Pixels = Annotated[int, Field(ge=0)]
 
 
-class Size(Answer):
+@shape
+class Size(TypedDict):
     """Pixels; of a grid, tokens."""
 
     width: Pixels
     height: Pixels
 
 
-class PictureReport(Answer):
+@shape
+class PictureReport(TypedDict):
     """What became of one picture of a request."""
 
     source: Size
@@ -33,7 +36,8 @@ class PictureReport(Answer):
     encode_ms: float
 
 
-class Resolution(Answer):
+@shape
+class Resolution(TypedDict):
     """What another setting of --image-size would cost."""
 
     image_size: int
@@ -41,7 +45,8 @@ class Resolution(Answer):
     tokens: int
 
 
-class Inspection(Answer):
+@shape
+class Inspection(TypedDict):
     """What a picture is and becomes."""
 
     object: Literal["image.inspection"]

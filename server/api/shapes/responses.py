@@ -5,24 +5,28 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
-from server.api.shapes.base import Answer, ErrorDetail
-from server.api.shapes.openai import Count
+from server.api.shapes.base import ErrorDetail, shape
+from server.api.shapes.openai import ChatLogprob, Count
 from server.api.shapes.pictures import PictureReport
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
-class OutputText(Answer):
+@shape
+class OutputText(TypedDict):
     """The text of a message."""
 
     type: Literal["output_text"]
     text: str
     annotations: list[Any]
-    logprobs: list[dict[str, Any]]
+    logprobs: list[ChatLogprob]
 
 
-class OutputMessage(Answer):
+@shape
+class OutputMessage(TypedDict):
     """A message by the model."""
 
     type: Literal["message"]
@@ -32,7 +36,8 @@ class OutputMessage(Answer):
     content: list[OutputText]
 
 
-class OutputCall(Answer):
+@shape
+class OutputCall(TypedDict):
     """A call by the model."""
 
     type: Literal["function_call"]
@@ -43,14 +48,16 @@ class OutputCall(Answer):
     status: ItemStatus
 
 
-class OutputThoughtText(Answer):
+@shape
+class OutputThoughtText(TypedDict):
     """A thought, or its summary, which is the same here."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
-class OutputReasoning(Answer):
+@shape
+class OutputReasoning(TypedDict):
     """What the model thought before it answered: as a summary where the client wants one."""
 
     type: Literal["reasoning"]
@@ -63,7 +70,8 @@ class OutputReasoning(Answer):
 OutputItem = Annotated[OutputMessage | OutputReasoning | OutputCall, Field(discriminator="type")]
 
 
-class InputDetails(Answer):
+@shape
+class InputDetails(TypedDict):
     """Of the input's tokens, those taken from the cache and those of pictures."""
 
     cached_tokens: Count
@@ -71,13 +79,15 @@ class InputDetails(Answer):
     image_tokens: Count
 
 
-class OutputDetails(Answer):
+@shape
+class OutputDetails(TypedDict):
     """Of the output's tokens."""
 
     reasoning_tokens: Count
 
 
-class ResponseUsage(Answer):
+@shape
+class ResponseUsage(TypedDict):
     """Tokens of input and output."""
 
     input_tokens: Count
@@ -87,25 +97,16 @@ class ResponseUsage(Answer):
     total_tokens: Count
 
 
-class IncompleteDetails(Answer):
+@shape
+class IncompleteDetails(TypedDict):
     """Why a response is incomplete."""
 
     reason: Literal["max_output_tokens"]
 
 
-class ResponseObject(Answer):
-    """A response; from ``background`` on it repeats what was asked."""
+class ResponseAsked(TypedDict):
+    """What was asked, with the defaults filled in."""
 
-    id: str
-    object: Literal["response"]
-    created_at: int
-    completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
-    error: dict[str, Any] | None
-    incomplete_details: IncompleteDetails | None
-    model: str
-    output: list[OutputItem]
-    usage: ResponseUsage | None
     background: Literal[False]
     instructions: str | None
     max_output_tokens: Count | None
@@ -126,10 +127,27 @@ class ResponseObject(Answer):
     top_p: float
     truncation: Literal["disabled"]
     user: str | None
-    images: list[PictureReport] | None = None
 
 
-class ResponseDeleted(Answer):
+@shape
+class ResponseObject(ResponseAsked):
+    """A response, which repeats what was asked."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: ResponseStatus
+    error: dict[str, Any] | None
+    incomplete_details: IncompleteDetails | None
+    model: str
+    output: list[OutputItem]
+    usage: ResponseUsage | None
+    images: NotRequired[list[PictureReport]]
+
+
+@shape
+class ResponseDeleted(TypedDict):
     """A response is forgotten."""
 
     id: str
@@ -137,7 +155,8 @@ class ResponseDeleted(Answer):
     deleted: bool
 
 
-class ResponseItems(Answer):
+@shape
+class ResponseItems(TypedDict):
     """A page of a response's input items."""
 
     object: Literal["list"]
@@ -147,7 +166,8 @@ class ResponseItems(Answer):
     has_more: bool
 
 
-class ResponseWhole(Answer):
+@shape
+class ResponseWhole(TypedDict):
     """The response begins, goes on after a silence, or has ended."""
 
     type: Literal[
@@ -161,7 +181,8 @@ class ResponseWhole(Answer):
     response: ResponseObject
 
 
-class ResponseItemEvent(Answer):
+@shape
+class ResponseItemEvent(TypedDict):
     """An item begins, or is complete."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
@@ -170,12 +191,14 @@ class ResponseItemEvent(Answer):
     item: OutputItem
 
 
-class _OfItem(Answer):
+@shape
+class _OfItem(TypedDict):
     sequence_number: Count
     output_index: Count
     item_id: str
 
 
+@shape
 class ResponsePartEvent(_OfItem):
     """A part of a message begins, or is complete."""
 
@@ -184,24 +207,27 @@ class ResponsePartEvent(_OfItem):
     part: Annotated[OutputText | OutputThoughtText, Field(discriminator="type")]
 
 
+@shape
 class ResponseTextDelta(_OfItem):
     """More text."""
 
     type: Literal["response.output_text.delta"]
     content_index: Count
     delta: str
-    logprobs: list[dict[str, Any]]
+    logprobs: list[ChatLogprob]
 
 
+@shape
 class ResponseTextDone(_OfItem):
     """The text is complete."""
 
     type: Literal["response.output_text.done"]
     content_index: Count
     text: str
-    logprobs: list[dict[str, Any]]
+    logprobs: list[ChatLogprob]
 
 
+@shape
 class ResponseThoughtDelta(_OfItem):
     """More of a thought."""
 
@@ -210,6 +236,7 @@ class ResponseThoughtDelta(_OfItem):
     delta: str
 
 
+@shape
 class ResponseThoughtDone(_OfItem):
     """The thought is complete."""
 
@@ -218,6 +245,7 @@ class ResponseThoughtDone(_OfItem):
     text: str
 
 
+@shape
 class ResponseSummaryPart(_OfItem):
     """The summary of a thought begins, or is complete."""
 
@@ -226,6 +254,7 @@ class ResponseSummaryPart(_OfItem):
     part: OutputThoughtText
 
 
+@shape
 class ResponseSummaryDelta(_OfItem):
     """More of a thought's summary."""
 
@@ -234,6 +263,7 @@ class ResponseSummaryDelta(_OfItem):
     delta: str
 
 
+@shape
 class ResponseSummaryDone(_OfItem):
     """The summary of a thought is complete."""
 
@@ -242,6 +272,7 @@ class ResponseSummaryDone(_OfItem):
     text: str
 
 
+@shape
 class ResponseArgumentsDelta(_OfItem):
     """More of a call's arguments."""
 
@@ -249,6 +280,7 @@ class ResponseArgumentsDelta(_OfItem):
     delta: str
 
 
+@shape
 class ResponseArgumentsDone(_OfItem):
     """A call's arguments are complete."""
 
@@ -257,7 +289,8 @@ class ResponseArgumentsDone(_OfItem):
     name: str
 
 
-class ResponseErrorEvent(Answer):
+@shape
+class ResponseErrorEvent(TypedDict):
     """An error in the middle of the stream; flat, and once more as other answers have it."""
 
     type: Literal["error"]
