@@ -274,7 +274,7 @@ def test_the_largest_context_gives_up_layers_for_cells() -> None:
     assert largest is not None
     assert largest.n_gpu_layers < 33
     assert largest.ctx_size > fit.best().placement.ctx_size
-    assert fit.largest_context(4096) == fit._place(4096)
+    assert fit.largest_context(4096) == fit.most_layers(4096)
     assert make_fit((ram(GIB),)).largest_context(1 << 20) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from server.memory.estimate.inputs import PlanDevice, PlanSettings
 from server.memory.estimate.plan import plan_memory
-from server.memory.estimate.search import fits, largest_context, largest_offload
 from server.memory.estimate.vision import image_tokens
 from server.memory.estimate.weights import layer_devices
+from server.memory.fit.fit import Fit
+from server.memory.fit.planner import Headers, Planner, fit_model
+from server.messages import DeviceMemory, EngineConfig
 from tests.headers import model_of, tower_of
 
 GIB = 1 << 30
@@ -43,21 +46,31 @@ def test_image_tokens(shape: str, size: int | None, tokens: int) -> None:
     assert image_tokens(tower_of(shape), replace(on(24), image_size=size)) == tokens
 
 
+def fit_on(gigabytes: float, ram: int = 512 * GIB, **settings: int) -> tuple[Fit, Planner]:
+    """The search for the model on a machine with one such GPU, or none where that is 0."""
+    config = EngineConfig(Path("m"), None, Path(), None, None, 1, **settings)  # type: ignore[arg-type]
+    size = int(gigabytes * GIB)
+    cards = (DeviceMemory("CUDA0", "", "gpu", size, size),) if size else ()
+    host = DeviceMemory("CPU", "", "cpu", ram, ram)
+    return fit_model(config, Headers(MODEL, TOWER), (*cards, host))
+
+
 def test_the_largest_context_fits_and_one_step_more_does_not() -> None:
-    found = largest_context(MODEL, TOWER, on(6), most=1 << 20)
-    assert 256 <= found < 1 << 20
-    assert fits(MODEL, TOWER, replace(on(6), ctx_size=found))
-    assert not fits(MODEL, TOWER, replace(on(6), ctx_size=found + 256))
-    assert largest_context(MODEL, TOWER, on(24)) == MODEL.n_ctx_train
-    assert largest_context(MODEL, TOWER, on(1)) == 0
+    fit, planner = fit_on(6, ram=8 * GIB)
+    found = fit.largest_context(1 << 20)
+    assert found is not None
+    assert 8192 < found.ctx_size < 1 << 20
+    assert all(pool.excess(planner.plan(found).on) <= 0 for pool in fit.pools)
+    assert fit.most_layers(found.ctx_size + 256) is None
+    assert fit_on(0, ram=2 * GIB)[0].largest_context(1 << 20) is None
 
 
 def test_as_many_layers_as_fit() -> None:
-    assert largest_offload(MODEL, TOWER, on(24)) == 33
-    some = largest_offload(MODEL, TOWER, on(4))
-    assert 0 < some < 33
-    assert fits(MODEL, TOWER, replace(on(4), n_gpu_layers=some))
-    assert largest_offload(MODEL, None, PlanSettings((replace(RAM, free=GIB),))) == -1
+    whole, some = (fit_on(size)[0].most_layers(8192) for size in (24, 4))
+    assert whole is not None
+    assert some is not None
+    assert whole.n_gpu_layers == 33
+    assert 0 < some.n_gpu_layers < 33
 
 
 def test_layers_are_split_as_llama_cpp_splits_them() -> None:
@@ -107,11 +120,12 @@ def test_more_of_anything_never_takes_less(
 
 
 @given(st.floats(1, 100), st.floats(0.1, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_more_memory_never_gives_fewer_layers(size: float, more: float) -> None:
-    few = largest_offload(MODEL, TOWER, on(size))
-    many = largest_offload(MODEL, TOWER, on(size + more))
-    assert many >= few
+    few, many = (fit_on(one)[0].most_layers(8192) for one in (size, size + more))
+    assert few is not None
+    assert many is not None
+    assert many.n_gpu_layers >= few.n_gpu_layers
 
 
 @given(st.integers(64, 2048), st.integers(1, 2048))

@@ -56,7 +56,7 @@ LIES = {
     "empty": (b"", "it is empty"),
     "text": (b"<html>404 Not Found</html>" * 9, "not a GGUF file"),
     "old": (header(0, 0, 1), "GGUF version 1"),
-    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "GGUF version"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "written for big-endian machines"),
     "many tensors": (header(HUGE, 0), "middle of its header"),
     "many keys": (header(0, HUGE), "middle of its header"),
     "long key": (header(0, 1) + struct.pack("<Q", HUGE), "middle of its header"),

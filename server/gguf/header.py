@@ -46,6 +46,8 @@ def parse_header(source: Source, *, raw: bool = True, longest: int | None = None
     if source.size < 24 or cursor.take(4) != b"GGUF":
         raise MalformedError("it is not a GGUF file")
     version = cursor.number("<I")
+    if version in {2 << 24, 3 << 24}:
+        raise MalformedError("it is written for big-endian machines")
     if version not in {2, 3}:
         raise MalformedError(f"it has GGUF version {version}, versions 2 and 3 are known")
     n_tensors, n_entries = cursor.length(), cursor.length()

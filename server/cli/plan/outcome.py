@@ -8,8 +8,7 @@ from server.cli.plan.model import Subject
 from server.errors import OutOfMemory
 from server.gguf.model_header import ModelHeader, TowerHeader
 from server.memory.estimate.inputs import PlanSettings
-from server.memory.estimate.plan import MemoryPlan, plan_memory
-from server.memory.estimate.search import largest_offload
+from server.memory.estimate.plan import MemoryPlan
 from server.memory.estimate.vision import image_tokens, patch, side, tower_parts
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Headers, Planner, fit_model
@@ -36,10 +35,6 @@ class Chosen:
     def plan(self) -> MemoryPlan:
         """What it takes."""
         return self.planner.whole_plan(self.fitted.placement, self.fit.pools)
-
-    def within(self, plan: MemoryPlan) -> bool:
-        """Whether another plan fits the same machine."""
-        return all(pool.excess(plan.on) <= 0 for pool in self.fit.pools)
 
 
 def choose(headers: Headers, config: EngineConfig, devices: tuple[DeviceMemory, ...]) -> Chosen:
@@ -161,13 +156,16 @@ def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Res
 
 def _quantizations(subject: Subject, chosen: Chosen, files: dict[str, int]) -> list[Quantization]:
     """Each file in the place of the planned one: its tensors scaled, all else the same."""
-    own, tower = subject.headers.model.n_bytes, subject.headers.tower
-    settings = replace(chosen.settings, tensor_split=())
+    own, placement = subject.headers.model.n_bytes, chosen.fitted.placement
+    wants = replace(chosen.fit.wants, parallel=placement.parallel)
     found = []
     for file, size in sorted(files.items(), key=lambda item: item[1]):
-        model = _scaled(subject.headers.model, size / own if own else 1.0)
-        layers = largest_offload(model, tower, settings, within=chosen.within)
-        total = plan_memory(model, tower, settings).total
+        scaled = _scaled(subject.headers.model, size / own if own else 1.0)
+        planner = replace(chosen.planner, model=scaled)
+        fit = replace(chosen.fit, wants=wants, predict=planner.plan)
+        placed = fit.most_layers(placement.ctx_size)
+        layers = -1 if placed is None else placed.n_gpu_layers
+        total = planner.plan(placed or placement).total
         found.append(Quantization(file, size, total, layers, chosen=file == subject.file))
     return found
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from server.gguf.model_header import ModelHeader, TowerHeader
 from server.memory.estimate.compute import compute_parts
-from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
+from server.memory.estimate.inputs import PlannedPart, PlanSettings
 from server.memory.estimate.kv_cache import is_estimated, layer_bytes
 from server.memory.estimate.vision import tower_parts
 from server.memory.estimate.weights import CPU, layer_devices, weights_by_device
@@ -42,18 +41,6 @@ class MemoryPlan:
     def of(self, part: str) -> int:
         """Bytes of one part on all devices."""
         return sum(one.bytes for one in self.parts if one.part == part)
-
-    def overflow(self, devices: Iterable[PlanDevice], margin: int = 0) -> dict[str, int]:
-        """Bytes too many by device; empty where all fits.
-
-        ``margin`` bytes are kept free on each GPU.
-        """
-        found = {}
-        for device in devices:
-            room = device.free - (margin if device.kind != "cpu" else 0)
-            if (excess := self.on(device.name) - room) > 0:
-                found[device.name] = excess
-        return found
 
 
 def plan_memory(

@@ -135,6 +135,10 @@ class Fit:
         over = {pool.devices[0]: pool.excess(taken.on) for pool in self.pools}
         return {name: excess for name, excess in over.items() if excess > 0}
 
+    def most_layers(self, ctx_size: int) -> Placement | None:
+        """The placement with most layers on GPUs beside so many cells; None where none fits."""
+        return self._place(ctx_size)
+
     def largest_context(self, most: int) -> Placement | None:
         """The placement with the most cells, up to ``most``; None where not even a few fit.
 
@@ -172,8 +176,10 @@ class Fit:
     ) -> Placement | None:
         """What ``place`` finds for the most cells from ``least`` to ``most``."""
         best = place(least)
-        if best is None:
-            return None
+        if best is None or least >= most:
+            return best
+        if (whole := place(most)) is not None:
+            return whole
         low, high = least // CELL_STEP, -(-most // CELL_STEP)
         while low < high:
             middle = (low + high + 1) // 2
