@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +16,10 @@ from fakes import engine_ready
 
 import server.engine_client.supervisor as supervisor_module
 from server.engine_client.interface import EngineState
+from server.engine_client.process import EngineProcess
 from server.engine_client.requests import Requests
 from server.engine_client.supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
-from server.engine_client.watch import LOAD_PATIENCE, LOAD_SECONDS, LoadWatch
+from server.engine_client.watch import LOAD_PATIENCE, LOAD_SECONDS, STOPPED_SECONDS, LoadWatch
 from server.errors import EngineUnavailable, StartupError
 from server.messages import CountRequest, EngineConfig, EngineProgress
 
@@ -36,6 +40,7 @@ class Processes:
         process = SimpleNamespace(
             popen=SimpleNamespace(kill=lambda: killed.append(True)),
             killed=killed,
+            stopped=False,
             send=lambda _: None,
             stop=lambda _: -9,
         )
@@ -172,6 +177,41 @@ def test_an_engine_that_hangs_while_it_loads_again_is_replaced(processes: Proces
         await supervisor.stop()
 
     asyncio.run(go())
+
+
+def test_an_engine_that_is_stopped_while_it_loads_is_replaced_soon(processes: Processes) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        processes.made[0].say(None)
+        await until(lambda: len(processes.made) == 2)
+        await until(lambda: supervisor.step_age == 0.0)
+        stopped = processes.made[1]
+        for seconds in (STOPPED_SECONDS, STOPPED_SECONDS):  # in between it goes on for a moment
+            stopped.stopped = True
+            for _ in range(seconds):
+                supervisor._tick()
+            stopped.stopped = False
+            supervisor._tick()
+        assert not stopped.killed
+        stopped.stopped = True
+        for _ in range(STOPPED_SECONDS + 1):
+            supervisor._tick()
+        assert stopped.killed
+        await supervisor.stop()
+
+    asyncio.run(go())
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="Linux only")
+def test_a_process_that_a_signal_has_stopped_is_seen() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process: Any = SimpleNamespace(popen=child)
+        stopped: Any = EngineProcess.stopped.fget  # type: ignore[attr-defined]
+        assert not stopped(process)
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        assert stopped(process)
+        child.kill()
 
 
 @pytest.mark.parametrize("first", [True, False])

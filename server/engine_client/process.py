@@ -118,6 +118,16 @@ class EngineProcess:
         reader = LineReader(line, partial(receive, self))
         loop.call_soon_threadsafe(reader.start, loop)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has stopped the process, where the system tells."""
+        try:
+            stat = Path(f"/proc/{self.popen.pid}/stat").read_text()
+        except OSError:
+            return False
+        # pid (name) state ...; the name may hold anything.
+        return stat.rpartition(")")[2].split()[0] in {"T", "t"}
+
     def send(self, message: object) -> None:
         """Queues a message; returns at once."""
         self._outbox.put(message)

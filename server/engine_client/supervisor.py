@@ -204,7 +204,7 @@ class EngineSupervisor:
         if process is None:
             return
         loads = self.state is not EngineState.READY
-        fault = self._load_watch.tick() if loads else self._watch.tick()
+        fault = self._load_watch.tick(stopped=process.stopped) if loads else self._watch.tick()
         # How long a first load may take is not known, and its progress can be seen.
         if fault is None or self.state is EngineState.STARTING or not self._limits.stall:
             return

@@ -16,6 +16,8 @@ from server.messages import EngineConfig, EngineProgress, Heartbeat
 # came to its end did: disks can be slow, and the vision tower is read in one go.
 LOAD_SECONDS = 120
 LOAD_PATIENCE = 4
+# One that was stopped (SIGSTOP) is not slow, and is waited for no longer than one that serves.
+STOPPED_SECONDS = 8
 # Work may take so many times what it was expected to.
 PATIENCE = 10.0
 
@@ -66,11 +68,12 @@ class LoadWatch:
     def __init__(self) -> None:
         self._last: object = None
         self._longest = 0
+        self._stopped = 0
         self.silence = 0
 
     def reset(self) -> None:
         """Another engine begins."""
-        self._last, self.silence = None, 0
+        self._last, self.silence, self._stopped = None, 0, 0
 
     def heard(self, message: object) -> None:
         """Its progress, or that it is ready. The same again is nothing new."""
@@ -79,9 +82,12 @@ class LoadWatch:
         self._longest = max(self._longest, self.silence)
         self._last, self.silence = message, 0
 
-    def tick(self) -> str | None:
-        """To be called once a second; what is wrong, if anything is."""
+    def tick(self, *, stopped: bool = False) -> str | None:
+        """To be called once a second; what is wrong, if anything is. ``stopped``: by a signal."""
         self.silence += 1
+        self._stopped = self._stopped + 1 if stopped else 0
+        if self._stopped > STOPPED_SECONDS:
+            return f"stopped for {self._stopped - 1} s while it loads"
         if self.silence > max(LOAD_SECONDS, LOAD_PATIENCE * self._longest):
             return f"nothing new for {self.silence - 1} s while it loads"
         return None
