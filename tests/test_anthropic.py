@@ -288,3 +288,33 @@ def test_no_parameter_of_the_sdk_is_ignored() -> None:
     assert known <= {*MessagesRequest.model_fields, *names("messages")}
     # The template's switches are ours: the SDK has no field for them.
     assert set(MessagesRequest.model_fields) <= known | {"chat_template_kwargs"}
+
+
+def test_documents_and_results_of_searches_are_read() -> None:
+    engine = FakeEngine()
+    picture = {"type": "image", "source": {"type": "url", "url": data_url()}}
+    source = {"type": "content", "content": [{"type": "text", "text": "page one"}, picture]}
+    document = {"type": "document", "source": source, "title": "T", "context": "C"}
+    summary = {"type": "compaction", "content": "what was said"}
+    response = post(engine, body({"role": "user", "content": [summary, document]}))
+    assert response.status_code == 200, response.text
+    assert "what was said\nT\nC\npage one" in engine.prompt()
+    assert "[255, 0, 0]" in engine.prompt()
+
+
+def test_a_message_of_thoughts_alone_is_no_message() -> None:
+    engine = FakeEngine()
+    thoughts = [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "redacted_thinking", "data": "x"},
+    ]
+    response = post(engine, body(USER, {"role": "assistant", "content": thoughts}, USER))
+    assert response.status_code == 200
+    assert "hm" not in engine.prompt()
+    assert "assistant\n<|im_end|>" not in engine.prompt()
+
+
+def test_a_tool_that_is_no_function_cannot_be_demanded() -> None:
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    error = post(FakeEngine(), body(tools=tools, tool_choice={"type": "any"})).json()["error"]
+    assert error["param"] == "tool_choice"

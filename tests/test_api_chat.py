@@ -294,3 +294,74 @@ def test_engine_s_refusal_is_answered_as_it_is() -> None:
         "param": "messages",
         "code": "context_length_exceeded",
     }
+
+
+CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CUSTOM = {"id": "c1", "type": "custom", "custom": {"name": "f", "input": "go"}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "seen"),
+    [
+        ([{"role": "user", "content": []}], USER + END),
+        ([{"role": "assistant", "content": None, "refusal": "I will not."}], "I will not."),
+        ([{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}], "No."),
+        ([{"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}], USER),
+        ([{"role": "tool", "tool_call_id": "x", "content": "8 o'clock"}], "8 o'clock"),
+        ([{"role": "assistant", "tool_calls": [CUSTOM]}], '{"input": "go"}'),
+        (
+            [
+                {"role": "assistant", "tool_calls": [CALLED]},
+                {"role": "tool", "tool_call_id": "c1", "content": None},
+            ],
+            "f",
+        ),
+    ],
+)
+def test_a_history_as_clients_send_it(messages: list[dict[str, Any]], seen: str) -> None:
+    engine = FakeEngine()
+    asked = {"role": "user", "content": "And?"}
+    body = {"messages": messages if messages[0]["role"] == "user" else [*messages, asked]}
+    answer = post_chat(engine, body)
+    assert answer.status_code == 200, answer.text
+    assert seen in engine.prompt()
+    assert "thinking" not in engine.prompt()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": -1}, {"max_tokens": None}),
+        ({"max_completion_tokens": -1, "max_tokens": -1}, {"max_tokens": None}),
+        (
+            {"max_tokens": 8.0, "top_k": 40.0, "seed": 3.0},
+            {"max_tokens": 8, "top_k": 40, "seed": 3},
+        ),
+        ({"stop": ["", "a"]}, {"stop": ("a",)}),
+        ({"stop": [f"<{n}>" for n in range(256)]}, {}),
+        ({"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "repeat_last_n": -1}),
+        ({"repetition_penalty": 1.1, "repeat_last_n": 9}, {"repeat_last_n": 9}),
+        ({"n_probs": 3}, {"logprobs": 3}),
+        ({"no_stop_trim": True}, {"include_stop_str_in_output": True}),
+        ({"min_tokens": 3, "bad_words": ["a"]}, {"min_tokens": 3, "bad_words": ("a",)}),
+        ({"stop_token_ids": [3.0]}, {"stop_token_ids": (3,)}),
+        ({"user": {"id": 1}, "metadata": {"a": None}}, {}),
+    ],
+)
+def test_names_and_numbers_of_other_servers(
+    fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    engine = FakeEngine()
+    answer = post_chat(engine, chat(**fields))
+    assert answer.status_code == 200, answer.text
+    assert {name: getattr(engine.sampling[0], name) for name in expected} == expected
+
+
+def test_n_cmpl_is_llama_server_s_n() -> None:
+    assert len(post_chat(FakeEngine(), chat(n_cmpl=3)).json()["choices"]) == 3
+
+
+def test_detail_original_is_high() -> None:
+    part = {"type": "image_url", "image_url": {"url": data_url(), "detail": "original"}}
+    answer = post_chat(FakeEngine(), chat([part]))
+    assert answer.json()["images"][0]["detail"] == "high"

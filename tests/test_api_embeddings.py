@@ -143,3 +143,28 @@ def test_norms_are_llama_cpp_s() -> None:
     assert list(normalized(vector, 3)) == pytest.approx(vector / 91 ** (1 / 3))
     assert list(normalized(np.zeros(2, np.float32), 2)) == [0.0, 0.0]
     assert np.isfinite(normalized(np.array([1e30, 1e30], np.float32), 64)).all()
+
+
+def test_llama_server_s_content_gets_its_shape() -> None:
+    picture = {"prompt_string": f"{MARKER}\n", "multimodal_data": [data_url().partition(",")[2]]}
+    engine = FakeEngine()
+    answer = post({"content": [{"prompt_string": "a red circle"}, picture]}, engine).json()
+    assert [each["index"] for each in answer] == [0, 1]
+    assert [len(each["embedding"]) for each in answer] == [1, 1]
+    assert answer[0]["embedding"][0][:2] == pytest.approx([0.6, 0.8])
+    assert post({"content": "a"}).json()[0]["index"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": "a", "content": "a"}, "content"),
+        ({"content": [{"prompt_string": 5}]}, "content[0].prompt_string"),
+        ({"content": ["a", ""]}, "content[1]"),
+    ],
+)
+def test_what_is_wrong_with_either_is_named(body: dict[str, Any], param: str) -> None:
+    answer = post(body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

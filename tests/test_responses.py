@@ -317,3 +317,39 @@ def test_no_parameter_of_the_sdk_is_ignored() -> None:
         asked |= kind.__required_keys__ | kind.__optional_keys__
     assert len(asked) > 25
     assert asked <= known
+
+
+def test_items_of_other_tools_are_read_as_functions() -> None:
+    engine = FakeEngine(ready=engine_ready(chat_template=HERMES))
+    given = [
+        user("hi"),
+        {"type": "apply_patch_call", "call_id": "a", "operation": {"type": "create_file"}},
+        {"type": "apply_patch_call_output", "call_id": "a", "output": {"status": "done"}},
+        {"type": "shell_call", "action": {"commands": ["ls"]}},
+    ]
+    answer = post(engine, given)
+    assert answer.status_code == 200, answer.text
+    assert '{"name": "apply_patch", "arguments": {"type": "create_file"}}' in engine.prompt()
+    assert '{"status": "done"}' in engine.prompt()
+    assert answer.headers["x-llava-ignored"] == "input[].shell_call"
+
+
+def test_an_item_of_a_stored_response_is_found_by_its_id() -> None:
+    engine = FakeEngine()
+    app = app_of(engine)
+    first = call(app, "POST", PATH, json={"input": "What is there?"}).json()
+    reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+    thought = {"type": "item_reference", "id": "rs_1"}
+    body = {"input": [user("What is there?"), thought, reference, user("And?")]}
+    second = call(app, "POST", PATH, json=body)
+    assert second.status_code == 200, second.text
+    assert "<|im_start|>assistant\nA red circle.<|im_end|>" in engine.prompt(-1)
+    listed = call(app, "GET", f"{PATH}/{second.json()['id']}/input_items?order=asc").json()["data"]
+    assert [item["role"] for item in listed] == ["user", "assistant", "user"]
+
+
+def test_metadata_and_user_may_have_any_form() -> None:
+    body = {"input": "a", "metadata": {"a": None, "b": 1, "c": "x"}, "user": {"id": 1}}
+    answer = call(app_of(FakeEngine()), "POST", PATH, json=body).json()
+    assert answer["metadata"] == {"b": "1", "c": "x"}
+    assert answer["user"] == '{"id": 1}'
