@@ -57,7 +57,7 @@ def guarded(
     engine: FakeEngine | None = None,
     limits: ClientLimits | None = None,
     tls: tuple[Path, Path] | None = None,
-    keep_alive: float = 120.0,
+    keep_alive: float = 95.0,
     **options: Any,
 ) -> Iterator[Live]:
     limits, (cert, key) = limits or ClientLimits(timeout=0.5), tls or (None, None)

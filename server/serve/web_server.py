@@ -36,7 +36,7 @@ class WebOptions:
     cert_file: Path | None = None
     key_file: Path | None = None
     trusted_proxies: tuple[str, ...] = ()
-    keep_alive: float = 120.0
+    keep_alive: float = 95.0
 
 
 class WebServer(uvicorn.Server):

@@ -67,7 +67,7 @@ class LimitSettings(BaseModel):
         description="close connections that send or read nothing for this long; 0 disables",
     )
     timeout_keep_alive: Annotated[float, Flag("Limits", (), "SECONDS")] = Field(
-        120.0,
+        95.0,
         gt=0,
         le=86_400,
         description="close connections that are idle between two requests for this long; keep "
