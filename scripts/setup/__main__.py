@@ -1,7 +1,7 @@
 """Make .venv and everything in it: ``python3 -m scripts.setup [--backend cuda] [--dev]``.
 
 Standard library only, and this file alone must be readable by older Pythons too, so that they
-can be told what is needed.
+can say what is needed.
 """
 
 import os
@@ -21,7 +21,7 @@ def find_python() -> Optional[str]:  # noqa: UP045
     """A supported Python on the PATH, the newest first."""
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         path = shutil.which("python3.{}".format(minor))  # noqa: UP032
-        # pyenv's shims exist for versions that are not switched on; only a run tells.
+        # pyenv's shims exist for versions that are not switched on; only a run shows it.
         if path and os.system('"{}" -c "" 2>/dev/null'.format(path)) == 0:  # noqa: S605, UP032
             return path
     return None

@@ -75,7 +75,7 @@ def cause(output: str) -> str:
 def failure(step: str, output: str, log: Path, lines: int = 8) -> str:
     """All that a person needs: what failed, why, the log and its last lines."""
     # What pip says about a failed build says nothing of its cause; that stands before it.
-    told = re.split(r"(?m)^\s*error: subprocess-exited-with-error", output)[0]
-    tail = [line.rstrip() for line in (told or output).splitlines() if line.strip()][-lines:]
+    before = re.split(r"(?m)^\s*error: subprocess-exited-with-error", output)[0]
+    tail = [line.rstrip() for line in (before or output).splitlines() if line.strip()][-lines:]
     quoted = "\n".join(f"  | {line[:160]}" for line in tail)
     return f"{step} failed: {cause(output)}\nlog: {log}\n{quoted}"

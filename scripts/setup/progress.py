@@ -13,7 +13,7 @@ PLAIN_SECONDS = 10.0
 
 
 def parse(line: str) -> tuple[int, int] | None:
-    """Steps done and steps in all, if the line tells them."""
+    """Steps done and steps in all, if the line has them."""
     ninja = NINJA.match(line)
     if ninja:
         return int(ninja[1]), int(ninja[2])

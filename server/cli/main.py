@@ -79,7 +79,7 @@ def _main(line: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         _discard_output()
         return 1
     except OSError as error:

@@ -120,7 +120,7 @@ class EngineProcess:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has stopped the process, where the system tells."""
+        """Whether a signal has stopped the process, where the system reports it."""
         try:
             stat = Path(f"/proc/{self.popen.pid}/stat").read_text()
         except OSError:

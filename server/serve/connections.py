@@ -1,4 +1,4 @@
-"""How many connections there are, and which of them could be spared."""
+"""The open connections, and which of them to close when there are too many."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Protocol
 
 @dataclass(slots=True, frozen=True)
 class ClientLimits:
-    """What clients may take. ``timeout``, in seconds: how long one may take to send a request's
-    head, to send some of its body, or to read some of the answer; 0 is for ever.
+    """What one client may use. ``timeout``, in seconds: the time to send a request's head, to send
+    some of its body, or to read some of the answer; 0 disables.
     """
 
     max_connections: int = 1024

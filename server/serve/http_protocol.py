@@ -1,4 +1,4 @@
-"""HTTP/1.1 that waits for nobody for ever.
+"""HTTP/1.1 with a time limit for each step.
 
 uvicorn closes connections that are idle between two requests, and no others. Here each step has its
 time: the head of a request, each piece of its body, each piece of the answer that the client
@@ -167,7 +167,7 @@ class GuardedProtocol(HttpProtocol):
         length before each piece, and they take longer for it than llama.cpp has between tokens.
         A piece without data is not written: a length of 0 would be the end of the answer.
         Those that come at once go out together, before the loop waits again: each by itself would
-        wake the client. Whoever sends anything else calls ``flush_pieces`` first.
+        wake the client. A caller that sends anything else calls ``flush_pieces`` first.
         """
         if not data:
             return True

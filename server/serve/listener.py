@@ -17,7 +17,7 @@ from server.serve.port_owner import describe_owner
 # systemd's first descriptor (sd_listen_fds(3)).
 _FIRST_FD = 3
 # What lies in the kernel unsent of one answer. By itself Linux would let megabytes gather there
-# before it told us that a client does not read.
+# before it reported that a client does not read.
 _UNSENT_BYTES = 32 * 1024  # Linux doubles it
 # Files beside connections: the model, the engine's line, pictures that are fetched.
 _OTHER_FILES = 256
@@ -79,7 +79,7 @@ def bind(host: str, port: int, *, reuse_port: bool = False) -> Listener:
 
 
 def inherited() -> Listener | None:
-    """The socket that systemd, or whoever speaks like it, has opened for us; None without one.
+    """The socket that systemd, or a program that speaks like it, has opened; None without one.
 
     Raises:
         ConfigError: there is more than one.
@@ -127,7 +127,7 @@ def permit_files(connections: int) -> None:
 
 
 def notify(state: str) -> None:
-    """Sends ``READY=1``, ``STOPPING=1`` or the like to whoever started us, if that listens."""
+    """Sends ``READY=1``, ``STOPPING=1`` or the like to systemd, if it listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

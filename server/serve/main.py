@@ -57,11 +57,11 @@ def run(settings: Settings, model: ModelName) -> int:
 
 
 def refuse_exposure(settings: Settings, listener: Listener) -> None:
-    """Raise ConfigError where anybody who can reach this machine could use the model."""
+    """Raise ConfigError if other machines could use the model without a key."""
     if listener.public and not (settings.api_key or settings.api_key_file or settings.insecure):
         raise ConfigError(
             f"{listener.url} can be reached from other machines: set --api-key or --api-key-file,"
-            " or say --insecure to let everybody in"
+            " or --insecure to allow everyone"
         )
 
 

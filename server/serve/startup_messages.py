@@ -21,7 +21,7 @@ _CURL = (
 
 
 def is_brief(settings: Settings) -> bool:
-    """Whether the start is told in a few lines: on a terminal, unless more was asked for."""
+    """Whether the start is shown in a few lines: on a terminal, unless more was asked for."""
     plain = settings.log_format == "text" and settings.log_level == "info"
     return plain and not settings.verbose and is_terminal(sys.stderr)
 

@@ -40,7 +40,7 @@ class WebOptions:
 
 
 class WebServer(uvicorn.Server):
-    """Serves an app on one socket until it is told to stop."""
+    """Serves an app on one socket until it is stopped."""
 
     def __init__(self, app: Any, listener: Listener, options: WebOptions) -> None:
         self.listener = listener
@@ -126,7 +126,7 @@ class WebServer(uvicorn.Server):
         await self.serve(sockets=[self.listener.socket])
 
     async def stop_accepting(self) -> None:
-        """Leaves new connections to whoever shares the socket.
+        """Leaves new connections to the server that shares the socket.
 
         Those that wait to be accepted on a port of our own are taken first.
         """
@@ -136,7 +136,7 @@ class WebServer(uvicorn.Server):
             server.close()
 
     def stop(self, *, now: bool = False) -> None:
-        """Ends serving; ``now``: without waiting for anybody."""
+        """Ends serving; ``now``: without waiting for requests."""
         self.force_exit = self.force_exit or now
         self.should_exit = True
 
