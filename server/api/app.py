@@ -139,7 +139,7 @@ _ROUTERS = (
 def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = None) -> FastAPI:
     """The app. It starts nothing and stops nothing: the engine belongs to the caller.
 
-    Its ``state.controls`` are for whoever runs it (server.api.app).
+    ``state.controls`` are for the code that runs it (server.serve.main).
 
     Raises:
         ConfigError: the file of API keys is wrong.
@@ -183,13 +183,10 @@ def _services(engine: Engine, options: ApiOptions) -> Services:
         decoders=decoders,
         usage=usage,
         files=files,
-        gate=_gate(model, options),
+        gate=Gate(
+            options.max_queue,
+            model.parallel,
+            _BODIES_AT_ONCE * options.max_body_bytes,
+            _PICTURE_BYTES,
+        ),
     )
-
-
-def _gate(model: ServedModel, options: ApiOptions) -> Gate:
-    def parallel() -> int:
-        return model.engine.ready.parallel if model.engine.ready else 1
-
-    body_bytes = _BODIES_AT_ONCE * options.max_body_bytes
-    return Gate(options.max_queue, parallel, body_bytes, _PICTURE_BYTES)

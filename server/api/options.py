@@ -1,4 +1,4 @@
-"""ApiOptions: what the app factory is told beside the engine."""
+"""ApiOptions: the settings that the app factory takes beside the engine."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Final
+
+from cachetools import LRUCache
 
 from server.images.options import ImageOptions
 from server.messages import ImageInput, VisionFacts
@@ -30,26 +31,21 @@ class KeptPictures:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.n_bytes = 0
-        self._max_bytes = max_bytes
-        self._pictures: OrderedDict[PictureKey, ImageInput] = OrderedDict()
+        self._pictures: LRUCache[PictureKey, ImageInput] = LRUCache(max_bytes, getsizeof=size_of)
+
+    @property
+    def n_bytes(self) -> int:
+        """What all pictures take."""
+        return int(self._pictures.currsize)
 
     def get(self, key: PictureKey) -> ImageInput | None:
         """The picture, whose ``decode_seconds`` are 0, or None."""
-        picture = self._pictures.get(key)
-        if picture is not None:
-            self._pictures.move_to_end(key)
-        return picture
+        return self._pictures.get(key)
 
     def put(self, key: PictureKey, picture: ImageInput) -> None:
         """Keeps the picture if it fits at all, and drops the oldest ones beyond the bound."""
-        if key in self._pictures or size_of(picture) > self._max_bytes:
-            return
-        self._pictures[key] = replace(picture, decode_seconds=0.0)
-        self.n_bytes += size_of(picture)
-        while self.n_bytes > self._max_bytes:
-            _, oldest = self._pictures.popitem(last=False)
-            self.n_bytes -= size_of(oldest)
+        if key not in self._pictures and size_of(picture) <= self._pictures.maxsize:
+            self._pictures[key] = replace(picture, decode_seconds=0.0)
 
 
 def size_of(picture: ImageInput) -> int:

@@ -2,7 +2,10 @@
 
 Which IP addresses a picture may be fetched from.
 
-A list of what is permitted rather than of what is not: what nobody thought of is refused.
+A list of what is permitted, so that all else is refused.
+
+By hand: the address that is checked has to be the one that is then connected to, at every hop and
+inside our own HTTP client.
 """
 
 from __future__ import annotations

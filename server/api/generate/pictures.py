@@ -35,7 +35,11 @@ class _Work(Generic[T]):
 
 
 class SharedWork(Generic[K, T]):
-    """Work under way, by its key. Lives on one event loop."""
+    """Work under way, by its key. Lives on one event loop.
+
+    By hand: async-lru ties work under way to a cache of a function's results. Here results are kept
+    elsewhere, bounded by their bytes, and the work ends with the last caller that waits for it.
+    """
 
     def __init__(self) -> None:
         self._under_way: dict[K, _Work[T]] = {}
@@ -46,7 +50,7 @@ class SharedWork(Generic[K, T]):
     async def of(self, key: K, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of the work that is under way for ``key``, or else of a new ``start()``.
 
-        It belongs to all who wait for it: whoever leaves, even the first, leaves it to the others,
+        It belongs to all who wait for it: a caller that leaves, even the first, leaves it to the others,
         and the last one to leave cancels it. Raises what it raises, to each of them.
         """
         work = self._under_way.get(key)
@@ -59,7 +63,7 @@ class SharedWork(Generic[K, T]):
         finally:
             work.waiting -= 1
             if not work.waiting and not work.task.done():
-                # At once, so that nobody joins what is being cancelled.
+                # At once, so that no caller joins what is being cancelled.
                 self._forget(key, work)
                 work.task.cancel()
 
@@ -67,7 +71,7 @@ class SharedWork(Generic[K, T]):
         if self._under_way.get(key) is work:
             del self._under_way[key]
         if work.task.done() and not work.task.cancelled():
-            work.task.exception()  # nobody may be left to hear of it
+            work.task.exception()  # there may be no caller left to raise it to
 
 
 # Comparing texts takes time, and this would be on the event loop.

@@ -54,7 +54,7 @@ class Tally(Protocol):
 def timings(tally: Tally) -> TimingFields:
     """The field ``timings``, and ``memory_peaks`` where there were some.
 
-    Nothing before the end, or when an engine does not tell.
+    Empty before the end, or where an engine does not measure.
 
     Times are milliseconds. The prompt's begin when it gets a sequence, so waiting in the queue
     does not count, and pictures that had to be encoded do. The first token is free: it comes
@@ -97,7 +97,7 @@ def _round(value: float) -> float:
 
 
 def chat_logprobs(tokens: Iterable[TokenLogprob]) -> ChatLogprobs:
-    """A chat choice's ``logprobs``. Bytes that are no text by themselves are told as bytes."""
+    """A chat choice's ``logprobs``. Bytes that are no text by themselves are sent as bytes."""
     return {"content": [_entry(token) for token in tokens], "refusal": None}
 
 

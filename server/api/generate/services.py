@@ -53,6 +53,11 @@ class ServedModel:
         ready = self.engine.ready
         return require_ready(self.engine) if ready is None else ready
 
+    def parallel(self) -> int:
+        """How many requests its engine runs at a time; 1 before it is loaded."""
+        ready = self.engine.ready
+        return ready.parallel if ready else 1
+
     async def template(self) -> ChatTemplate:
         """Its template, compiled when the model is new. Two first requests may both compile."""
         facts = self.facts.model

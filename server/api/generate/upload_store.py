@@ -19,7 +19,7 @@ _MOST_FILES: Final = 10_000
 class StoredFile:
     """An upload. Times are in seconds since the epoch; without ``expires_at`` it stays.
 
-    ``owner`` is the name of the API key that it came with; nobody else finds it.
+    ``owner`` is the name of the API key that it came with; other keys do not find it.
     """
 
     id: str
@@ -48,7 +48,7 @@ class FileStore:
     ) -> StoredFile:
         """Keep a file, for ``expires_after`` seconds or as long as the store keeps any.
 
-        Raises PayloadTooLarge when the store is full: nobody's file is thrown out for another's.
+        Raises PayloadTooLarge when the store is full: no file is dropped for another one.
         """
         self._forget_expired()
         used = sum(len(file.content) for file in self._files.values())
@@ -62,7 +62,7 @@ class FileStore:
         now = int(self._clock())
         seconds = self._expire if expires_after is None else expires_after
         file = StoredFile(
-            # 122 random bits: who was not told an id does not find it.
+            # 122 random bits: an id cannot be guessed.
             id=f"file-{uuid.uuid4().hex}",
             filename=filename,
             purpose=purpose,

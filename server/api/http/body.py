@@ -166,7 +166,7 @@ def _integer(digits: str) -> int:
 
 
 def _invalid(raw: bytes, exc: ValueError) -> RequestError:
-    """Why it cannot be parsed. Half of a surrogate pair is told by the field that it stands in."""
+    """Why it cannot be parsed. Half of a surrogate pair is named by its field."""
     if "hex escape" in str(exc) and len(raw) <= _READ_TWICE:
         with suppress(ValueError, RecursionError, StopIteration):
             param = next(_unwritable(json.loads(raw, parse_int=_integer), ()))

@@ -11,7 +11,7 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-class ClientGone(Exception):  # noqa: N818 - nothing is wrong, there is just nobody to answer
+class ClientGone(Exception):  # noqa: N818 - it is no error, there is only no client to answer
     """The client closed the connection."""
 
 

@@ -92,7 +92,7 @@ def anthropic_error(error: LlavaError, request_id: str) -> AnthropicError:
 
 
 def internal_error(request_id: str) -> LlavaError:
-    """For what nobody foresaw: the log knows more under this id, the client need not."""
+    """For an exception that is none of ours: the log has it under this id, the client does not."""
     return LlavaError(f"internal server error; request {request_id}", code="internal_error")
 
 

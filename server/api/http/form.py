@@ -77,12 +77,14 @@ async def read_form(request: Request, max_file_bytes: int) -> Form:
     return Form(content, file.filename or "upload", fields)
 
 
-async def _bounded(request: Request, limit: int, told: int) -> AsyncGenerator[bytes, None]:
+async def _bounded(
+    request: Request, limit: int, max_file_bytes: int
+) -> AsyncGenerator[bytes, None]:
     count = 0
     async for chunk in request.stream():
         count += len(chunk)
         if count > limit:
-            raise _too_large(told)
+            raise _too_large(max_file_bytes)
         yield chunk
 
 

@@ -63,7 +63,7 @@ def operation(
     for concerned, more in ((body or form, _WITH_BODY), (query, (400,)), (engine, _WITH_ENGINE)):
         statuses |= {*more} if concerned else set()
     models = {**dict.fromkeys(sorted(statuses), error_answer), **(others or {})}
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "summary": summary,
         "tags": [tag],
         "response_model": None,
@@ -73,8 +73,8 @@ def operation(
         },
         "openapi_extra": {**_request_body(body, form, example), **_parameters(query)},
     }
-    # FastAPI would add JSON to what is told.
-    return told if answer is not None else {**told, "response_class": Response}
+    # FastAPI would add JSON to it.
+    return found if answer is not None else {**found, "response_class": Response}
 
 
 def _contents(answer: Model | None, events: Model | None, text: str | None) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _packed(model: Model) -> dict[str, Any]:
 @cache
 def _dumped(model: Model) -> str:
     # The error shapes stand with every endpoint, and tests make hundreds of apps. By the type, so
-    # that nobody has to keep an adapter for it.
+    # that no adapter has to be kept for it.
     return json.dumps(schema_of(model))
 
 

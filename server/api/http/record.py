@@ -1,7 +1,7 @@
 """RequestRecord: what is known of one request at its end, for one log line and for its trace.
 
 The middleware makes it and puts it where all that works for the request finds it, in whatever
-task or thread: a context variable. What nobody fills in stays empty.
+task or thread: a context variable. Fields that nothing fills in stay empty.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ _CURRENT: ContextVar[RequestRecord] = ContextVar("request_record")
 
 
 def current_record() -> RequestRecord:
-    """The record of the request that is being worked for; one that nobody reads outside of any."""
+    """The record of the request at hand; outside of any request a new one, which is not read."""
     return _CURRENT.get(None) or RequestRecord()
 
 

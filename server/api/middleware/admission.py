@@ -179,7 +179,7 @@ class Visitor:
         self._has_left = True
 
 
-# Whose request this is, for whoever makes something large on its behalf.
+# The request at hand, for code that makes something large on its behalf.
 visiting: ContextVar[Visitor | None] = ContextVar("visiting", default=None)
 
 

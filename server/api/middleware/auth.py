@@ -58,7 +58,7 @@ class KeyRing:
     def find(self, given: bytes) -> Key | None:
         """The key whose secret was given.
 
-        All are compared, each in constant time: how long it takes tells nothing of them.
+        All are compared, each in constant time: how long it takes says nothing of them.
         """
         digest, found = digest_of(given), None
         for key in self._keys:
@@ -116,7 +116,7 @@ def is_open(scope: Scope) -> bool:
 
 
 class Access:
-    """Asks for a key on all paths but the open ones, and tells its name to whoever looks.
+    """Asks for a key on all paths but the open ones, and keeps its name for the code behind it.
 
     The name is in ``caller`` and, for the log, in the scope's ``state["key_name"]``.
     """

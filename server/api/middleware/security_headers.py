@@ -1,4 +1,4 @@
-"""Headers that keep browsers from doing with our answers what nobody meant them to."""
+"""Headers that keep browsers from running, framing or guessing the type of our answers."""
 
 from __future__ import annotations
 

@@ -102,13 +102,13 @@ def _add_ready(router: APIRouter, services: Services) -> None:
         word, engine = _word(services), services.models.default.engine
         if word != "ok":
             return _unhealthy(engine, word)
-        told = {
+        found = {
             "status": word,
             "step_age": engine.step_age,
             "requests_running": engine.stats.num_running,
             "requests_waiting": engine.stats.num_waiting,
         }
-        return JSONResponse(told)
+        return JSONResponse(found)
 
 
 def _word(services: Services) -> str:
@@ -124,10 +124,10 @@ def _progress(engine: Engine) -> dict[str, Any] | None:
 def _unhealthy(engine: Engine, word: str) -> Response:
     # llama-server's words, for probes that were written for it.
     error = {"code": 503, "message": _MESSAGES[word], "type": "unavailable_error"}
-    told = {
+    found = {
         "status": word,
         "progress": _progress(engine),
         "step_age": engine.step_age,
         "error": error,
     }
-    return JSONResponse(told, status_code=503, headers={"retry-after": str(RETRY_SECONDS)})
+    return JSONResponse(found, status_code=503, headers={"retry-after": str(RETRY_SECONDS)})

@@ -27,7 +27,7 @@ def memory_router(services: Services) -> APIRouter:
     async def memory() -> dict[str, Any]:
         model = services.models.default
         ready, stats = model.facts, model.engine.stats
-        # A driver that is slow to answer holds up nobody else.
+        # A driver may be slow to answer; the event loop must not wait for it.
         live = await to_thread.run_sync(lambda: live_memory(ready, stats, nvml()))
         return memory_json(ready, live)
 

@@ -51,7 +51,7 @@ class ResponseReply:
         cut: IncompleteDetails | None = (
             {"reason": "max_output_tokens"} if self.status == "incomplete" else None
         )
-        told = {"code": _code(error), "message": error.message} if error is not None else None
+        failure = {"code": _code(error), "message": error.message} if error is not None else None
         seen: ImageFields = images(answer) if ended else {}
         return {
             "id": self.id,
@@ -59,7 +59,7 @@ class ResponseReply:
             "created_at": self.created,
             "completed_at": int(time.time()) if self.status == "completed" else None,
             "status": self.status,
-            "error": told,
+            "error": failure,
             "incomplete_details": cut,
             "model": self.model,
             "output": self.output,

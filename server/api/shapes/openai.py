@@ -44,7 +44,7 @@ class Usage(TypedDict):
 
 @shape
 class Timings(TypedDict):
-    """How long it took, as llama-server tells it; times in milliseconds.
+    """How long it took, under llama-server's names; times in milliseconds.
 
     ``cache_n`` tokens were there, ``prompt_n`` computed, ``predicted_n`` answered. The first one
     comes with the prompt: the speeds count those after it.

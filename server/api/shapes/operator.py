@@ -11,7 +11,7 @@ from server.api.shapes.base import shape
 
 @shape
 class MemoryDevice(TypedDict):
-    """A device of a backend now; ``used`` is this engine's part, None where nobody knows.
+    """A device of a backend now; ``used`` is this engine's part, None where it is not known.
 
     ``utilization`` in percent and ``temperature`` in degrees Celsius come from NVML.
     """
