@@ -2,8 +2,8 @@
 
 uvicorn closes connections that are idle between two requests, and no others. Here each step has its
 time: the head of a request, each piece of its body, each piece of the answer that the client
-reads. A client that is too slow loses its connection, which ends its request and frees the engine. By hand,
-since uvicorn has no such limits, and takes a task switch for each piece of a stream.
+reads. A client that is too slow loses its connection, which ends its request and frees the engine.
+By hand, since uvicorn has no such limits, and takes a task switch for each piece of a stream.
 """
 
 from __future__ import annotations

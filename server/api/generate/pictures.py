@@ -50,8 +50,8 @@ class SharedWork(Generic[K, T]):
     async def of(self, key: K, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of the work that is under way for ``key``, or else of a new ``start()``.
 
-        It belongs to all who wait for it: a caller that leaves, even the first, leaves it to the others,
-        and the last one to leave cancels it. Raises what it raises, to each of them.
+        It belongs to all who wait for it: a caller that leaves, even the first, leaves it to the
+        others, and the last one to leave cancels it. Raises what it raises, to each of them.
         """
         work = self._under_way.get(key)
         if work is None:

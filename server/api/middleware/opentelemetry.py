@@ -1,6 +1,6 @@
 """OpenTelemetry traces, for those who installed the extra ``otel`` and name a collector.
 
-Nothing is measured for a trace's sake: when a request has ended, its record is exported as spans. So
+Nothing is measured for a trace's sake: a request's record is exported as spans at its end. So
 there is no cost where tracing is off, and next to none in a request's way where it is on.
 """
 

@@ -197,7 +197,7 @@ async def _content(
     return parts
 
 
-# Of one request, in the engine at a time; the rest waits here, so that other requests get their turn.
+# Of one request, in the engine at a time; the rest waits here, behind other requests.
 _AT_ONCE = 8
 _EMBEDDINGS = operation(
     "Vectors of texts and pictures",

@@ -47,8 +47,8 @@ class ResponseStore:
     """Keeps the responses that were used last, as many as fit ``max_count`` and ``max_bytes``.
 
     Each one holds its whole conversation, so that the loss of one never breaks another. It
-    belongs to the key that it was made with; other keys do not find it. By hand, since cachetools bounds either the
-    count or the bytes, and this both.
+    belongs to the key that it was made with; other keys do not find it. By hand, since cachetools
+    bounds either the count or the bytes, and this both.
     """
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
