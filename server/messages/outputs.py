@@ -1,4 +1,4 @@
-"""Engine to web."""
+"""Messages of the engine process to the web process."""
 
 from __future__ import annotations
 

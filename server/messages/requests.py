@@ -1,4 +1,4 @@
-"""Web to engine."""
+"""Messages of the web process to the engine process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model, under which name."""
+"""The model and its engine: files, context, threads, GPU offload, caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to listen."""
+"""The web process: address, keys, limits, timeouts, logs and traces."""
 
 from __future__ import annotations
 

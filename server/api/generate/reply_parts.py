@@ -1,4 +1,4 @@
-"""How long a request took, in llama-server's words."""
+"""Parts of replies that the API families share: usage, timings, pictures, log-probabilities."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""/v1/completions: text, token ids and pictures, without a chat template."""
+"""OpenAI's API: chat completions, completions, embeddings, files, models."""

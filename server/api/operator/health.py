@@ -1,4 +1,4 @@
-"""GET /health and /metrics: for those who run the server."""
+"""GET /health, /health/live, /health/ready and /metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat completion, whole and in chunks, and how it counts."""
+"""OpenAI's chat completions and completions, whole and in chunks, and embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GET /v1/memory. Every size is in bytes."""
+"""What operators and llama-server's clients read: memory in bytes, health, props, tokens."""
 
 from __future__ import annotations
 
