@@ -7,8 +7,8 @@ from typing import Any
 
 from server.memory.fit.fit import Fit
 from server.memory.fit.pools import pools_of
-from server.memory.fit.wants import Placement, Wants
-from server.messages import DeviceMemory, MemoryWishes
+from server.memory.fit.search_space import Placement, SearchSpace
+from server.messages import DeviceMemory, MemoryOptions
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -96,13 +96,13 @@ def make_fit(
     parallel: int | None = None,
     n_ctx_train: int = 4096,
     picture_tokens: int = 576,
-    **wishes: Any,
+    **options: Any,
 ) -> Fit:
     """A search over fake devices; the last one is the RAM."""
     model = model or FakeModel()
     model.gpus = tuple(device.name for device in devices[:-1])
-    wants = Wants(
-        wishes=MemoryWishes(**wishes),
+    space = SearchSpace(
+        options=MemoryOptions(**options),
         ctx_size=ctx_size,
         parallel=parallel,
         gpus=devices[:-1],
@@ -111,4 +111,4 @@ def make_fit(
         picture_tokens=picture_tokens if model.tower else 0,
         n_batch=512,
     )
-    return Fit(wants, model.predict, pools_of(devices, devices[:-1], wants.wishes.margin))
+    return Fit(space, model.predict, pools_of(devices, devices[:-1], space.options.margin))

@@ -27,7 +27,7 @@ from server.gguf.cursor import ArraySource
 from server.gguf.header import GGUFHeader, parse_header
 from server.memory.measured.report import measured_parts
 from server.memory.measured.system import read_process
-from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryWishes
+from server.messages import EngineConfig, EngineProgress, ImageInput, MemoryOptions
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def loaded(folder: Path, *, ctx_size: int | None = 512, **settings: Any) -> Iter
         parallel=own.get("parallel", 1),
         threads=1,
         batch_size=own.get("batch_size", 128),
-        memory=MemoryWishes(**settings),
+        memory=MemoryOptions(**settings),
     )
     stages: list[str] = []
 

@@ -12,7 +12,7 @@ from memory_fakes import GIB, MIB, FakeModel, gpu, make_fit, ram
 
 from server.errors import OutOfMemory
 from server.memory.fit.fit import Fit, Fitted
-from server.memory.fit.wants import Placement
+from server.memory.fit.search_space import Placement
 
 # 33 layers of 120 MiB, 4 KiB a cell and layer, 700 MiB of tower, 200 MiB of buffers:
 # 16384 cells take 33 * 64 MiB = 2112 MiB, the whole model 3960 + 2112 + 900 MiB.
@@ -186,7 +186,7 @@ models = st.builds(
     tower=st.sampled_from([0, 300 * MIB, 2 * GIB]),
     compute=st.integers(0, 500 * MIB),
 )
-wishes = st.fixed_dictionaries(
+options = st.fixed_dictionaries(
     {},
     optional={
         "ctx_size": st.sampled_from([0, 512, 4096, 20_000]),
@@ -216,7 +216,7 @@ def build(free: list[int], host: int, model: FakeModel, wished: dict[str, Any]) 
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(sizes, max_size=3), sizes, models, wishes)
+@given(st.lists(sizes, max_size=3), sizes, models, options)
 def test_no_plan_exceeds_a_device_and_nothing_set_is_changed(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any]
 ) -> None:
@@ -224,30 +224,30 @@ def test_no_plan_exceeds_a_device_and_nothing_set_is_changed(
     fitted = attempt(fit)
     if fitted is None:
         return
-    found, wants = fitted.placement, fit.wants
+    found, space = fitted.placement, fit.space
     taken = fit.predict(found)
     for pool in fit.pools:
         assert sum(taken.on(name) for name in pool.devices) <= pool.room
-    kept = wants.wishes
+    kept = space.options
     if kept.n_gpu_layers is not None:
-        wanted = wants.layers if kept.n_gpu_layers < 0 else min(kept.n_gpu_layers, wants.layers)
+        wanted = space.layers if kept.n_gpu_layers < 0 else min(kept.n_gpu_layers, space.layers)
         assert found.n_gpu_layers == wanted
-    if kept.mmproj_offload is not None and wants.has_tower:
+    if kept.mmproj_offload is not None and space.has_tower:
         assert found.encoder_on_gpu == kept.mmproj_offload
     for one, other in (
         (kept.cache_type_k, found.cache_type_k),
         (kept.cache_type_v, found.cache_type_v),
-        (wants.parallel, found.parallel),
-        ((wants.ctx_size and -(-wants.ctx_size // 256) * 256) or None, found.ctx_size),
+        (space.parallel, found.parallel),
+        ((space.ctx_size and -(-space.ctx_size // 256) * 256) or None, found.ctx_size),
     ):
         assert one is None or one == other
     told = {decision.setting for decision in fitted.decisions}
     assert "--n-gpu-layers" in told or kept.n_gpu_layers is not None
-    assert ("--ctx-size" in told) == (wants.ctx_size is None)
+    assert ("--ctx-size" in told) == (space.ctx_size is None)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(sizes, max_size=3), sizes, models, wishes, st.data())
+@given(st.lists(sizes, max_size=3), sizes, models, options, st.data())
 def test_more_memory_never_gives_less_context_and_beside_it_fewer_layers(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any], data: st.DataObject
 ) -> None:
@@ -261,7 +261,7 @@ def test_more_memory_never_gives_less_context_and_beside_it_fewer_layers(
     assert rich is not None, "what fitted before does not any more"
     one, other = poor.placement, rich.placement
     assert other.ctx_size >= one.ctx_size
-    usual = fit.wants.usual_context()
+    usual = fit.space.usual_context()
     if min(other.ctx_size, usual) == min(one.ctx_size, usual):
         assert other.n_gpu_layers >= one.n_gpu_layers
         if other.n_gpu_layers == one.n_gpu_layers and other.use_gpu == one.use_gpu:
@@ -279,7 +279,7 @@ def test_the_largest_context_gives_up_layers_for_cells() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(sizes, max_size=2), sizes, models, wishes, st.booleans())
+@given(st.lists(sizes, max_size=2), sizes, models, options, st.booleans())
 def test_a_smaller_plan_is_smaller_where_it_failed(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any], on_gpu: bool
 ) -> None:

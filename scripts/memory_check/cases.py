@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.memory.estimate.inputs import PlanDevice, PlanSettings
-from server.memory.fit.wants import IDLE_SEQUENCES
+from server.memory.fit.search_space import IDLE_SEQUENCES
 
 
 @dataclass(slots=True, frozen=True)

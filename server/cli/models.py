@@ -115,6 +115,6 @@ def _fits(name: str, devices: Sequence[DeviceMemory]) -> str:
         return "no"
     except StartupError:
         return "?"
-    if not fit.wants.gpus or found.n_gpu_layers == fit.wants.layers:
+    if not fit.space.gpus or found.n_gpu_layers == fit.space.layers:
         return "yes"
-    return f"{found.n_gpu_layers}/{fit.wants.layers} layers"
+    return f"{found.n_gpu_layers}/{fit.space.layers} layers"

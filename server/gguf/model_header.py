@@ -144,7 +144,7 @@ class TowerHeader(Header):
     def projector(self) -> str:
         """libmtmd's name of the projector."""
         name = self.text("clip.projector_type") or self.text("clip.vision.projector_type")
-        # libmtmd tells Yi's projector by its tensors (clip.cpp).
+        # libmtmd recognizes Yi's projector by its tensors (clip.cpp).
         return "mlp_norm" if name == "mlp" and "mm.3.weight" in self.by_name else name
 
 

@@ -13,10 +13,10 @@ from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
 from server.messages.memory import (
     DeviceMemory,
     FitDecision,
+    MemoryOptions,
     MemoryPart,
     MemoryPeak,
     MemoryReport,
-    MemoryWishes,
 )
 from server.messages.outputs import (
     Admitted,
@@ -72,10 +72,10 @@ __all__ = [
     "Heartbeat",
     "ImageInput",
     "LiteralText",
+    "MemoryOptions",
     "MemoryPart",
     "MemoryPeak",
     "MemoryReport",
-    "MemoryWishes",
     "ModelFacts",
     "Pooling",
     "PromptPart",

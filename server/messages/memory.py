@@ -1,4 +1,4 @@
-"""What the operator wants of memory, and where it went."""
+"""The settings of memory, and where the memory went."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True, frozen=True)
-class MemoryWishes:
-    """What the operator said about memory; None leaves a setting to the fit.
+class MemoryOptions:
+    """The settings of memory; None leaves one to the fit.
 
     Names and values follow llama-server's flags. ``margin`` bytes stay free on every device;
     without ``fit`` nothing is lowered and nothing refused.

@@ -12,7 +12,7 @@ from server.defaults import (
     IMAGE_MAX_PIXELS,
     IMAGE_MAX_SIDE,
 )
-from server.messages.memory import MemoryWishes
+from server.messages.memory import MemoryOptions
 from server.messages.pictures import ImageInput
 from server.messages.sampling import SamplingParams
 
@@ -78,7 +78,7 @@ class EngineConfig:
     threads: int
     batch_size: int = 512
     ubatch_size: int = 512
-    memory: MemoryWishes = field(default_factory=MemoryWishes)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
     image_size: int | None = None
     image_max_edge: int | None = None
     image_max_side: int = IMAGE_MAX_SIDE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.messages import EngineConfig, MemoryWishes
+from server.messages import EngineConfig, MemoryOptions
 from server.settings.settings import Settings
 
 
@@ -19,7 +19,7 @@ def engine_config(settings: Settings, model: Path, mmproj: Path | None) -> Engin
         threads=settings.n_threads,
         batch_size=settings.batch_size,
         ubatch_size=settings.ubatch_size,
-        memory=memory_wishes(settings),
+        memory=memory_options(settings),
         image_size=settings.image_size,
         image_max_edge=settings.image_max_edge,
         image_max_side=settings.image_max_side,
@@ -40,11 +40,11 @@ def engine_config(settings: Settings, model: Path, mmproj: Path | None) -> Engin
     )
 
 
-def memory_wishes(settings: Settings) -> MemoryWishes:
+def memory_options(settings: Settings) -> MemoryOptions:
     """The settings of memory; None where they are left to the fit."""
     places = {"gpu": True, "cpu": False, None: None}
     switches = {"on": True, "off": False, None: None}
-    return MemoryWishes(
+    return MemoryOptions(
         fit=settings.fit == "on",
         margin=settings.memory_margin,
         n_gpu_layers=settings.gpu_layers,

@@ -16,7 +16,7 @@ _TIMEOUT: Final = 60
 
 
 def described(gpus: Sequence[int], ram: int | None) -> tuple[DeviceMemory, ...]:
-    """A machine with GPUs of so many bytes; RAM that nobody spoke of is enough."""
+    """A machine with GPUs of so many bytes; without ``ram`` the RAM is enough."""
     cards = [DeviceMemory(f"GPU{index}", "", "gpu", size, size) for index, size in enumerate(gpus)]
     size = _PLENTY if ram is None else ram
     return (*cards, DeviceMemory("CPU", "RAM", "cpu", size, size))
@@ -26,7 +26,7 @@ def this_machine() -> tuple[DeviceMemory, ...]:
     """The devices here, as the engine's process sees them.
 
     Raises:
-        StartupError: the engine's process cannot tell.
+        StartupError: the engine's process does not report them.
     """
     command = [sys.executable, "-m", "server.engine.llama.ggml"]
     try:
@@ -42,5 +42,5 @@ def this_machine() -> tuple[DeviceMemory, ...]:
 
 
 def is_plenty(total: int) -> bool:
-    """Whether nobody said how much memory this is."""
+    """Whether the size of this memory was not given."""
     return total == _PLENTY

@@ -12,7 +12,7 @@ from server.memory.estimate.plan import MemoryPlan
 from server.memory.estimate.vision import image_tokens, patch, side, tower_parts
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Headers, Planner, fit_model
-from server.memory.fit.wants import Placement
+from server.memory.fit.search_space import Placement
 from server.messages import DeviceMemory, EngineConfig, FitDecision
 from server.mmproj.projectors import projector_of
 
@@ -114,8 +114,8 @@ def work_out(subject: Subject, chosen: Chosen, files: dict[str, int]) -> Outcome
     placement = chosen.fitted.placement
     most = max(subject.headers.model.n_ctx_train, 1) * max(placement.parallel, 1)
     layers = placement.n_gpu_layers if placement.use_gpu else 0
-    wishes = replace(chosen.fit.wants.wishes, n_gpu_layers=layers)
-    fixed = replace(chosen.fit, wants=replace(chosen.fit.wants, wishes=wishes))
+    options = replace(chosen.fit.space.options, n_gpu_layers=layers)
+    fixed = replace(chosen.fit, space=replace(chosen.fit.space, options=options))
     return Outcome(
         subject=subject,
         settings=settings,
@@ -157,12 +157,12 @@ def _resolutions(tower: TowerHeader | None, settings: PlanSettings) -> tuple[Res
 def _quantizations(subject: Subject, chosen: Chosen, files: dict[str, int]) -> list[Quantization]:
     """Each file in the place of the planned one: its tensors scaled, all else the same."""
     own, placement = subject.headers.model.n_bytes, chosen.fitted.placement
-    wants = replace(chosen.fit.wants, parallel=placement.parallel)
+    space = replace(chosen.fit.space, parallel=placement.parallel)
     found = []
     for file, size in sorted(files.items(), key=lambda item: item[1]):
         scaled = _scaled(subject.headers.model, size / own if own else 1.0)
         planner = replace(chosen.planner, model=scaled)
-        fit = replace(chosen.fit, wants=wants, predict=planner.plan)
+        fit = replace(chosen.fit, space=space, predict=planner.plan)
         placed = fit.most_layers(placement.ctx_size)
         layers = -1 if placed is None else placed.n_gpu_layers
         total = planner.plan(placed or placement).total

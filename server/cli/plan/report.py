@@ -200,7 +200,7 @@ def _fits(one: Quantization, outcome: Outcome) -> str:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """All of the outcome as plain values; sizes in bytes, null where nobody said."""
+    """All of the outcome as plain values; sizes in bytes, null where not given."""
     return {
         "model": _model(outcome.subject),
         "settings": _settings(outcome),

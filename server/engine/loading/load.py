@@ -28,7 +28,7 @@ from server.engine.vision.encoders import Encoders, make_encoders
 from server.errors import ConfigError, OutOfMemory, StartupError
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Planner, make_fit
-from server.memory.fit.wants import Placement
+from server.memory.fit.search_space import Placement
 from server.memory.measured.live import measure_used
 from server.memory.measured.report import format_report, make_report
 from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineReady, MemoryReport

@@ -18,7 +18,7 @@ from server.engine.vision.encoders import choose_cuts
 from server.engine.vision.open_tower import open_tower
 from server.engine.vision.tower import Tower
 from server.errors import OutOfMemory, StartupError
-from server.memory.fit.wants import Placement
+from server.memory.fit.search_space import Placement
 from server.messages import DeviceMemory, EngineConfig, EngineProgress, VisionFacts
 
 # From ggml-alloc.c, ggml-backend.cpp, ggml-cuda.cu, ggml-vulkan.cpp, llama-model.cpp.
@@ -135,20 +135,20 @@ class Loader:
         return Handles(config, model, tower, vision, cuts, context, speed, tuple(lines))
 
     def _open_model(self, placement: Placement) -> Model:
-        wishes = self.config.memory
+        options = self.config.memory
         only = None
         if not placement.use_gpu:
             only = -1
-        elif wishes.split_mode == "none":
-            only = wishes.main_gpu or 0
+        elif options.split_mode == "none":
+            only = options.main_gpu or 0
         return Model(
             self.config.model,
             placement.n_gpu_layers,
             lambda done: self.report(EngineProgress("weights", done)),
             main_gpu=only,
             tensor_split=placement.tensor_split,
-            mmap=wishes.mmap,
-            mlock=wishes.mlock,
+            mmap=options.mmap,
+            mlock=options.mlock,
         )
 
     def _open_tower(self, placement: Placement, model: Model, cuts: Cuts | None) -> Tower | None:

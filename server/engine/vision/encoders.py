@@ -18,7 +18,7 @@ from server.engine.request import Picture
 from server.engine.vision.disk_cache import ImageStore, KeptEncodes
 from server.engine.vision.encode import EncodeThread, SlicedEncodes
 from server.engine.vision.tower import Tower
-from server.memory.fit.wants import Placement
+from server.memory.fit.search_space import Placement
 from server.messages import BuildFacts, EngineConfig
 
 

@@ -115,13 +115,13 @@ class Tape:
         return arena.size
 
     def _over(self, node: _Node) -> bool:
-        """Write over a source that nobody else needs, if the operation can."""
+        """Write over a source that nothing else needs, if the operation can."""
         if not node.inplace:
             return False
         for source in node.sources:
             parent = self.nodes[source]
             if parent.root is not None or parent.kept or parent.offset < 0:
-                continue  # ggml never writes over a view, whoever else looks at its bytes
+                continue  # ggml never writes over a view, even of unused bytes
             if parent.size == node.size and parent.children == 1 and not parent.views:
                 node.offset, parent.offset = parent.offset, -2
                 return True

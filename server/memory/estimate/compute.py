@@ -95,7 +95,7 @@ def graph_bytes(graph: GraphShape) -> int:
 
 @lru_cache(maxsize=64)
 def inputs_bytes(graph: GraphShape) -> int:
-    """Bytes of the inputs, which the CPU fills whoever computes."""
+    """Bytes of the inputs, which the CPU fills, whichever device computes."""
     tape = Tape()
     inputs = _inputs(tape, graph)
     tape.op(graph.rows * graph.n_embd * F32, inputs.embedding)

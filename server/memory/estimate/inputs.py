@@ -1,4 +1,4 @@
-"""What a plan is made for: the machine, and how llama.cpp will be told to use it."""
+"""What a plan is made for: the machine, and how llama.cpp is to use it."""
 
 from __future__ import annotations
 

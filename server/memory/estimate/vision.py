@@ -176,7 +176,7 @@ def _gemma_shape(tower: TowerHeader, settings: PlanSettings) -> GemmaShape:
 
 
 def _conv_shape(tower: TowerHeader, settings: PlanSettings) -> ConvShape:
-    """Channels and blocks of each stage, told by the tensors' names."""
+    """Channels and blocks of each stage, read from the tensors' names."""
     stages: list[tuple[int, int]] = []
     while block := tower.by_name.get(f"v.stage.{len(stages)}.blk.0.pw1.weight"):
         prefix = f"v.stage.{len(stages)}.blk."

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from server.errors import OutOfMemory
 from server.memory.fit.explain import Prediction, explain, refuse
 from server.memory.fit.pools import Pool
-from server.memory.fit.wants import CELL_STEP, Placement, Wants
+from server.memory.fit.search_space import CELL_STEP, Placement, SearchSpace
 from server.messages import FitDecision
 
 # Whether GPU number i has room for its share, given how many layers each GPU gets.
@@ -83,7 +83,7 @@ class Fit:
     The pools are those of the GPUs in their order, then that of the RAM.
     """
 
-    wants: Wants
+    space: SearchSpace
     predict: Predict
     pools: tuple[Pool, ...]
 
@@ -96,13 +96,13 @@ class Fit:
         """
         found = self._search()
         if found is None:
-            least = self.wants.least()
-            raise OutOfMemory(refuse(self.wants, self.predict(least), self.pools))
-        return Fitted(found, explain(self.wants, found, self._excess))
+            least = self.space.least()
+            raise OutOfMemory(refuse(self.space, self.predict(least), self.pools))
+        return Fitted(found, explain(self.space, found, self._excess))
 
     def unfitted(self) -> Fitted:
         """All that is wanted, whether it fits or not (--fit off)."""
-        return Fitted(self.wants.most(), ())
+        return Fitted(self.space.most(), ())
 
     def smaller(self, than: Placement, *, on_gpu: bool) -> Fitted | None:
         """The next smaller plan after this one failed for memory, on a GPU or in the RAM.
@@ -121,13 +121,13 @@ class Fit:
         found = search._search()
         if found is None and not on_gpu:
             # Weights do not shrink: where nine tenths are out of reach, the least there is.
-            wants = self.wants
-            offload, cells = (than.n_gpu_layers, than.use_gpu), wants.contexts()[1]
-            cache = wants.caches()[-1]
-            found = wants.place(offload, than.encoder_on_gpu, cells, cache, than.tensor_split)
+            space = self.space
+            offload, cells = (than.n_gpu_layers, than.use_gpu), space.contexts()[1]
+            cache = space.caches()[-1]
+            found = space.place(offload, than.encoder_on_gpu, cells, cache, than.tensor_split)
         if found is None or found == than:
             return None
-        return Fitted(found, explain(self.wants, found, search._excess))
+        return Fitted(found, explain(self.space, found, search._excess))
 
     def _excess(self, placement: Placement) -> dict[str, int]:
         """Bytes too many by pool, named by its first device; empty where it fits."""
@@ -147,9 +147,9 @@ class Fit:
         return self._largest(CELL_STEP, most, self._place)
 
     def _search(self) -> Placement | None:
-        wants = self.wants
-        most, least = wants.contexts()
-        usual = wants.usual_context()
+        space = self.space
+        most, least = space.contexts()
+        usual = space.usual_context()
         found = self._place(usual)
         if found is None and least < usual:
             return self._largest(least, usual, self._place)
@@ -159,13 +159,13 @@ class Fit:
 
     def _place(self, ctx_size: int) -> Placement | None:
         """As many layers on GPUs as fit beside so many cells, then the encoder."""
-        wants, cache = self.wants, self.wants.caches()[-1]
+        space, cache = self.space, self.space.caches()[-1]
         found: Placement | None = None
-        for encoder in wants.encoders():
-            for offload in wants.offloads():
+        for encoder in space.encoders():
+            for offload in space.offloads():
                 if found is not None and offload[0] <= found.n_gpu_layers:
                     break
-                fits = self._try(wants.place(offload, encoder, ctx_size, cache))
+                fits = self._try(space.place(offload, encoder, ctx_size, cache))
                 if fits is not None:
                     found = fits
                     break
@@ -192,24 +192,24 @@ class Fit:
 
     def _raise(self, found: Placement, most: int) -> Placement:
         """More cells where nothing was given up for these, and a better cache, if they fit."""
-        wants = self.wants
-        whole = (found.n_gpu_layers, found.use_gpu) == wants.offloads()[0]
+        space = self.space
+        whole = (found.n_gpu_layers, found.use_gpu) == space.offloads()[0]
         best = found
-        if whole and found.encoder_on_gpu == wants.encoders()[0]:
+        if whole and found.encoder_on_gpu == space.encoders()[0]:
             best = (
                 self._largest(
                     found.ctx_size, most, lambda cells: self._try(self._resized(found, cells))
                 )
                 or found
             )
-        for key, value in wants.caches():
+        for key, value in space.caches():
             fits = self._try(replace(best, cache_type_k=key, cache_type_v=value))
             if fits is not None:
                 return fits
         return best
 
     def _resized(self, placement: Placement, ctx_size: int) -> Placement:
-        return replace(placement, ctx_size=ctx_size, parallel=self.wants.slots(ctx_size))
+        return replace(placement, ctx_size=ctx_size, parallel=self.space.slots(ctx_size))
 
     def _try(self, placement: Placement) -> Placement | None:
         """The placement if it fits, with the layers spread so that it does."""
@@ -219,7 +219,7 @@ class Fit:
             return even
         counts = filled(
             placement.n_gpu_layers,
-            len(self.wants.gpus),
+            len(self.space.gpus),
             lambda gpu, counts: self._has_room(placement, gpu, counts),
         )
         if counts is None:
@@ -229,15 +229,15 @@ class Fit:
 
     def _spreads(self, placement: Placement) -> bool:
         """Whether the split is ours to choose."""
-        several = len(self.wants.gpus) > 1 and placement.n_gpu_layers > 0
-        return several and not self.wants.wishes.tensor_split
+        several = len(self.space.gpus) > 1 and placement.n_gpu_layers > 0
+        return several and not self.space.options.tensor_split
 
     def _balanced(self, placement: Placement) -> tuple[int, ...]:
         """By the room that is left beside what lies on each GPU anyway."""
         bare = self.predict(replace(placement, n_gpu_layers=0, tensor_split=()))
         rooms = [
             max(pool.room - bare.on(gpu.name), 0)
-            for pool, gpu in zip(self.pools, self.wants.gpus, strict=False)
+            for pool, gpu in zip(self.pools, self.space.gpus, strict=False)
         ]
         return balanced(placement.n_gpu_layers, rooms)
 

@@ -27,8 +27,8 @@ from server.memory.estimate.vision import image_tokens
 from server.memory.estimate.weights import CPU
 from server.memory.fit.fit import Fit
 from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
-from server.memory.fit.wants import MAX_SEQUENCES, Placement, Wants
-from server.messages import DeviceMemory, EngineConfig, MemoryWishes
+from server.memory.fit.search_space import MAX_SEQUENCES, Placement, SearchSpace
+from server.messages import DeviceMemory, EngineConfig, MemoryOptions
 from server.mmproj.checks import check_pair, check_picture_settings
 from server.mmproj.facts import TowerFacts, facts_of
 from server.mmproj.projectors import attends_both_ways
@@ -40,8 +40,8 @@ _NO_GPU = (
 )
 
 
-def check_wishes(
-    wishes: MemoryWishes, gpus: Sequence[DeviceMemory], *, has_tower: bool, takes_blocks: bool
+def check_options(
+    options: MemoryOptions, gpus: Sequence[DeviceMemory], *, has_tower: bool, takes_blocks: bool
 ) -> None:
     """Refuses settings that contradict each other, or that this machine cannot follow.
 
@@ -50,28 +50,28 @@ def check_wishes(
     Raises:
         ConfigError: names the flag.
     """
-    _check_cache(wishes, takes_blocks=takes_blocks)
-    if not has_tower and wishes.mmproj_offload is not None:
+    _check_cache(options, takes_blocks=takes_blocks)
+    if not has_tower and options.mmproj_offload is not None:
         raise ConfigError("--mmproj-offload: no vision tower is loaded (--mmproj); leave it out")
     if not gpus:
-        _check_without_gpu(wishes)
-    elif wishes.main_gpu is not None:
-        _check_main_gpu(wishes.main_gpu, wishes, gpus, has_tower=has_tower)
-    if wishes.tensor_split:
-        _check_split(wishes, gpus)
+        _check_without_gpu(options)
+    elif options.main_gpu is not None:
+        _check_main_gpu(options.main_gpu, options, gpus, has_tower=has_tower)
+    if options.tensor_split:
+        _check_split(options, gpus)
 
 
 def _is_quantized(name: str | None) -> bool:
     return name is not None and CACHE_TYPES[name].is_quantized
 
 
-def _check_cache(wishes: MemoryWishes, *, takes_blocks: bool) -> None:
-    if wishes.flash_attn is False and _is_quantized(wishes.cache_type_v):
+def _check_cache(options: MemoryOptions, *, takes_blocks: bool) -> None:
+    if options.flash_attn is False and _is_quantized(options.cache_type_v):
         raise ConfigError(
-            f"--cache-type-v {wishes.cache_type_v}: quantized values need flash attention; leave"
+            f"--cache-type-v {options.cache_type_v}: quantized values need flash attention; leave"
             " --flash-attn on auto"
         )
-    for flag, value in (("k", wishes.cache_type_k), ("v", wishes.cache_type_v)):
+    for flag, value in (("k", options.cache_type_k), ("v", options.cache_type_v)):
         if _is_quantized(value) and not takes_blocks:
             raise ConfigError(
                 f"--cache-type-{flag} {value}: the heads of this model have a size that is no"
@@ -79,13 +79,13 @@ def _check_cache(wishes: MemoryWishes, *, takes_blocks: bool) -> None:
             )
 
 
-def _check_without_gpu(wishes: MemoryWishes) -> None:
+def _check_without_gpu(options: MemoryOptions) -> None:
     wanted = {
-        "--n-gpu-layers": wishes.n_gpu_layers,
-        "--mmproj-offload gpu": wishes.mmproj_offload,
-        "--tensor-split": wishes.tensor_split,
-        "--main-gpu": wishes.main_gpu is not None,
-        "--split-mode none": wishes.split_mode == "none",
+        "--n-gpu-layers": options.n_gpu_layers,
+        "--mmproj-offload gpu": options.mmproj_offload,
+        "--tensor-split": options.tensor_split,
+        "--main-gpu": options.main_gpu is not None,
+        "--split-mode none": options.split_mode == "none",
     }
     for flag, value in wanted.items():
         if value:
@@ -93,24 +93,24 @@ def _check_without_gpu(wishes: MemoryWishes) -> None:
 
 
 def _check_main_gpu(
-    index: int, wishes: MemoryWishes, gpus: Sequence[DeviceMemory], *, has_tower: bool
+    index: int, options: MemoryOptions, gpus: Sequence[DeviceMemory], *, has_tower: bool
 ) -> None:
     if index >= len(gpus):
         names = ", ".join(gpu.name for gpu in gpus)
         raise ConfigError(f"--main-gpu {index}: there are {len(gpus)} GPUs, from 0: {names}")
-    if wishes.split_mode == "layer" and (not has_tower or wishes.mmproj_offload is False):
+    if options.split_mode == "layer" and (not has_tower or options.mmproj_offload is False):
         raise ConfigError(
             "--main-gpu: with --split-mode layer it is the vision tower's GPU, and none is to be"
             " on one; leave it out, or use --split-mode none"
         )
 
 
-def _check_split(wishes: MemoryWishes, gpus: Sequence[DeviceMemory]) -> None:
-    if wishes.split_mode == "none":
+def _check_split(options: MemoryOptions, gpus: Sequence[DeviceMemory]) -> None:
+    if options.split_mode == "none":
         raise ConfigError("--tensor-split: with --split-mode none there is one GPU; leave it out")
-    if len(wishes.tensor_split) != len(gpus):
+    if len(options.tensor_split) != len(gpus):
         raise ConfigError(
-            f"--tensor-split: {len(wishes.tensor_split)} shares for {len(gpus)} GPUs"
+            f"--tensor-split: {len(options.tensor_split)} shares for {len(gpus)} GPUs"
             f" ({', '.join(gpu.name for gpu in gpus)})"
         )
 
@@ -200,7 +200,7 @@ class Planner:
 
     def settings(self, placement: Placement) -> PlanSettings:
         """One placement in the words of the sums."""
-        config, wishes = self.config, self.config.memory
+        config, options = self.config, self.config.memory
         gpus = self.gpus if placement.use_gpu else ()
         wanted = config.mtmd_batch_max_tokens
         return replace(
@@ -216,9 +216,9 @@ class Planner:
             n_ubatch=self._ubatch,
             cache_type_k=placement.cache_type_k,
             cache_type_v=placement.cache_type_v,
-            flash_attn=wishes.flash_attn is not False,
+            flash_attn=options.flash_attn is not False,
             tensor_split=placement.tensor_split,
-            main_gpu=(wishes.main_gpu or 0) if wishes.split_mode == "layer" else 0,
+            main_gpu=(options.main_gpu or 0) if options.split_mode == "layer" else 0,
             mmproj_offload=placement.encoder_on_gpu,
             image_cache_bytes=config.image_cache_bytes,
             prompt_cache_bytes=config.prompt_cache_bytes,
@@ -279,7 +279,7 @@ def fit_model(
         StartupError: the two files do not belong together.
         ConfigError: settings that contradict each other, the model or the machine.
     """
-    wishes = config.memory
+    options = config.memory
     _check_slots(config)
     model, tower, facts = headers.model, headers.tower, headers.facts
     check_picture_settings(config, facts)
@@ -287,12 +287,12 @@ def fit_model(
         check_pair(tower.name, facts, model.name, model.n_embd)
     gpus = offload_devices(devices)
     blocks = takes_blocks(model)
-    check_wishes(wishes, gpus, has_tower=tower is not None, takes_blocks=blocks)
-    if wishes.split_mode == "none":
-        gpus = gpus[wishes.main_gpu or 0 :][:1]
+    check_options(options, gpus, has_tower=tower is not None, takes_blocks=blocks)
+    if options.split_mode == "none":
+        gpus = gpus[options.main_gpu or 0 :][:1]
     planner = Planner(config, model, tower, gpus, ram_of(devices))
-    wants = Wants(
-        wishes=wishes,
+    space = SearchSpace(
+        options=options,
         ctx_size=config.ctx_size,
         parallel=config.parallel,
         gpus=gpus,
@@ -302,7 +302,7 @@ def fit_model(
         n_batch=config.batch_size,
         quantized_cache=blocks,
     )
-    return Fit(wants, planner.plan, pools_of(devices, gpus, wishes.margin)), planner
+    return Fit(space, planner.plan, pools_of(devices, gpus, options.margin)), planner
 
 
 def _check_slots(config: EngineConfig) -> None:

@@ -1,4 +1,4 @@
-"""The memory report as of now: what changes after loading is read again when somebody asks.
+"""The memory report as of now: what changes after loading is read again for each request.
 
 None of it waits for the engine: RAM and processes are read from the system, NVIDIA's cards from
 NVML where it is installed. Other GPUs are shown as they were when the model was ready.
@@ -87,8 +87,8 @@ def measure_used(
 ) -> tuple[DeviceMemory, ...]:
     """The devices as they are now, with what this process holds of them.
 
-    Of the RAM the system tells; of a GPU it is how much less is free than before loading, which
-    is right as long as nobody else takes or frees any of it meanwhile.
+    The system reports the RAM's; a GPU's it is how much less is free than before loading, which
+    is right as long as no other program takes or frees any of it meanwhile.
     """
     free = {device.name: device.free for device in before}
     return tuple(replace(device, used=_used(device, free.get(device.name))) for device in now)

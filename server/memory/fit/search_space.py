@@ -1,4 +1,4 @@
-"""Wants: the operator's settings, and what the fit may choose where they say auto.
+"""What the fit searches: the settings, and the options where they say auto.
 
 Each list of options begins with what is wanted most and ends with the least that will do.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.messages import DeviceMemory, MemoryWishes
+from server.messages import DeviceMemory, MemoryOptions
 
 # Finished sequences that may be kept; llama.cpp allows 256 ids in all (LLAMA_MAX_SEQ).
 IDLE_SEQUENCES = 64
@@ -18,7 +18,7 @@ MAX_SEQUENCES = 256
 class Placement:
     """What the fit chose, and what the operator set. Names and values are llama.cpp's.
 
-    ``n_gpu_layers`` counts the output layer. Without ``use_gpu`` llama.cpp is told of no GPU; with
+    ``n_gpu_layers`` counts the output layer. Without ``use_gpu`` llama.cpp gets no GPU; with
     no layers on one, it still uses it for large batches. ``tensor_split`` are layers by GPU.
     """
 
@@ -41,7 +41,7 @@ class Placement:
 
 # Cells that a slot should have, for a conversation with a picture or two.
 CELLS_A_SLOT = 2048
-# Slots where nobody says how many: processors gain little from more.
+# Slots where no number is set: processors gain little from more.
 SLOTS_ON_CPU, SLOTS_ON_GPU = 4, 8
 # The least context that the fit goes down to, and what it must hold beside a picture.
 LEAST_CELLS, BESIDE_A_PICTURE = 2048, 1024
@@ -49,14 +49,14 @@ CELL_STEP = 256  # llama.cpp rounds a context up to it
 
 
 @dataclass(slots=True, frozen=True)
-class Wants:
+class SearchSpace:
     """``ctx_size`` and ``parallel`` None are auto. ``gpus`` are those that llama.cpp may use.
 
     ``layers`` counts the output layer, ``picture_tokens`` are those of the largest picture, 0
     without a tower; ``quantized_cache``: the heads' sizes allow one.
     """
 
-    wishes: MemoryWishes
+    options: MemoryOptions
     ctx_size: int | None
     parallel: int | None
     gpus: tuple[DeviceMemory, ...]
@@ -75,28 +75,28 @@ class Wants:
         """Layers on GPUs, and whether llama.cpp may use any GPU at all."""
         if not self.gpus:
             return [(0, False)]
-        wish = self.wishes.n_gpu_layers
-        if wish is None:
-            last = [] if self.wishes.mmproj_offload else [(0, False)]
+        asked = self.options.n_gpu_layers
+        if asked is None:
+            last = [] if self.options.mmproj_offload else [(0, False)]
             return [*((n, True) for n in range(self.layers, -1, -1)), *last]
-        return [(self.layers if wish < 0 else min(wish, self.layers), True)]
+        return [(self.layers if asked < 0 else min(asked, self.layers), True)]
 
     def encoders(self) -> list[bool]:
         """Whether the vision tower runs on a GPU."""
         if not self.gpus or not self.has_tower:
             return [False]
-        wish = self.wishes.mmproj_offload
-        return [True, False] if wish is None else [wish]
+        asked = self.options.mmproj_offload
+        return [True, False] if asked is None else [asked]
 
     def caches(self) -> list[tuple[str, str]]:
         """Types of the KV cache's keys and values."""
-        wishes = self.wishes
-        full = (wishes.cache_type_k or "f16", wishes.cache_type_v or "f16")
+        options = self.options
+        full = (options.cache_type_k or "f16", options.cache_type_v or "f16")
         may_be_low = self.quantized_cache
-        low_k = wishes.cache_type_k or ("q8_0" if may_be_low else "f16")
+        low_k = options.cache_type_k or ("q8_0" if may_be_low else "f16")
         # llama.cpp reads quantized values with flash attention only.
-        low_v = "q8_0" if may_be_low and wishes.flash_attn is not False else "f16"
-        lowered = (low_k, wishes.cache_type_v or low_v)
+        low_v = "q8_0" if may_be_low and options.flash_attn is not False else "f16"
+        lowered = (low_k, options.cache_type_v or low_v)
         return [full] if lowered == full else [full, lowered]
 
     def contexts(self) -> tuple[int, int]:
@@ -142,7 +142,7 @@ class Wants:
             cache_type_k=cache[0],
             cache_type_v=cache[1],
             use_gpu=use_gpu,
-            tensor_split=split or self.wishes.tensor_split,
+            tensor_split=split or self.options.tensor_split,
         )
 
     def most(self) -> Placement:
