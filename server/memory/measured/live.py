@@ -87,8 +87,8 @@ def measure_used(
 ) -> tuple[DeviceMemory, ...]:
     """The devices as they are now, with what this process holds of them.
 
-    The system reports the RAM's; a GPU's it is how much less is free than before loading, which
-    is right as long as no other program takes or frees any of it meanwhile.
+    The system reports what is held of the RAM. Of a GPU it is how much less is free than before
+    loading, which is right as long as no other program takes or frees any of it meanwhile.
     """
     free = {device.name: device.free for device in before}
     return tuple(replace(device, used=_used(device, free.get(device.name))) for device in now)

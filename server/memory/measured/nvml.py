@@ -16,7 +16,7 @@ _CORE_TEMPERATURE = 0  # NVML_TEMPERATURE_GPU
 
 @dataclass(slots=True, frozen=True)
 class GpuReading:
-    """A GPU now. Bytes; ``used`` by the processes asked for, None where the driver does not report it
+    """A GPU now. Bytes; ``used`` by the processes asked for, None where the driver does not say
     (in a container with numbers of its own); ``utilization`` in percent, ``temperature`` in
     degrees Celsius.
     """
