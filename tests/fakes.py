@@ -8,7 +8,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,15 +184,12 @@ class FakeEngine:
         """One token a byte; BOS is 256."""
         if self.error:
             raise self.error
-        front = (256,) if add_special else ()
-        raw = text.encode()
-        pieces = (b"<s>",) * len(front) + tuple(bytes((b,)) for b in raw)
-        return Tokenized("ask", (*front, *raw), pieces)
+        return _tokenized((*((256,) if add_special else ()), *text.encode()))
 
     async def detokenize(self, tokens: tuple[int, ...]) -> Tokenized:
         if self.error:
             raise self.error
-        return Tokenized("ask", tokens, tuple(bytes((token,)) for token in tokens))
+        return _tokenized(tokens)
 
     async def _outputs(
         self, parts: tuple[PromptPart, ...], request_id: str
@@ -310,3 +307,9 @@ def wait_for(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+def _tokenized(tokens: Iterable[int]) -> Tokenized:
+    ids = [*tokens]
+    pieces = {token: b"<s>" if token == 256 else bytes((token,)) for token in ids}
+    return Tokenized("ask", np.array(ids, np.int32).tobytes(), pieces)

@@ -105,6 +105,8 @@ class Inbox(list[Any]):
         self.clear()
         return taken
 
+    put = list.append
+
 
 class Line(list[Any]):
     def send(self, message: Any) -> None:

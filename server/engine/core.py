@@ -11,7 +11,7 @@ from server.engine.heartbeat import CurrentWork, Work
 from server.engine.intake import make_request
 from server.engine.memory_peaks import MemoryPeaks
 from server.engine.output_text import Writer, token_output
-from server.engine.request import Picture, Pool, Request, RequestStatus, Sample
+from server.engine.request import Picture, Pool, Request, RequestStatus, Run, Sample
 from server.engine.runner import Runner
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.scheduling.step import Chunk, StepPlan
@@ -102,10 +102,13 @@ class EngineCore:
         """
         return bool(self._outputs) or (self.scheduler.has_work and not self._awaits_encode)
 
-    def add(self, message: AddRequest) -> None:
-        """Counts the prompt and queues it, or rejects it with the reason."""
+    def add(self, message: AddRequest, runs: tuple[Run, ...] | None = None) -> None:
+        """Counts the prompt and queues it, or rejects it with the reason.
+
+        ``runs`` is the prompt, where it was tokenized elsewhere.
+        """
         try:
-            request = make_request(message, self.runner, self.memory_peaks)
+            request = make_request(message, self.runner, self.memory_peaks, runs)
             self.runner.begin(request)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
@@ -116,11 +119,11 @@ class EngineCore:
         tokens = request.num_prompt, request.num_image_tokens
         self._outputs.append(Admitted(request.request_id, *tokens, request.relaxed))
 
-    def embed(self, message: EmbedRequest) -> None:
-        """Queues a prompt to be embedded, or rejects it with the reason."""
+    def embed(self, message: EmbedRequest, runs: tuple[Run, ...] | None = None) -> None:
+        """Queues a prompt to be embedded, or rejects it with the reason; ``runs`` as in ``add``."""
         same = AddRequest(message.request_id, message.parts, SamplingParams(), message.arrival)
         try:
-            request = make_request(same, self.runner, self.memory_peaks)
+            request = make_request(same, self.runner, self.memory_peaks, runs)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return

@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 
 from server.engine.memory_peaks import MemoryPeaks
-from server.engine.request import ImageRun, Request
+from server.engine.request import ImageRun, Request, Run
 from server.engine.runner import Runner
 from server.errors import ContextLengthExceeded, RequestError
 from server.messages import AddRequest, Counted, CountRequest, Rejected
 
 
-def make_request(message: AddRequest, runner: Runner, memory_peaks: MemoryPeaks) -> Request:
-    """Tokenizes and counts. Raises RequestError where it is empty, or does not fit."""
-    runs = runner.tokenize(message.parts)
+def make_request(
+    message: AddRequest,
+    runner: Runner,
+    memory_peaks: MemoryPeaks,
+    runs: tuple[Run, ...] | None = None,
+) -> Request:
+    """Tokenizes, if there are no ``runs`` yet, and counts.
+
+    Raises RequestError where the prompt is empty, or does not fit.
+    """
+    if runs is None:
+        runs = runner.tokenize(message.parts)
     total = sum(run.size for run in runs)
     pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
     room = runner.n_ctx_seq - total

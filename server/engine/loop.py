@@ -16,8 +16,8 @@ from server.engine.cpu_cores import unbind
 from server.engine.grammar_thread import GrammarThread
 from server.engine.heartbeat import Work
 from server.engine.intake import count
-from server.engine.request import Picture
-from server.engine.tokenize_thread import TextThread
+from server.engine.request import Picture, Run
+from server.engine.tokenize_thread import TokenizedPrompt, TokenizeThread, is_long
 from server.engine.vision.encode import EncodeDone, SlicedEncodes
 from server.messages import (
     AbortRequest,
@@ -143,9 +143,7 @@ class EngineLoop:
         self._slices = slices
         self._stopped = False
         self._work = core.work
-        self._texts = TextThread(
-            core.runner.vocabulary, lambda answer: outbox.send(StepOutputs((answer,)))
-        )
+        self._texts = TokenizeThread(core.runner, inbox.put, outbox.send)
 
     def serve(self) -> None:
         """Returns after a Shutdown. An exception of a step passes: llama.cpp may be damaged."""
@@ -213,15 +211,30 @@ class EngineLoop:
     def _handle(self, message: object) -> None:
         if isinstance(message, Shutdown):
             self._stopped = True
-        elif isinstance(message, AddRequest):
-            self._core.add(message)
-        elif isinstance(message, EmbedRequest):
-            self._core.embed(message)
-        elif isinstance(message, AbortRequest):
-            self._core.abort(message)
-        elif isinstance(message, CountRequest):
-            self._outbox.send(StepOutputs((count(self._core.runner, message),)))
         elif isinstance(message, TokenizeRequest | DetokenizeRequest):
             self._texts.submit(message)
+        elif isinstance(message, AddRequest | EmbedRequest | CountRequest):
+            if is_long(message.parts):
+                self._texts.submit(message)
+            else:
+                self._begin(message)
+        elif isinstance(message, TokenizedPrompt):
+            if self._texts.release(message.message.request_id):
+                self._begin(message.message, message.runs)
+        elif isinstance(message, AbortRequest):
+            if not self._texts.drop(message.request_id):
+                self._core.abort(message)
         elif isinstance(message, EncodeDone):
             self._core.take_encoded(message)
+
+    def _begin(
+        self,
+        message: AddRequest | EmbedRequest | CountRequest,
+        runs: tuple[Run, ...] | None = None,
+    ) -> None:
+        if isinstance(message, CountRequest):
+            self._outbox.send(StepOutputs((count(self._core.runner, message),)))
+        elif isinstance(message, EmbedRequest):
+            self._core.embed(message, runs)
+        else:
+            self._core.add(message, runs)

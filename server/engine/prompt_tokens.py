@@ -13,15 +13,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 
 from server.engine.llama.model import Model, Strips
 from server.engine.llama.mtmd import ImageSpan, Span
 from server.engine.request import ImageRun, Picture, Run, TokenRun
+from server.engine.seams import Seams
 from server.engine.vision.tower import Tower
 from server.errors import RequestError
 from server.messages import ImageInput, LiteralText, PromptPart, TokenIds
+
+
+class Vocabulary(Protocol):
+    """What tokenizing needs of a model. It does not change, and threads may share it."""
+
+    n_vocab: int
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether ``add_special`` puts a BOS in front."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of a text."""
+
+    def special_tokens(self) -> dict[str, Strips]:
+        """The texts that ``parse_special`` reads as tokens, and what white space they take."""
+
+    def whole_piece(self, token: int) -> bytes:
+        """The bytes of a token, special ones written out."""
+
+    def seams(self) -> Seams | None:
+        """Where texts may be cut, if that is known."""
 
 
 def make_runs(
@@ -148,11 +172,13 @@ def _tokens(parts: Sequence[PromptPart], model: Model) -> list[int]:
     if all(isinstance(part, str) for part in parts):
         return model.tokenize("".join(map(str, texts)), add_special=True)
     if len(texts) == len(parts):
-        return _wrap(_of_fragments(fragments(texts, model.special_tokens()), model), model)
+        cut = fragments(texts, model.special_tokens())
+        return with_bos_and_eos(tokenize_fragments(cut, model), model)
     return _mixed(parts, model)
 
 
-def _of_fragments(pieces: Sequence[str | LiteralText], model: Model) -> list[int]:
+def tokenize_fragments(pieces: Sequence[str | LiteralText], model: Vocabulary) -> list[int]:
+    """The tokens of all of them, one after the other."""
     tokens: list[int] = []
     for piece in pieces:
         literal = isinstance(piece, LiteralText)
@@ -161,7 +187,7 @@ def _of_fragments(pieces: Sequence[str | LiteralText], model: Model) -> list[int
     return tokens
 
 
-def _wrap(tokens: list[int], model: Model) -> list[int]:
+def with_bos_and_eos(tokens: list[int], model: Vocabulary) -> list[int]:
     """With BOS and EOS where llama.cpp puts them around a whole prompt."""
     around = model.tokenize("", add_special=True)
     front = around[:1] if model.add_bos else []

@@ -15,7 +15,7 @@ from server.engine.grammar import GrammarCompiler, TokenTable
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers
-from server.engine.prompt_tokens import tokenize_prompt
+from server.engine.prompt_tokens import Vocabulary, tokenize_prompt
 from server.engine.request import Request, Run, Sample
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.step import (
@@ -30,7 +30,6 @@ from server.engine.scheduling.step import (
 )
 from server.engine.token_chooser import Chooser
 from server.engine.token_embeddings import TokenRows
-from server.engine.tokenize_thread import Vocabulary
 from server.engine.vision.tower import Tower
 from server.errors import RequestError
 from server.messages import PromptPart

@@ -1,72 +1,312 @@
-"""Tokenizing and detokenizing for their own sake, in a thread: no stream waits for a long text."""
+"""Tokenizing that takes long, in a thread beside the loop: piece by piece, in turn for each client.
+
+No stream waits for a long text, and a long text does not wait for a longer one.
+"""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Callable
-from typing import Protocol
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
 
-from server.errors import RequestError
-from server.messages import DetokenizeRequest, Rejected, Tokenized, TokenizeRequest
+import numpy as np
+from numpy.typing import NDArray
 
-Job = TokenizeRequest | DetokenizeRequest
+from server.engine.cpu_cores import unbind
+from server.engine.intake import overflow_message
+from server.engine.prompt_tokens import (
+    Text,
+    Vocabulary,
+    fragments,
+    tokenize_fragments,
+    with_bos_and_eos,
+)
+from server.engine.request import ImageRun, Run, TokenRun
+from server.engine.runner import Runner
+from server.engine.seams import PIECE, Seams
+from server.errors import ContextLengthExceeded, EngineError, LlavaError, RequestError
+from server.messages import (
+    AddRequest,
+    Counted,
+    CountRequest,
+    DetokenizeRequest,
+    EmbedRequest,
+    ImageInput,
+    LiteralText,
+    PromptPart,
+    Rejected,
+    StepOutputs,
+    TokenIds,
+    Tokenized,
+    TokenizeRequest,
+)
+
+logger = logging.getLogger(__name__)
+
+Prompt = AddRequest | EmbedRequest | CountRequest
+Job = Prompt | TokenizeRequest | DetokenizeRequest
+Steps = Iterator[None]
+
+# Seconds that one text may take.
+_LIMIT: Final = 30.0
+# Seconds in which a prompt that is too long is still counted to its end.
+_COUNTED: Final = 2.0
+# BPE takes linear time: only texts of so many characters are worth finding its seams.
+_LONG_FOR_BPE: Final = 16 * PIECE
 
 
-class Vocabulary(Protocol):
-    """What is needed of a model. llama.cpp's vocabulary does not change and may be shared."""
+@dataclass(slots=True, frozen=True)
+class TokenizedPrompt:
+    """A prompt whose tokens are known; a message to the loop."""
 
-    n_vocab: int
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-    def whole_piece(self, token: int) -> bytes:
-        """The bytes of a token, special ones written out."""
-        ...
+    message: AddRequest | EmbedRequest
+    runs: tuple[Run, ...]
 
 
-class TextThread:
-    """Answers one job after the other; ``done`` is called with the result, in this thread."""
+def is_long(parts: Sequence[PromptPart]) -> bool:
+    """Whether a prompt's texts are more than the loop should tokenize itself."""
+    return sum(len(_plain(part)) for part in parts if isinstance(part, str | LiteralText)) > PIECE
+
+
+class TokenizeThread:
+    """Works on a piece of each job in turn.
+
+    ``deliver`` takes a prompt on, ``send`` takes answers to the web process; both are called in
+    this thread. The loop calls ``submit``, ``drop`` and ``release``.
+    """
 
     def __init__(
-        self, vocabulary: Vocabulary, done: Callable[[Tokenized | Rejected], None]
+        self,
+        runner: Runner,
+        deliver: Callable[[TokenizedPrompt], None],
+        send: Callable[[StepOutputs], None],
     ) -> None:
-        self._vocabulary = vocabulary
-        self._done = done
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._runner = runner
+        self._deliver = deliver
+        self._send = send
+        self._held: set[str] = set()
+        self._new: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="texts", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Queues a job; returns at once."""
-        self._jobs.put(job)
+        self._held.add(job.request_id)
+        self._new.put(job)
+
+    def drop(self, request_id: str) -> bool:
+        """The client has gone. Whether its job was here; a prompt's counts until ``release``."""
+        return self.release(request_id)
+
+    def release(self, request_id: str) -> bool:
+        """The loop takes a delivered prompt. False where it was dropped meanwhile."""
+        held = request_id in self._held
+        self._held.discard(request_id)
+        return held
 
     def close(self) -> None:
-        """Waits for the job in work, if any, and ends the thread."""
-        self._jobs.put(None)
+        """Gives up what is not done and ends the thread after the piece in work."""
+        self._held.clear()
+        self._new.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._done(run(job, self._vocabulary))
+        unbind()
+        jobs: deque[tuple[Job, Steps]] = deque()
+        while True:
+            while not jobs or not self._new.empty():
+                job = self._new.get()
+                if job is None:
+                    return
+                jobs.append((job, self._steps(job)))
+            job, steps = jobs.popleft()
+            if job.request_id in self._held:
+                with suppress(StopIteration):
+                    next(steps)
+                    jobs.append((job, steps))
+
+    def _steps(self, job: Job) -> Steps:
+        """Does the job, a piece at a time."""
+        try:
+            if isinstance(job, AddRequest | EmbedRequest):
+                runs = yield from tokenize_long(job.parts, self._runner)
+                self._deliver(TokenizedPrompt(job, runs))
+            elif isinstance(job, CountRequest):
+                self._answer((yield from count_long(job, self._runner)))
+            else:
+                self._answer((yield from answer(job, self._runner.vocabulary)))
+        except LlavaError as error:
+            self._answer(Rejected(job.request_id, error))
+        except Exception as error:  # the thread lives on for other clients
+            logger.exception("a text cannot be tokenized")
+            self._answer(Rejected(job.request_id, EngineError(f"tokenizing failed: {error}")))
+
+    def _answer(self, output: Counted | Rejected | Tokenized) -> None:
+        self._held.discard(output.request_id)
+        self._send(StepOutputs((output,)))
 
 
-def run(job: Job, vocabulary: Vocabulary) -> Tokenized | Rejected:
-    """One job, here and now."""
-    if isinstance(job, TokenizeRequest):
-        tokens = tuple(
-            vocabulary.tokenize(
-                job.text, add_special=job.add_special, parse_special=job.parse_special
-            )
-        )
-    else:
-        tokens = job.tokens
-        for place, token in enumerate(tokens):
+def answer(job: TokenizeRequest | DetokenizeRequest, vocabulary: Vocabulary) -> Any:
+    """The answer to one job; a generator that yields after each piece."""
+    if isinstance(job, DetokenizeRequest):
+        for place, token in enumerate(job.tokens):
             if not 0 <= token < vocabulary.n_vocab:
                 message = f"tokens[{place}]: ids go from 0 to {vocabulary.n_vocab - 1} here"
-                error = RequestError(message, param=f"tokens[{place}]", code="invalid_value")
-                return Rejected(job.request_id, error)
-    pieces = tuple(map(vocabulary.whole_piece, tokens))
-    return Tokenized(job.request_id, tokens, pieces)
+                raise RequestError(message, param=f"tokens[{place}]", code="invalid_value")
+        tokens = np.array(job.tokens, np.int32)
+        yield
+    else:
+        texts: list[Text] = [job.text if job.parse_special else LiteralText(job.text)]
+        clock = _Clock("content")
+        found = []
+        for piece in _pieces(texts, vocabulary):
+            clock.check()
+            found.append(piece)
+            yield
+            clock.go_on()
+        tokens = np.concatenate(found) if found else np.zeros(0, np.int32)
+        if job.add_special:
+            tokens = _wrapped(tokens, vocabulary)
+    used = np.unique(tokens).tolist()
+    pieces = {token: vocabulary.whole_piece(token) for token in used}
+    return Tokenized(job.request_id, tokens.tobytes(), pieces)
+
+
+def count_long(job: CountRequest, runner: Runner) -> Any:
+    """The tokens of a prompt, which may exceed the context; a generator."""
+    if any(isinstance(part, TokenIds) for part in job.parts):
+        runs = runner.tokenize(job.parts)
+    else:
+        text = yield from _text_tokens(job.parts, runner, most=None)
+        if not any(isinstance(part, ImageInput) for part in job.parts):
+            return Counted(job.request_id, len(text), 0)
+        # libmtmd would tokenize the texts again: it is given those of prompts that can be served.
+        fits = len(text) <= runner.n_ctx_seq
+        parts = job.parts if fits else tuple(p for p in job.parts if isinstance(p, ImageInput))
+        runs = runner.tokenize(parts)
+        pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
+        if not fits:
+            return Counted(job.request_id, len(text) + pictures, pictures)
+    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
+    return Counted(job.request_id, sum(run.size for run in runs), pictures)
+
+
+def tokenize_long(parts: Sequence[PromptPart], runner: Runner) -> Any:
+    """The runs of a prompt; a generator that yields after each piece of its texts.
+
+    Raises RequestError where the texts alone do not fit the context, or take too long.
+    """
+    if any(isinstance(part, TokenIds) for part in parts):
+        yield
+        return runner.tokenize(parts)
+    tokens = yield from _text_tokens(parts, runner, most=runner.n_ctx_seq)
+    if not any(isinstance(part, ImageInput) for part in parts):
+        return (TokenRun(tokens),)
+    if len(tokens) > runner.n_ctx_seq:
+        raise _overflow(len(tokens), runner.n_ctx_seq)
+    # libmtmd knows what belongs around pictures; a text that fits the context is soon tokenized.
+    return runner.tokenize(parts)
+
+
+def _text_tokens(parts: Sequence[PromptPart], runner: Runner, *, most: int | None) -> Any:
+    """The tokens of all texts; not to their end where they are more than ``most`` for long."""
+    texts = [part for part in parts if isinstance(part, str | LiteralText)]
+    clock, found, total = _Clock("messages"), [], 0
+    for piece in _pieces(texts, runner.vocabulary):
+        found.append(piece)
+        total += len(piece)
+        if most is not None and total > most and clock.spent > _COUNTED:
+            raise _overflow(total, most, more=True)
+        clock.check()
+        yield
+        clock.go_on()
+    tokens = np.concatenate(found) if found else np.zeros(0, np.int32)
+    return _wrapped(tokens, runner.vocabulary)
+
+
+def _overflow(total: int, most: int, *, more: bool = False) -> ContextLengthExceeded:
+    words = overflow_message(total, 0, most)
+    if more:
+        words = words.replace(f"has {total}", f"has more than {total}", 1)
+    return ContextLengthExceeded(words, param="messages")
+
+
+class _Clock:
+    """The time that one text takes, without that of others between its pieces."""
+
+    def __init__(self, param: str) -> None:
+        self._param = param
+        self._before = 0.0
+        self.go_on()
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far."""
+        return self._before + time.perf_counter() - self._start
+
+    def go_on(self) -> None:
+        """The next piece begins."""
+        self._start = time.perf_counter()
+
+    def check(self) -> None:
+        """A piece ends. Raises RequestError where the text has had its time."""
+        self._before = self.spent
+        if self._before > _LIMIT:
+            raise RequestError(
+                f"{self._param}: tokenizing this text takes longer than the {_LIMIT:.0f} seconds"
+                " that one text may take; send a shorter one",
+                param=self._param,
+                code="text_too_long",
+            )
+
+
+def _pieces(texts: Sequence[Text], vocabulary: Vocabulary) -> Iterator[NDArray[np.int32]]:
+    """The tokens of texts that follow each other, piece by piece, without BOS and EOS."""
+    seams = vocabulary.seams() if sum(len(_plain(text)) for text in texts) > PIECE else None
+    specials = vocabulary.special_tokens()
+    stand_in = seams.stand_in if seams else ""
+    head = len(vocabulary.tokenize(stand_in, add_special=False)) if stand_in else 0
+    for number, piece in enumerate(split(texts, seams) if seams else [list(texts)]):
+        first = number == 0
+        cut = fragments(piece if first or not stand_in else [stand_in, *piece], specials)
+        tokens = tokenize_fragments(cut, vocabulary)
+        yield np.array(tokens if first else tokens[head:], np.int32)
+
+
+def split(texts: Sequence[Text], seams: Seams) -> Iterator[list[Text]]:
+    """The texts, joined and cut at seams; what was literal stays so."""
+    plain = [_plain(text) for text in texts]
+    whole = "".join(plain)
+    # What is no character becomes a question mark in UTF-8; seams are those of what is tokenized.
+    whole = whole.encode("utf-8", "replace").decode()
+    ends = np.cumsum([len(text) for text in plain]).tolist()
+    place, number = 0, 0
+    for start, end in pairwise([0, *seams.cuts(whole), len(whole)]):
+        piece: list[Text] = []
+        place = start
+        while place < end:
+            while ends[number] <= place:
+                number += 1
+            stop = min(ends[number], end)
+            text = whole[place:stop]
+            piece.append(LiteralText(text) if isinstance(texts[number], LiteralText) else text)
+            place = stop
+        yield piece
+
+
+def _wrapped(tokens: NDArray[np.int32], vocabulary: Vocabulary) -> NDArray[np.int32]:
+    around = with_bos_and_eos([], vocabulary)
+    front = around[:1] if vocabulary.add_bos else []
+    parts = [np.array(front, np.int32), tokens, np.array(around[len(front) :], np.int32)]
+    return np.concatenate(parts)
+
+
+def _plain(text: Text) -> str:
+    return text.text if isinstance(text, LiteralText) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -37,11 +38,21 @@ class DetokenizeRequest:
 
 @dataclass(slots=True, frozen=True)
 class Tokenized:
-    """The answer to both: tokens, and the bytes that each stands for."""
+    """The answer to both: tokens, int32 [n], and the bytes that each of them stands for."""
 
     request_id: str
-    tokens: tuple[int, ...]
-    pieces: tuple[bytes, ...]
+    tokens: bytes
+    pieces: Mapping[int, bytes]
+
+    @property
+    def ids(self) -> memoryview:
+        """The tokens as numbers."""
+        return memoryview(self.tokens).cast("i")
+
+    @property
+    def text(self) -> bytes:
+        """What the tokens stand for together."""
+        return b"".join(map(self.pieces.__getitem__, self.ids))
 
 
 @dataclass(slots=True, frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from server.api.fields.messages import Strict, Text
 from server.api.generate.dialog import rendered
+from server.api.generate.events import compact
 from server.api.generate.services import Services
 from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
@@ -71,14 +75,15 @@ def texts_router(services: Services) -> APIRouter:
     router = APIRouter()
 
     @router.post("/tokenize", **_TOKENIZE)
-    async def tokenize(request: Request) -> TokenizedAnswer:
+    async def tokenize(request: Request) -> Response:
         services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, TokenizeBody))
         model = services.models.default
         work = model.engine.tokenize(
             body.content, add_special=body.add_special, parse_special=body.parse_special
         )
-        return _tokens(await while_connected(request.receive, work), body.with_pieces)
+        found = await while_connected(request.receive, work)
+        return StreamingResponse(_tokens(found, body.with_pieces), media_type="application/json")
 
     @router.post("/detokenize", **_DETOKENIZE)
     async def detokenize(request: Request) -> Detokenized:
@@ -87,7 +92,7 @@ def texts_router(services: Services) -> APIRouter:
         model = services.models.default
         work = model.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
-        return {"content": b"".join(found.pieces).decode("utf-8", "replace")}
+        return {"content": found.text.decode("utf-8", "replace")}
 
     @router.post("/apply-template", **_TEMPLATE)
     async def apply_template(request: Request) -> Templated:
@@ -101,12 +106,27 @@ def texts_router(services: Services) -> APIRouter:
     return router
 
 
-def _tokens(found: Tokenized, with_pieces: bool) -> TokenizedAnswer:
+# Tokens that are written in one go, in about a millisecond.
+_AT_ONCE = 8192
+
+
+async def _tokens(found: Tokenized, with_pieces: bool) -> AsyncIterator[bytes]:
+    """The answer's JSON, a part at a time, so that a long one takes neither memory nor turns."""
+    written = {token: _written(token, piece, with_pieces) for token, piece in found.pieces.items()}
+    ids = found.ids
+    yield b'{"tokens":['
+    for start in range(0, len(ids), _AT_ONCE):
+        part = b",".join(map(written.__getitem__, ids[start : start + _AT_ONCE]))
+        yield b"," + part if start else part
+        await asyncio.sleep(0)
+    yield b"]}"
+
+
+def _written(token: int, piece: bytes, with_pieces: bool) -> bytes:
     if not with_pieces:
-        return {"tokens": list(found.tokens)}
-    pairs = zip(found.tokens, found.pieces, strict=True)
-    pieces: list[TokenPiece] = [{"id": token, "piece": _piece(piece)} for token, piece in pairs]
-    return {"tokens": pieces}
+        return b"%d" % token
+    shown: TokenPiece = {"id": token, "piece": _piece(piece)}
+    return compact(shown).encode()
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -248,7 +248,7 @@ def mixed(items: Sequence[str | int], n_vocab: int, param: str) -> tuple[PromptP
 
 async def _text(model: ServedModel, parts: Sequence[PromptPart]) -> str:
     texts = [
-        b"".join((await model.engine.detokenize(part.ids)).pieces).decode("utf-8", "replace")
+        (await model.engine.detokenize(part.ids)).text.decode("utf-8", "replace")
         if isinstance(part, TokenIds)
         else str(part)
         for part in parts

@@ -11,6 +11,7 @@ from typing import Any
 
 import llama_cpp
 
+from server.engine.seams import Seams, find_seams
 from server.errors import StartupError
 from server.messages import ModelFacts
 from server.tools.reasoning import WORDS as THOUGHT_WORDS
@@ -97,6 +98,7 @@ class Model:
         self.end_tokens = self._find_end_tokens()
         self._pieces: dict[int, bytes] = {}
         self._special_tokens: dict[str, Strips] | None = None
+        self._seams: Seams | None = None
 
     @property
     def shares_prefixes(self) -> bool:
@@ -183,6 +185,21 @@ class Model:
             (token, read(self.vocab, token, buffer, 64, 0, False)) for token in range(self.n_vocab)
         )
         return [buffer.raw[:size] if size > 0 else self.piece(token) for token, size in sizes]
+
+    def seams(self) -> Seams | None:
+        """Where its texts may be cut; None for a kind of vocabulary whose seams are not known."""
+        kind = self.meta("tokenizer.ggml.model")
+        known = kind == "llama" or (kind == "gpt2" and self.meta("tokenizer.ggml.pre") != "kimi-k2")
+        if self._seams is None and known:
+            self._seams = find_seams(self.pieces(), self._always_cut(), words=kind == "gpt2")
+        return self._seams
+
+    def _always_cut(self) -> list[str]:
+        """The texts of special tokens, and of those that the file calls user-defined."""
+        kinds = _CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        attribute, text = llama_cpp.llama_vocab_get_attr, llama_cpp.llama_vocab_get_text
+        special = [token for token in range(self.n_vocab) if attribute(self.vocab, token) & kinds]
+        return [(text(self.vocab, token) or b"").decode("utf-8", "replace") for token in special]
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(64)
