@@ -36,14 +36,14 @@ class LlavaError(Exception):
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    default_code: ClassVar[str | None] = None
+    default_code: ClassVar[str] = "internal_error"
     retry_after: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
-        self.code = code or self.default_code
+        self.code: str = code or self.default_code
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.param, self.code)
@@ -60,6 +60,7 @@ class RequestError(LlavaError):
 
     status = 400
     type = "invalid_request_error"
+    default_code = "invalid_value"
 
 
 class UnsupportedParameter(RequestError):
@@ -93,6 +94,7 @@ class NotFoundError(RequestError):
 
     status = 404
     type = "not_found_error"
+    default_code = "not_found"
 
 
 class PayloadTooLarge(RequestError):

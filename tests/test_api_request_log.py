@@ -90,6 +90,11 @@ def test_only_failures_of_the_server_are_warnings(caplog: pytest.LogCaptureFixtu
     call(broken, "POST", CHAT, json=chat())
     levels = [r.levelname for r in caplog.records if r.name.endswith("request_log")]
     assert levels == ["INFO", "WARNING"]
+    caplog.clear()
+    later = create_app(FakeEngine(error=EngineError("no"), error_after=1), ApiOptions())
+    assert call(later, "POST", CHAT, json=chat(stream=True)).status_code == 200
+    levels = [r.levelname for r in caplog.records if r.name.endswith("request_log")]
+    assert levels == ["WARNING"], "a stream that failed, though its status is 200"
 
 
 def test_a_picture_s_line_bears_the_request_s_id(caplog: pytest.LogCaptureFixture) -> None:

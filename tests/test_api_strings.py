@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeEngine, call, chat, data_url
 from fastapi import FastAPI
 
+from server import errors
 from server.api.app import create_app
 from server.api.options import ApiOptions
 
@@ -255,3 +256,12 @@ def test_paths_queries_and_headers_are_strings_too(text: str) -> None:
             app, "POST", "/v1/chat/completions", json=chat(), headers={header: text.encode()}
         )
         assert answer.status_code < 500, header
+
+
+def test_every_error_has_a_code() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert errors.RequestError in kinds
+    for kind in kinds:
+        if issubclass(kind, errors.LlavaError):
+            assert kind("x").code, kind
+            assert kind("x", code="mine").code == "mine"

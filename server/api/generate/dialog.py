@@ -131,7 +131,9 @@ async def _render(
         with fail_after(_TEMPLATE_SECONDS):
             return await to_thread.run_sync(render, abandon_on_cancel=True)
     except TimeoutError as exc:
-        raise LlavaError("the model's chat template takes too long") from exc
+        raise LlavaError(
+            "the model's chat template takes too long", code="chat_template_error"
+        ) from exc
 
 
 class DialogReader:

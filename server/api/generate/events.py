@@ -126,7 +126,7 @@ class EventStream(Response):
         if error is not exc:
             log.error("request %s failed in its stream", record.request_id, exc_info=exc)
         self._metrics.failed(error.status, error.code)
-        record.error, record.param = error.code or "", error.param or ""
+        record.fail(error)
         return error
 
     async def _ping(self, send: Send) -> None:

@@ -99,7 +99,7 @@ def internal_error(request_id: str) -> LlavaError:
 def error_response(error: LlavaError) -> JSONResponse:
     """The HTTP answer to an error, in the shape of the path's API; it is put on record."""
     record = current_record()
-    record.error, record.param = error.code or "", error.param or ""
+    record.fail(error)
     headers: dict[str, str] = {}
     if error.status in _COME_BACK:
         headers["retry-after"] = str(error.retry_after or RETRY_SECONDS)

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Protocol
 
 from server.api.shapes.pictures import PictureReport, Size
+from server.errors import LlavaError
 from server.messages import EncodedImage, ImageInput, PromptPart, RequestTimings
 from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
 
@@ -116,7 +118,8 @@ class RequestRecord:
     """One HTTP request. ``start`` and ``end`` are ``time.monotonic()``.
 
     ``ignored`` are the names of fields that change nothing, in order (server.api.fields.policy).
-    ``content`` is None unless the operator wants it in the log (--log-content). ``relaxed`` are
+    ``failed``: the server is at fault, in a stream too. ``content`` is None unless the operator
+    wants it in the log (--log-content). ``relaxed`` are
     the places of what cannot be enforced of the client's schemas.
     """
 
@@ -131,6 +134,7 @@ class RequestRecord:
     status: int = 0
     error: str = ""
     param: str = ""
+    failed: bool = False
     start: float = field(default_factory=time.monotonic)
     end: float = 0.0
     answers: list[Answered] = field(default_factory=list)
@@ -138,6 +142,11 @@ class RequestRecord:
     ignored: dict[str, None] = field(default_factory=dict)
     content: Content | None = None
     relaxed: tuple[str, ...] = ()
+
+    def fail(self, error: LlavaError) -> None:
+        """It is answered with an error, or its stream ends with one."""
+        self.error, self.param = error.code, error.param or ""
+        self.failed = error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def speaks_anthropic(self) -> bool:

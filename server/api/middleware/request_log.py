@@ -7,7 +7,6 @@ import logging
 import re
 import time
 import uuid
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -152,10 +151,10 @@ class RequestLog:
             await self._app(scope, receive, send_with_id)
         except Exception:
             log.exception("request %s failed", record.request_id)
+            record.failed = True
             if record.status:
                 raise
             error = internal_error(record.request_id)
-            record.error = error.code or ""
             self._metrics.failed(error.status, error.code)
             await error_response(error)(scope, receive, send_with_id)
         finally:
@@ -188,7 +187,7 @@ class RequestLog:
         record.key = str(scope["state"].get("key_name") or "")
         self._metrics.http.answered(record.route, record.status)
         # Probes and scrapes come every few seconds; they would bury the rest.
-        level = logging.DEBUG if record.path in QUIET_PATHS else _level(record.status)
+        level = logging.DEBUG if record.path in QUIET_PATHS else _level(record)
         if log.isEnabledFor(level):
             found: dict[str, Any] = fields(record)
             log.log(level, "%s", text(found), extra={"fields": found})
@@ -202,8 +201,8 @@ def header_of(places: tuple[str, ...]) -> str:
     return ", ".join([*shown, "..."] if places[_MOST_PLACES:] else shown)
 
 
-def _level(status: int) -> int:
-    return logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
+def _level(record: RequestRecord) -> int:
+    return logging.WARNING if record.failed else logging.INFO
 
 
 def _request_id(given: str) -> str:
