@@ -95,7 +95,7 @@ def test_leading_bos_is_left_to_llama_cpp() -> None:
     assert written(template, Turn("user", ("<s>hi",))).startswith("<|im_start|>user\n<s>hi")
 
 
-def test_bos_stays_where_nobody_else_puts_one_in_front() -> None:
+def test_bos_stays_where_llama_cpp_puts_none_in_front() -> None:
     source = "{{ bos_token }}" + CHATML
     for add_bos, start in ((True, "<|im_start|>"), (False, "<s><|im_start|>")):
         template = ChatTemplate("t", source, "", Specials("<s>", "</s>", add_bos=add_bos))

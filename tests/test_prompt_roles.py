@@ -94,7 +94,7 @@ CASES = {
             "<end_of_turn>\n<start_of_turn>model\n",
         },
     ),
-    "a greeting by somebody": (
+    "a greeting by a character": (
         (system("You are Al."), assistant("Hello!"), user("hi")),
         {
             "vicuna": "You are Al. ASSISTANT: Hello!</s>USER: hi ASSISTANT:",

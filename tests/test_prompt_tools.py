@@ -34,7 +34,7 @@ def text(source: str, *turns: Turn, tools: tuple[Tool, ...] = (WEATHER,)) -> str
 @pytest.mark.parametrize("name", BY_STYLE)
 def test_a_template_s_style_is_seen_in_what_it_writes(name: str) -> None:
     assert template(BY_STYLE[name]).tool_style.name == name
-    assert template(BY_STYLE[name]).tells_tools
+    assert template(BY_STYLE[name]).lists_tools
 
 
 @pytest.mark.parametrize("name", BY_STYLE)
@@ -60,8 +60,8 @@ def test_mistral_gets_ids_of_nine_characters() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_without_markup_are_told_in_words(name: str) -> None:
-    assert not template(TEMPLATES[name]).tells_tools
+def test_templates_without_markup_list_tools_in_words(name: str) -> None:
+    assert not template(TEMPLATES[name]).lists_tools
     assert template(TEMPLATES[name]).tool_style is HERMES
     written = text(TEMPLATES[name], ASKED, CALLED, ANSWERED, Turn("user", ("Thanks.",)))
     assert written.count('"name": "weather", "description": "The weather in a town."') == 1
@@ -75,7 +75,7 @@ def test_the_words_stand_behind_the_client_s_system_message() -> None:
     assert written.count("<|im_start|>system") == 1
 
 
-def test_a_template_without_system_messages_is_told_by_the_user() -> None:
+def test_without_system_messages_the_user_s_message_lists_tools() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
         "{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"

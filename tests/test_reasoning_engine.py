@@ -59,6 +59,16 @@ def test_the_grammar_holds_for_the_answer_alone(model: Model) -> None:
     assert set(answer) <= set("ab")
 
 
+def test_a_model_that_ends_within_its_thought_still_answers_within_the_grammar(
+    model: Model,
+) -> None:
+    ends = tuple((token, 100.0) for token in model.end_tokens)
+    rule = ThoughtRule("<think>", "</think>", begun=True)
+    text = said(model, thought=rule, grammar=LETTERS, logit_bias=ends)
+    assert text.lstrip().startswith("</think>")
+    assert len(text.partition("</think>")[2]) == 30
+
+
 def test_a_model_that_does_not_think_answers_within_the_grammar(model: Model) -> None:
     rule = ThoughtRule("<think>", "</think>", budget=5)
     assert said(model, thought=rule, grammar=LETTERS) == said(model, grammar=LETTERS)

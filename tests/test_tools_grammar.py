@@ -40,10 +40,10 @@ def fits(style: ToolStyle, toolbox: Toolbox, text: str, content: Any = None) -> 
     matcher = COMPILER.matcher(grammar)
     inner = matcher._matcher
     for byte in text.encode():
-        if matcher._active and inner.validate_tokens([byte]) != 1:
+        if matcher.active and inner.validate_tokens([byte]) != 1:
             return False
         matcher.accept(byte, bytes([byte]))
-    return not inner.is_error() and (not matcher._active or inner.is_accepting())
+    return not inner.is_error() and (not matcher.active or inner.is_accepting())
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)

@@ -78,14 +78,16 @@ class _Compiled:
 
 
 class GrammarMatcher:
-    """One request's way through a grammar; ``relaxed`` as in _Compiled."""
+    """One request's way through a grammar; ``relaxed`` as in _Compiled. ``active``: it holds now,
+    as one with triggers does not before the first of them.
+    """
 
     def __init__(self, compiled: _Compiled, table: TokenTable, grammar: Grammar) -> None:
         self._matcher = compiled.matcher.deep_copy()
         self._table = table
         self._grammar = grammar
         self.relaxed = compiled.relaxed
-        self._active = not grammar.triggers
+        self.active = not grammar.triggers
         self._text = b""
         self.must_end = False
 
@@ -97,7 +99,7 @@ class GrammarMatcher:
         Raises:
             RequestError: none may, or the grammar is too ambiguous.
         """
-        if not self._active:
+        if not self.active:
             return
         mask = self._matcher.compute_bitmask()
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little", count=len(logits))
@@ -109,13 +111,13 @@ class GrammarMatcher:
 
     def accept(self, token: int, piece: bytes) -> None:
         """``token`` was chosen."""
-        if self._active:
+        if self.active:
             self._matcher.try_consume_tokens([token])
             return
         self._text += piece
         found = [at for at in map(self._find, self._grammar.triggers) if at >= 0]
         if found:
-            self._active = True
+            self.active = True
             self._matcher.try_consume_tokens(self._table(self._text[min(found) :]))
             return
         longest = max(map(len, self._grammar.triggers))
@@ -127,7 +129,7 @@ class GrammarMatcher:
     @property
     def ended(self) -> bool:
         """Whether the text is complete and nothing may follow."""
-        return self._active and self._matcher.is_stopped() and not self._matcher.is_error()
+        return self.active and self._matcher.is_stopped() and not self._matcher.is_error()
 
 
 class GrammarCompiler:

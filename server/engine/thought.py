@@ -31,15 +31,21 @@ class ThoughtGate:
         self.undecided = not rule.begun
         self._text = b""
         self._count = 0
+        self._budget = rule.budget
 
     @property
     def forced(self) -> int | None:
         """The token that must come next, because the budget is spent; None: any may."""
-        budget = self._rule.budget
+        budget = self._budget
         if not self.thinking or budget is None or self._count < budget:
             return None
         at = self._count - budget
         return self._end[at] if at < len(self._end) else None
+
+    def close(self) -> int | None:
+        """End the thought now; the first token of the closing tag."""
+        self._budget = self._count
+        return self.forced
 
     def accept(self, piece: bytes) -> None:
         """A token was chosen that stands for ``piece``."""

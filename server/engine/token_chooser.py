@@ -166,12 +166,21 @@ class Chooser:
             elif grammar.must_end:
                 return Sample(min(self._model.end_tokens, default=0), ended=True)
         token = self._sampler.sample(context, row)
+        if thought is not None and thought.thinking and token in self._model.end_tokens:
+            token = self._instead_of_end(thought, token)
         if logits[token] == -np.inf and (grammar is not None or self._limits is not None):
             return Sample(-1, error=self._nothing_left())
         if self._limits is not None:
             self._limits.accept(token)
         self._follow(token)
         return Sample(token, ended=grammar is not None and grammar.ended)
+
+    def _instead_of_end(self, thought: ThoughtGate, token: int) -> int:
+        """A model that ends within its thought still owes the answer that a grammar demands."""
+        if self._grammar is None or not self._grammar.active:
+            return token
+        closing = thought.close()
+        return token if closing is None else closing
 
     def _follow(self, token: int) -> None:
         """``token`` was chosen: a thought's are not the grammar's."""

@@ -1,7 +1,8 @@
 """llama.cpp's grammar notation, read and written again in the words of the engine's compiler.
 
 The notation is that of llama.cpp's ``grammars/README.md``. Each character becomes a terminal of
-its own: longer terminals would be matched greedily, and the language be another one.
+its own: longer terminals would be matched greedily, and the language be another one. We read it by
+hand because llguidance's own converter accepts another language in three cases.
 """
 
 from __future__ import annotations

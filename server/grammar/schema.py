@@ -6,7 +6,7 @@ recursively, along references too. So what bounds its stack is the number of nod
 closed: a schema whose objects hold what they name, and nothing else.
 
 By the letter an object may hold any properties beside those that it names. A model that is held to
-the letter invents some, and small ones find no end; what whoever wrote the schema reads is what it
+the letter invents some, and small ones find no end; what the author of a schema means is what it
 names. So what is left open is closed, as llama.cpp's converter has it. Every text that fits the
 closed schema fits the open one.
 """

@@ -88,4 +88,4 @@ def _family(model: ModelFacts) -> tuple[str, str]:
         for word, name in _FAMILIES:
             if word in text.lower():
                 return name, f"the model has none; its {what} says {word!r}"
-    return "chatml", "the model has none and its name tells nothing"
+    return "chatml", "the model has none and its name says nothing"

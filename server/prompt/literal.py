@@ -1,10 +1,10 @@
 """What users type is text, also where it looks like one of the model's control tokens.
 
 Before the template runs, control tokens in all that a client sent (messages, arguments, ids, tools)
-are exchanged for marks that nobody can guess; in its output the marks become LiteralText, which the
-engine does not read as control tokens. The template sees everything else as it is, so whatever it
-trims or splits comes out as before. JSON is searched after it was read, so that no escape hides a
-token which the template would write out.
+are exchanged for marks that cannot be guessed; in its output the marks become LiteralText, which
+the engine does not read as control tokens. The template sees everything else as it is, so whatever
+it trims or splits comes out as before. JSON is searched after it was read, so that no escape hides
+a token which the template would write out.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def _style(render: Render, form: MessageForm) -> ToolStyle | None:
     answered = Turn("tool", (_RESULT,), tool_call_id="call_probe", name=_NAME)
     user = Turn("user", ("x",))
     text = _try(render, (user, called, answered), (_TOOL,), form)
-    told = _NAME in _try(render, (user,), (_TOOL,), form)
-    return recognize(text, _NAME, _KEY) if told and _RESULT in text else None
+    lists_tools = _NAME in _try(render, (user,), (_TOOL,), form)
+    return recognize(text, _NAME, _KEY) if lists_tools and _RESULT in text else None
 
 
 def _try(render: Render, turns: Sequence[Turn], tools: Sequence[Tool], form: MessageForm) -> str:

@@ -2,6 +2,11 @@
 
 Attributes are guarded by Jinja's immutable sandbox. Output, loops and the size of values are
 bounded here; what runs on none the less is left behind by its caller's timeout.
+
+We tried minijinja 3.1, whose fuel would replace the bounds. Of llama.cpp's 70 templates and our 9,
+11 came out differently: it knows no ``{% generation %}``, has no length of None, and escapes other
+characters. Lists that double kept it busy for more than 20 seconds within 100,000 units of fuel. It
+was no faster (632 renderings in 0.65 s, 0.58 s here). So templates stay with jinja2.
 """
 
 from __future__ import annotations

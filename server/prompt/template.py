@@ -69,8 +69,8 @@ class ChatTemplate:
         return self._can.style or HERMES
 
     @property
-    def tells_tools(self) -> bool:
-        """Whether the template itself tells the model of functions."""
+    def lists_tools(self) -> bool:
+        """Whether the template itself lists the functions for the model."""
         return self._can.style is not None
 
     @property
@@ -91,7 +91,7 @@ class ChatTemplate:
 
         ``continues``: the last turn, the assistant's, is begun and not ended. ``gap`` is written
         after each picture: LLaVA's newline, or nothing.
-        ``tools`` are told to the model by the template, or in words where it knows none.
+        The template lists ``tools`` for the model, or a text does where the template cannot.
         ``switches`` are variables of the template's own, such as ``enable_thinking``.
         """
         size = sum(len(piece) for turn in turns for piece in turn.content if isinstance(piece, str))
@@ -99,7 +99,7 @@ class ChatTemplate:
             raise ContextLengthExceeded(
                 f"the messages have {size} characters, more than {MAX_CHARS}", param="messages"
             )
-        if not self.tells_tools:
+        if not self.lists_tools:
             turns, tools = in_words(turns, tools, system=self._can.system), ()
         writing = _Writing(Marks(self._pattern), gap, switches or {})
         begun = writing.text(turns[-1]) if continues else ""

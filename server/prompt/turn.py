@@ -117,7 +117,7 @@ def write(content: tuple[Part, ...], stem: str, gap: str = "\n") -> str:
     return "".join(written)
 
 
-_TELL = """\
+_LIST_OF_TOOLS = """\
 You can call functions. These are the functions, each with the JSON schema of its arguments:
 <tools>
 {tools}
@@ -132,12 +132,12 @@ The result comes back between <tool_response> and </tool_response>."""
 def in_words(turns: Sequence[Turn], tools: Sequence[Tool], *, system: bool) -> list[Turn]:
     """``turns`` as plain system, user and assistant messages.
 
-    The functions are told in the first system message, or where the template takes none
+    The first system message lists the functions, or where the template takes none
     (``system`` false) in the first user message. Results of calls come from the user, in one
     message together with what the user says next, since many templates want alternating roles.
     """
     plain = _merge([_plain(turn) for turn in turns])
-    return _tell(plain, tools, system) if tools else plain
+    return _with_list(plain, tools, system) if tools else plain
 
 
 def _plain(turn: Turn) -> Turn:
@@ -163,12 +163,12 @@ def _merge(turns: list[Turn]) -> list[Turn]:
     return merged
 
 
-def _tell(turns: list[Turn], tools: Sequence[Tool], system: bool) -> list[Turn]:
+def _with_list(turns: list[Turn], tools: Sequence[Tool], system: bool) -> list[Turn]:
     listed = "\n".join(json.dumps(tool.json, ensure_ascii=False) for tool in tools)
     role = "system" if system else "user"
-    told: tuple[Part, ...] = (_TELL.format(tools=listed),)
+    words: tuple[Part, ...] = (_LIST_OF_TOOLS.format(tools=listed),)
     for number, turn in enumerate(turns):
         if turn.role == role:
-            parts = (*turn.content, *told) if system else (*told, *turn.content)
+            parts = (*turn.content, *words) if system else (*words, *turn.content)
             return [*turns[:number], Turn(role, parts), *turns[number + 1 :]]
-    return [Turn(role, told), *turns]
+    return [Turn(role, words), *turns]

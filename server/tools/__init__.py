@@ -1,4 +1,4 @@
-"""Functions that a model may call: how they are told to it, forced upon it, and read from it."""
+"""Functions that a model may call: styles, the grammar of calls, reading calls from answers."""
 
 from __future__ import annotations
 

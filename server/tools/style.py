@@ -1,7 +1,7 @@
 """ToolStyle: the ways in which models write down their calls.
 
 Only ways that are seen in a template's own rendering are taken for a model's; any other model
-is told Hermes's, which is plain enough to be followed from a description alone.
+is asked to use Hermes's, which is plain enough to be followed from a description alone.
 """
 
 from __future__ import annotations

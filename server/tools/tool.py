@@ -20,7 +20,7 @@ class Tool:
     """A function that the model may call.
 
     ``parameters`` is the JSON schema of its arguments, an object's; ``param`` is the request's
-    field that holds the schema, for errors. ``strict``: a schema that cannot be held up in all
+    field that holds the schema, for errors. ``strict``: a schema that cannot be enforced in all
     its words is refused; otherwise what cannot be forced is left to the model.
     """
 
@@ -50,7 +50,7 @@ class ToolCall:
 
 @dataclass(slots=True, frozen=True)
 class Toolbox:
-    """What of ``tools``, all of which the model is told, it may or must call now.
+    """What of ``tools``, all of which the model is shown, it may or must call now.
 
     ``names`` are those that it may call; ``required``: it must call at least one;
     ``parallel``: it may call several at once. No tools: it answers in text alone.

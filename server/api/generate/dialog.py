@@ -106,7 +106,7 @@ async def prompt_of(
 
 
 def note_prompt(parts: Iterable[PromptPart]) -> None:
-    """Write the prompt's text down for the log, where the operator wants it there."""
+    """Record the prompt's text for the log, where --log-content is on."""
     content = current_record().content
     if content is not None:
         texts = (part.text if isinstance(part, LiteralText) else part for part in parts)

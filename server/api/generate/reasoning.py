@@ -1,4 +1,4 @@
-"""How much a model is to think, what its template is told of that, and where its thought stands."""
+"""How much a model is to think, the template's switches for that, and where its thought stands."""
 
 from __future__ import annotations
 
