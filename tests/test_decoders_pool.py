@@ -266,9 +266,9 @@ def test_a_reply_that_is_none_loses_the_decoder(monkeypatch: pytest.MonkeyPatch)
         await pool.start()
         receive = process.Decoder._receive
 
-        async def forged(decoder: process.Decoder, size: int) -> bytes:
-            raw = await receive(decoder, size)
-            return raw if size == process.HEAD else b'{"fields": {}, "sizes": [1000000000000]}'
+        async def forged(decoder: process.Decoder) -> bytes:
+            await receive(decoder)
+            return b'{"fields": {}, "sizes": [1000000000000], "cpu_total": 0, "cpu_seconds": 0}'
 
         monkeypatch.setattr(process.Decoder, "_receive", forged)
         with pytest.raises(EngineError, match="lost twice"):

@@ -26,8 +26,10 @@ from server.errors import EngineError, RequestError
 
 logger = logging.getLogger(__name__)
 
-# A file that takes longer than this moves to the slow lane.
+# A file that takes more processor time than this moves to the slow lane; or ten times this where
+# it hardly gets any.
 QUANTUM: Final = 0.3
+_GLANCE: Final = 0.1
 # What is nearly done may end by itself when its client left; a new process costs as much.
 _GRACE: Final = 0.05
 _REMEMBERED: Final = 10_000
@@ -156,10 +158,11 @@ class DecoderPool:
     async def _watch(self, decoder: Decoder, job: asyncio.Future[Reply], place: Place) -> str:
         """ "done" when the job is, or why it is to be ended: "wall" or "slow"."""
         start = self._clock()
-        while not (await asyncio.wait({job}, timeout=QUANTUM))[0]:
-            if self._clock() - start > self._limits.wall_seconds:
+        while not (await asyncio.wait({job}, timeout=_GLANCE))[0]:
+            spent = self._clock() - start
+            if spent > self._limits.wall_seconds:
                 return "wall"
-            if place.slow:
+            if place.slow or (decoder.cpu_seconds() < QUANTUM and spent < 10 * QUANTUM):
                 continue
             if self._places.slow_down(place):
                 decoder.be_nice()

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from anyio import to_thread
 
 from server.decoders.work import (
@@ -41,6 +42,7 @@ _KEPT: Final = 8 * 1024**2
 # Nothing else of the environment is a codec's business, API keys least of all.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY", "DYLD_", "PYTHON", "COV")
 _LONGEST_REPLY: Final = 1024 * 1024
+_PIECE: Final = 64 * 1024
 _PATIENCE: Final = 2.0
 _NICE: Final = 10
 _NURSERY: Final = "server.decoders.nursery"
@@ -65,6 +67,7 @@ class Decoder:
         self.pid = pid
         self._line = line
         self._memory = memory
+        self._cpu_before = 0.0
         # A decoder ends when its line closes, so that none outlives the pool that forgot it.
         self.close = weakref.finalize(self, _close, line, memory)
 
@@ -72,6 +75,14 @@ class Decoder:
     def waits(self) -> bool:
         """Whether it is there and has nothing to say, as one without a job should."""
         return not select.select([self._line], [], [], 0)[0]
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the job that it has; 0 where that cannot be known."""
+        try:
+            times = psutil.Process(self.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system) - self._cpu_before
 
     def be_nice(self) -> None:
         """Lets everything else on this machine go first, for the rest of its life."""
@@ -86,10 +97,8 @@ class Decoder:
         await _copy(len(data), write_shared, self._memory, data)
         try:
             await loop.sock_sendall(self._line, frame(pickle.dumps(job)))
-            size = frame_size(await self._receive(HEAD))
-            if size > _LONGEST_REPLY:
-                raise DecoderLost
-            content = json.loads(await self._receive(size))
+            content = json.loads(await self._receive())
+            self._cpu_before = float(content["cpu_total"])
             return await self._with_buffers(content, len(data))
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DecoderLost from error
@@ -105,14 +114,15 @@ class Decoder:
             os.ftruncate(self._memory, 0)
         return Reply(content, Decoded(content["fields"], buffers))
 
-    async def _receive(self, size: int) -> bytes:
+    async def _receive(self) -> bytes:
+        """One reply, which mostly comes in one piece."""
         loop, data = asyncio.get_running_loop(), b""
-        while len(data) < size:
-            piece = await loop.sock_recv(self._line, size - len(data))
-            if not piece:
-                raise DecoderLost
+        while len(data) < HEAD or len(data) < HEAD + frame_size(data[:HEAD]):
+            piece = await loop.sock_recv(self._line, _PIECE)
             data += piece
-        return data
+            if not piece or len(data) > _LONGEST_REPLY:
+                raise DecoderLost
+        return data[HEAD:]
 
 
 def _close(line: socket.socket, memory: int) -> None:
