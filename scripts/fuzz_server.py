@@ -15,20 +15,26 @@ import argparse
 import json
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
+import httpx
+
 from scripts.bench.machine import facts
 from scripts.hardening.bodies import malformed_bodies
+from scripts.hardening.hostile import HOSTILE
 from scripts.hardening.mutations import damaged_pictures
 from scripts.hardening.shots import CHAT, Shot, chat_shot, form_shot, volley
 from scripts.hardening.tally import Tally
 from scripts.hardening.watch import Watch, watched
 from scripts.hardening.whole import whole_pictures
 
+MOST_HEALTH = 0.1  # seconds; a machine that does other work too may take longer
 CUT_SHORT = 100  # requests whose client leaves in the middle of the body
 
 
@@ -40,6 +46,45 @@ def pictures(count: int, seed: int) -> Iterator[Shot]:
         # Not by the remainder alone, or some formats would never be asked about.
         as_form = Random(number).random() < 0.25
         yield (form_shot if as_form else chat_shot)(name, group, picture)
+
+
+def hostile(count: int) -> Iterator[Shot]:
+    """Pictures that are dear to decode: all kinds in turn, larger with each round."""
+    for number, (name, make) in enumerate(islice(cycle(HOSTILE.items()), count)):
+        size = min(1_000_000 * (1 + number // len(HOSTILE)), 20_000_000)
+        # The last bytes differ, or the server would remember the one that it has refused.
+        content = make(size) + number.to_bytes(4, "big")
+        yield form_shot(f"{name}/{number}", f"hostile-{name}", content)
+
+
+class Health:
+    """Asks /health ten times a second while the block runs; its slowest percent is the oracle."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self.seconds: list[float] = []
+
+    def __enter__(self) -> Health:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as client:
+            while not self._ended.wait(0.1):
+                began = time.monotonic()
+                client.get("/health").raise_for_status()
+                self.seconds.append(time.monotonic() - began)
+
+    @property
+    def p99(self) -> float:
+        """Seconds."""
+        return sorted(self.seconds)[int(len(self.seconds) * 0.99)] if self.seconds else 0.0
 
 
 def leave_early(url: str, count: int, seed: int) -> None:
@@ -60,15 +105,18 @@ def attack(
     parts = {
         "pictures": (pictures(options.pictures, options.seed), options.pictures),
         "bodies": (malformed_bodies(options.bodies, options.seed), options.bodies),
+        "hostile": (hostile(options.hostile), options.hostile),
     }
     for name, (shots, count) in parts.items():
         began, before = time.monotonic(), tally.total.total()
-        with watch.sampling(max(1.0, count / 5000)):
+        with watch.sampling(max(1.0, count / 5000)), Health(url) as health:
             volley(url, shots, tally.take, options.parallel, options.seconds)
         sent, took = tally.total.total() - before, time.monotonic() - began
         parts_sent[name] = {"asked": count, "sent": sent, "seconds": round(took, 1)}
+        parts_sent[name]["health_p99"] = round(health.p99, 4)
         rate = f"{sent / took:.0f} a second"
-        print(f"{sent:,} of {count:,} {name} sent in {took:.0f} s, {rate}", flush=True)
+        slow = f"/health p99 {health.p99 * 1000:.0f} ms"
+        print(f"{sent:,} of {count:,} {name} sent in {took:.0f} s, {rate}; {slow}", flush=True)
     leave_early(url, CUT_SHORT, options.seed)
     watch.sample()
     return parts_sent
@@ -79,6 +127,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--bodies", type=int, default=5_000)
+    parser.add_argument("--hostile", type=int, default=36, help="pictures that are dear to decode")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=8, help="requests at a time")
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most, for each part")
@@ -98,6 +147,8 @@ def main() -> int:
     for name, part in parts.items():
         if part["sent"] < part["asked"]:
             problems.append(f"only {part['sent']} of {part['asked']} {name} were sent")
+        if part["health_p99"] > MOST_HEALTH:
+            problems.append(f"{name}: /health took {part['health_p99']} s (p99)")
     lines = [*tally.table(), *watch.describe()]
     problems += [f"{len(tally.flaws)} wrong answers, kept in {tally.folder}"] * bool(tally.flaws)
     print(*lines, *(f"WRONG: {problem}" for problem in problems), *tally.flaws[:20], sep="\n")
