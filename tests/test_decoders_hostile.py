@@ -22,7 +22,7 @@ from server.images.options import ImageOptions
 from server.images.transfer import JOBS, PREPARE
 
 CPU_SECONDS, MEMORY = 1.0, 300 * 1024**2
-LIMITS = DecoderLimits(memory_bytes=MEMORY, cpu_seconds=CPU_SECONDS, wall_seconds=60.0)
+LIMITS = DecoderLimits(memory_bytes=MEMORY, cpu_seconds=CPU_SECONDS, wall_seconds=300.0)
 OPTIONS = ImageOptions(limits=ImageLimits(max_pixels=51_000_000))
 
 
@@ -91,7 +91,7 @@ def test_time_and_memory_are_bounded_and_the_next_picture_is_decoded(name: str) 
     [("tiff-strips", "300 MiB of memory"), ("jpeg-scans", "processor time")],
 )
 def test_the_refusal_names_the_limit_and_its_value(name: str, says: str) -> None:
-    limits = replace(LIMITS, cpu_seconds=20.0) if "memory" in says else LIMITS
+    limits = replace(LIMITS, cpu_seconds=20.0, wall_seconds=600.0) if "memory" in says else LIMITS
 
     async def go() -> None:
         pool = DecoderPool(limits, 2, (JOBS,), Counted(), Usage())
