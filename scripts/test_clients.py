@@ -24,13 +24,15 @@ from live import LiveServer  # noqa: E402
 
 from server.settings.server import default_cache_dir  # noqa: E402
 
-PYTHON_GROUPS = ("recent", "openai2", "agents")
+PYTHON_GROUPS = ("recent", "openai2", "agents", "evaluation")
 # So that no client tells anyone of its use, or asks the network for anything.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LANGSMITH_TRACING": "false",
     "AI_SDK_LOG_WARNINGS": "false",
     "OPENAI_API_KEY": "unused",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
     "ANTHROPIC_API_KEY": "unused",
 }
 
