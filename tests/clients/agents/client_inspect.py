@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import inspect_ai
 import pytest
-from inspect_ai import Task, eval
+from inspect_ai import Task
 from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageUser, ContentImage, ContentText, GenerateConfig
 from inspect_ai.scorer import includes
@@ -27,7 +28,7 @@ def test_a_task_with_a_picture(
         config=GenerateConfig(temperature=0, max_tokens=50),
     )
     settings: Any = {"display": "none", "log_dir": str(tmp_path), "reasoning_effort": "low"}
-    (log,) = eval(task, model=model, **settings)
+    (log,) = inspect_ai.eval(task, model=model, **settings)
     assert log.status == "success"
     assert log.results is not None
     assert log.results.scores[0].metrics["accuracy"].value == 1
