@@ -110,7 +110,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_byte(client: openai.O
 @pytest.fixture(scope="module")
 def text_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The demo's language model without its mmproj."""
-    flags = ("--model", str(DEMO / "llava-demo-q8_0.gguf"), "--api-key", "secret")
+    flags = ("--model", str(DEMO / "llava-demo-q8_0.gguf"), "--no-mmproj", "--api-key", "secret")
     with LiveServer(tmp_path_factory.mktemp("text"), *flags) as server:
         yield server
 

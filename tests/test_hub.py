@@ -164,6 +164,8 @@ def test_a_repository_by_quantization(online: StandInHub) -> None:
     assert (found.name, found.model.read_bytes()) == ("tiny", b"GGUF8")
     assert found.mmproj is not None
     assert hub.resolve(Settings(model="hf:us/tiny")).model.name == "tiny.Q4_K_M.gguf"
+    alone = hub.resolve(Settings(model="hf:us/tiny", mmproj=Path("none")))
+    assert (alone.model.name, alone.mmproj) == ("tiny.Q4_K_M.gguf", None)
     again = hub.resolve(Settings(model="hf:us/tiny:Q8_0", offline=True))
     assert again == found
     with pytest.raises(ConfigError, match=r"has no Q2_K; it has tiny\.Q4_K_M\.gguf"):
@@ -274,6 +276,7 @@ def test_a_mmproj_beside_a_local_model_is_taken_if_it_fits(
     model, mmproj = write_tiny(tmp_path, "llava-1.5")
     with caplog.at_level("INFO"):
         assert hub.resolve(Settings(model=str(model))).mmproj == mmproj
+        assert hub.resolve(Settings(model=str(model), mmproj=Path("none"))).mmproj is None
     assert "mmproj-llava-1.5.gguf, which lies beside the model and fits it" in caplog.text
     shutil.copy(mmproj, tmp_path / "mmproj-other.gguf")
     assert hub.resolve(Settings(model=str(model))).mmproj == mmproj, "named like the model"

@@ -133,7 +133,7 @@ def test_split_files_are_planned_as_one(
     whole = pairs / "q4_0.gguf"
     for name, content in split(whole, 3).items():
         hub.files[f"us/parts/{name}"] = content
-    one, parts = ask(capsys, str(whole)), ask(capsys, "hf:us/parts:q4_0")
+    one, parts = ask(capsys, str(whole), "--no-mmproj"), ask(capsys, "hf:us/parts:q4_0")
     assert one["parts"] == [
         part
         for part in parts["parts"]
@@ -302,6 +302,23 @@ def test_every_flag_has_a_text(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="plan")
     add_arguments(parser)
     assert all(action.help for action in parser._actions)
+
+
+def test_a_mmproj_beside_the_model_is_planned_as_serve_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, mmproj = write_tiny(tmp_path, "llava-1.5")
+    found = ask(capsys, str(model))
+    assert isinstance(found["model"], dict)
+    assert found["model"]["vision"] is True
+    for name in (str(model), "demo", "llava-1.5-7b"):
+        found = ask(capsys, name, "--no-mmproj", "--offline")
+        assert isinstance(found["model"], dict)
+        assert found["model"]["vision"] is False
+    mmproj.unlink()
+    found = ask(capsys, str(model))
+    assert isinstance(found["model"], dict)
+    assert found["model"]["vision"] is False
 
 
 def test_plan_alone_plans_the_demo(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ def identify(settings: Settings) -> ModelName:
     Raises:
         ConfigError: they name a file that is not there, or nothing that is known.
     """
-    if settings.mmproj is not None:
+    if settings.mmproj is not None and not settings.text_only:
         if settings.mmproj.is_dir():
             raise ConfigError(f"--mmproj: {settings.mmproj} is a folder; name the .gguf file in it")
         if not settings.mmproj.is_file():
@@ -80,8 +80,9 @@ def resolve(
         model, mmproj = _from_catalogue(entry, settings, report, repair=repair)
     else:
         model = _local(name)
-        mmproj = None if settings.mmproj else _beside(model)
-    return ResolvedModel(named.name, model, settings.mmproj or mmproj, named.chat_template)
+        mmproj = None if settings.mmproj else mmproj_beside(model)
+    tower = None if settings.text_only else settings.mmproj or mmproj
+    return ResolvedModel(named.name, model, tower, named.chat_template)
 
 
 def is_downloaded(entry: CatalogueEntry) -> bool:
@@ -103,7 +104,7 @@ def _local(name: str) -> Path:
     raise catalogue.unknown(name)
 
 
-def _beside(model: Path) -> Path | None:
+def mmproj_beside(model: Path) -> Path | None:
     """The mmproj in a model's folder, if there is one that fits, and one only."""
     files = sorted(path for path in model.parent.glob("*.gguf") if "mmproj" in path.name.lower())
     files = [path for path in files if path.name != model.name]

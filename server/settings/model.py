@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ByteSize, Field
@@ -31,8 +32,10 @@ class ModelSettings(BaseModel):
     model: Annotated[Text, Flag("Model", ("-m",), "MODEL")] = Field(
         "demo", description="GGUF file, name from `llava-server list`, or hf:OWNER/REPO[:QUANT]"
     )
-    mmproj: Annotated[UserPath | None, Flag("Model", ("-mm",), "FILE")] = Field(
-        None, description="GGUF file of the vision tower and projector"
+    mmproj: Annotated[
+        UserPath | None, Flag("Model", ("-mm",), "FILE", "the model's own", negative="none")
+    ] = Field(
+        None, description="GGUF file of the vision tower and projector; none: serve text alone"
     )
     alias: Annotated[Text | None, Flag("Model", (), "NAME", "the model's name")] = Field(
         None, description="model name in the API"
@@ -55,6 +58,11 @@ class ModelSettings(BaseModel):
         description="correct llama.cpp's image features for LLaVA towers; off leaves them as "
         "they are",
     )
+
+    @property
+    def text_only(self) -> bool:
+        """Whether no vision tower is to be loaded (--no-mmproj)."""
+        return self.mmproj == Path("none")
 
 
 class EngineSettings(BaseModel):

@@ -17,7 +17,7 @@ from server.hub.choose import quantizations
 from server.hub.files import HubFiles, RemoteFile, cached
 from server.hub.header_ranges import HubSource
 from server.hub.names import parse_repository
-from server.hub.resolve import files_of
+from server.hub.resolve import files_of, mmproj_beside
 from server.memory.fit.planner import Headers, headers_of, read_headers
 from server.settings.settings import Settings
 
@@ -45,35 +45,40 @@ def find_subject(settings: Settings) -> Subject:
         ConfigError: there is no such model.
         StartupError: its files cannot be read.
     """
-    name, own = settings.model, settings.mmproj
+    name, own = settings.model, None if settings.text_only else settings.mmproj
     hub = HubFiles(settings.offline)
     if repository := parse_repository(name):
-        repo, wanted = files_of(repository, hub, name, own_mmproj=own is not None)
+        repo, wanted = files_of(repository, hub, name, own_mmproj=settings.mmproj is not None)
         return _Reader(hub, repository.title).remote(wanted, own, repo)
     entry = catalogue.load().get(name)
     if entry is None:
         path = Path(name).expanduser()
         if not path.is_file():
             raise catalogue.unknown(name)
-        return Subject(path.stem, read_headers(path, own))
+        # As serve does: a mmproj in the folder that fits.
+        beside = None if settings.mmproj else mmproj_beside(path)
+        return Subject(path.stem, read_headers(path, own or beside))
     if entry.repo is None:
         folder = catalogue.models_dir()
-        found = read_headers(folder / entry.file, own or folder / entry.mmproj)
-        return Subject(entry.name, found)
-    return _from_catalogue(entry, own, hub)
+        tower = None if settings.text_only else own or folder / entry.mmproj
+        return Subject(entry.name, read_headers(folder / entry.file, tower))
+    return _from_catalogue(entry, own, hub, text_only=settings.text_only)
 
 
-def _from_catalogue(entry: CatalogueEntry, own: Path | None, hub: HubFiles) -> Subject:
+def _from_catalogue(
+    entry: CatalogueEntry, own: Path | None, hub: HubFiles, *, text_only: bool
+) -> Subject:
     """Files that are here say best what they are; else the headers that came with this program."""
-    wanted = entry.remote_files()[: 1 if own else 2]
+    wanted = entry.remote_files()[: 1 if own or text_only else 2]
     shipped = catalogue.shipped_headers(entry)
     if not hub.missing(wanted) or shipped is None:
         return _Reader(hub, entry.name).remote(wanted, own, wanted[0][0])
-    model, mmproj = map(read_shipped_header, shipped)
-    paths = Path(entry.file), Path(entry.mmproj)
+    model, mmproj = read_shipped_header(shipped[0]), None
     if own is not None:
-        paths, mmproj = (paths[0], own), read_header(own, longest=LONGEST)
-    headers = headers_of(paths[0], [model], paths[1], mmproj)
+        mmproj = read_header(own, longest=LONGEST)
+    elif not text_only:
+        mmproj = read_shipped_header(shipped[1])
+    headers = headers_of(Path(entry.file), [model], own or Path(entry.mmproj), mmproj)
     return Subject(entry.name, headers, wanted[0][0], wanted[0][1], shipped=True)
 
 
