@@ -20,7 +20,7 @@ from server.api.app import create_app
 from server.api.options import ApiOptions
 from server.engine.llama import model as bindings
 from server.engine.llama.model import Model
-from server.engine.prompt_tokens import prepare
+from server.engine.prompt_tokens import tokenize_prompt
 from server.engine.request import TokenRun
 from server.messages import PromptPart
 from server.prompt.builtin import TEMPLATES
@@ -52,6 +52,10 @@ SOURCES = {
     "all as JSON": (
         "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}"
         "{% for m in messages %}{{ m.content }}{{ m | tojson }}{% endfor %}"
+    ),
+    "thoughts and switches": (
+        "{{ persona }}{% for m in messages %}{{ m.role }}:{{ m.reasoning_content }}{{ m.thinking }}"
+        "{{ m.content.split('</think>')[-1] | trim }}{% endfor %}"
     ),
 }
 HARMLESS = "nothing"
@@ -136,7 +140,12 @@ def chat(text: str) -> tuple[str, dict[str, Any]]:
     messages = [
         {"role": "system", "content": text, "name": text},
         {"role": "user", "content": parts, "name": text},
-        {"role": "assistant", "content": text, "tool_calls": calls[:1]},
+        {
+            "role": "assistant",
+            "content": text,
+            "tool_calls": calls[:1],
+            "reasoning_content": text,
+        },
         {"role": "tool", "tool_call_id": text, "content": text},
         {"role": "assistant", "content": None, "tool_calls": calls[1:]},
         {"role": "tool", "tool_call_id": f"2{text}", "content": parts},
@@ -145,7 +154,8 @@ def chat(text: str) -> tuple[str, dict[str, Any]]:
     ]
     function = {"name": "f", "description": text, "parameters": schema(text)}
     tools = [{"type": "function", "function": function}]
-    return "/v1/chat/completions", {"messages": messages, "tools": tools, "user": text}
+    body = {"messages": messages, "tools": tools, "user": text}
+    return "/v1/chat/completions", {**body, "chat_template_kwargs": {"persona": text}}
 
 
 def responses(text: str) -> tuple[str, dict[str, Any]]:
@@ -156,6 +166,11 @@ def responses(text: str) -> tuple[str, dict[str, Any]]:
         {"role": "developer", "content": text},
         {"role": "user", "content": content},
         {"role": "assistant", "content": [{"type": "output_text", "text": text}]},
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": text}],
+            "content": [{"type": "reasoning_text", "text": text}],
+        },
         called,
         {"type": "function_call_output", "call_id": text, "output": content},
         {**called, "call_id": f"2{text}", "arguments": text},
@@ -175,9 +190,17 @@ def anthropic(text: str) -> tuple[str, dict[str, Any]]:
         "input": {text: [text], "a": {"b": text}},
     }
     result = {"type": "tool_result", "tool_use_id": text, "content": [block], "is_error": True}
+    thinking = {"type": "thinking", "thinking": text, "signature": text}
+    document = {
+        "type": "document",
+        "title": text,
+        "context": text,
+        "source": {"type": "text", "media_type": "text/plain", "data": text},
+    }
+    found = {"type": "search_result", "source": text, "title": text, "content": [block]}
     messages = [
-        {"role": "user", "content": [block, block]},
-        {"role": "assistant", "content": [block, called]},
+        {"role": "user", "content": [block, document, found, block]},
+        {"role": "assistant", "content": [thinking, block, called]},
         {"role": "user", "content": [result, block]},
         {"role": "assistant", "content": text},
     ]
@@ -208,7 +231,7 @@ def prompt(model: Model, source: str, path: str, body: dict[str, Any]) -> tuple[
 
 def control_tokens(model: Model, parts: tuple[PromptPart, ...]) -> list[int]:
     """The ids of the prompt's control tokens, as the engine reads it."""
-    (run,) = prepare(parts, model, None, 512)
+    (run,) = tokenize_prompt(parts, model, None, 512)
     assert isinstance(run, TokenRun)
     attribute = llama_cpp.llama_vocab_get_attr
     control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
