@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
@@ -258,6 +259,18 @@ class FakeRunner:
         assert self.decode([replace(chunk, sample=False)]) == {}
         rows = chunk.request.rows(chunk.start, chunk.count)
         return (rows if rows.ndim == 1 else np.full(len(rows), 1000))[:, None].astype(np.float32)
+
+    def score(self, chunk: Chunk, count: int) -> tuple[list[TokenLogprob], Sample | None]:
+        """A token's id, negative, as its log-probability, and those before it as the likeliest."""
+        assert chunk.count <= MOST_ROWS
+        sampled = self.decode([chunk])
+        keys = chunk.request.keys[:, 0].tolist()
+        places = range(chunk.start + 1, min(chunk.start + chunk.count + 1, len(keys)))
+        found = [] if chunk.start else [TokenLogprob(keys[0], self.piece(keys[0]), math.nan)]
+        for token in (keys[place] for place in places):
+            top = tuple((n, self.piece(n), -float(n)) for n in range(count))
+            found.append(TokenLogprob(token, self.piece(token), -float(token), top, token + 1))
+        return found, sampled.get(chunk.request)
 
     def _lose(self, seq_id: int) -> None:
         """Before each micro-batch, what has left its window may be written over."""

@@ -10,7 +10,7 @@ from server.engine.embedding import Embedder
 from server.engine.heartbeat import CurrentWork, Work
 from server.engine.intake import make_request
 from server.engine.memory_peaks import MemoryPeaks
-from server.engine.output_text import Writer, token_output
+from server.engine.output_text import Writer, prompt_output, token_output
 from server.engine.request import Picture, Pool, Request, RequestStatus, Run, Sample
 from server.engine.runner import Runner
 from server.engine.scheduling.scheduler import Scheduler
@@ -221,6 +221,7 @@ class EngineCore:
             self._decode(plan.pictures)
         if plan.pooled:
             self._outputs += self._embedder.run(plan.pooled)
+            self._score(plan.pooled)
 
     def _decode(self, chunks: list[Chunk]) -> None:
         start, pace = time.perf_counter(), self.scheduler.pace
@@ -232,6 +233,20 @@ class EngineCore:
             chunk.request.num_computed += chunk.count
         for request, sample in sampled.items():
             self._take_sample(request, sample)
+
+    def _score(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            request = chunk.request
+            if request.scores is None or request.status is RequestStatus.FINISHED:
+                continue
+            self.work["loop"] = Work(
+                "decode", time.monotonic(), chunk.count / self.scheduler.pace.speed
+            )
+            tokens, sample = self.runner.score(chunk, request.scores.count)
+            request.scores.tokens += tokens
+            request.num_computed += chunk.count
+            if sample is not None:
+                self._take_sample(request, sample)
 
     def _encode(self, pictures: list[Picture]) -> None:
         new = []
@@ -252,6 +267,10 @@ class EngineCore:
             return
         if sample.error is not None:
             self._fail(request, sample.error)
+            return
+        if not request.max_new_tokens:
+            self._outputs.append(prompt_output(request))
+            self._finish(request)
             return
         writer, token = self._writers[request.request_id], sample.token
         request.output_tokens.append(token)

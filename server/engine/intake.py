@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from server.engine.memory_peaks import MemoryPeaks
-from server.engine.request import ImageRun, Request, Run
+from server.engine.request import ImageRun, PromptScores, Request, Run
 from server.engine.runner import Runner
 from server.errors import ContextLengthExceeded, RequestError
 from server.messages import AddRequest, Counted, CountRequest, Rejected
@@ -33,7 +33,12 @@ def make_request(
             overflow_message(total, pictures, runner.n_ctx_seq),
             param="messages",
         )
-    asked = message.sampling.max_tokens
+    asked, count = message.sampling.max_tokens, message.sampling.prompt_logprobs
+    if count is not None and pictures:
+        raise RequestError(
+            "log-probabilities of the prompt are of text alone, so it may have no pictures",
+            param="prompt_logprobs",
+        )
     return Request(
         request_id=message.request_id,
         runs=runs,
@@ -43,6 +48,7 @@ def make_request(
         queued=time.monotonic(),
         memory_peaks=memory_peaks.watch(),
         output_tokens=list(message.resumed),
+        scores=None if count is None or message.resumed else PromptScores(count),
     )
 
 

@@ -173,11 +173,32 @@ def token_output(
         request.first_token = now
         images = tuple(map(encoded_image, request.pictures))
         output = output._replace(images=images, cached_tokens=request.num_cached)
+        output = output._replace(prompt_logprobs=_take_scores(request))
     if reason is not None:
         output = output._replace(stop=writer.stop)
     if count == 1 or reason is not None:
         output = output._replace(timings=timings(request, ended=reason is not None))
     return output
+
+
+def prompt_output(request: Request) -> TokenOutput:
+    """The only output of a request that asked for no token: its prompt is computed."""
+    request.first_token = time.monotonic()
+    return TokenOutput(
+        request.request_id,
+        "",
+        0,
+        FinishReason.LENGTH,
+        images=tuple(map(encoded_image, request.pictures)),
+        cached_tokens=request.num_cached,
+        timings=timings(request, ended=True),
+        prompt_logprobs=_take_scores(request),
+    )
+
+
+def _take_scores(request: Request) -> tuple[TokenLogprob, ...]:
+    scores, request.scores = request.scores, None
+    return () if scores is None else tuple(scores.tokens)
 
 
 def timings(request: Request, *, ended: bool) -> RequestTimings:

@@ -58,6 +58,14 @@ class Pool:
         return (self._total / max(self.count, 1)).astype(np.float32)
 
 
+@dataclass(slots=True, eq=False)
+class PromptScores:
+    """The log-probabilities of a prompt's tokens so far, each with the ``count`` most likely."""
+
+    count: int
+    tokens: list[TokenLogprob] = field(default_factory=list)
+
+
 class RequestStatus(Enum):
     """WAITING for a sequence (also after a preemption), RUNNING on one, or FINISHED."""
 
@@ -174,6 +182,8 @@ class Request:
     relaxed: tuple[str, ...] = ()
     # For a request whose vector is wanted, and no answer.
     pool: Pool | None = None
+    # For a request that asks for its prompt's log-probabilities, until they are sent.
+    scores: PromptScores | None = None
 
     def __post_init__(self) -> None:
         # Read several times a step.
@@ -203,6 +213,11 @@ class Request:
         # Asked for every request in every step, so without further calls.
         sampled = len(self.output_tokens)
         return sampled > 0 and self.num_prompt + sampled - self.num_computed == 1
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether the model's output for every position of the prompt is needed."""
+        return self.pool is not None or self.scores is not None
 
     def run_at(self, position: int) -> tuple[Run | None, int]:
         """The prompt's run at ``position`` and the offset in it; None for sampled tokens."""
@@ -254,3 +269,5 @@ class Request:
         self.num_computed = 0
         if self.pool is not None:
             self.pool.clear()
+        if self.scores is not None:
+            self.scores.tokens.clear()

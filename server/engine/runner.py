@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,11 +29,11 @@ from server.engine.scheduling.step import (
     SwapIn,
     SwapOut,
 )
-from server.engine.token_chooser import Chooser
+from server.engine.token_chooser import Chooser, token_logprob
 from server.engine.token_embeddings import TokenRows
 from server.engine.vision.tower import Tower
 from server.errors import RequestError
-from server.messages import PromptPart
+from server.messages import PromptPart, TokenLogprob
 from server.messages.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,10 @@ class Runner(Protocol):
 
     def states(self, chunk: Chunk) -> NDArray[np.float32]:
         """Computes a chunk; returns its last hidden states, [count, width]."""
+        ...
+
+    def score(self, chunk: Chunk, count: int) -> tuple[list[TokenLogprob], Sample | None]:
+        """Computes a chunk; returns the prompt's log-probabilities, and the sample if it asks."""
         ...
 
     def piece(self, token: int) -> bytes:
@@ -244,6 +249,30 @@ class LlamaRunner:
             states = self._context.states(chunk.count, self._model.n_embd_out)
         self.llama_seconds += time.perf_counter() - start
         return states
+
+    def score(self, chunk: Chunk, count: int) -> tuple[list[TokenLogprob], Sample | None]:
+        """One ``llama_decode`` that outputs the logits of every row.
+
+        A row's logits are of the token after it; before the prompt's first token there is none.
+        """
+        rows = chunk.request.rows(chunk.start, chunk.count)
+        batch = self._batch_for([rows])
+        last = self._add(batch, chunk, rows)
+        batch.want_all()
+        start, name = time.perf_counter(), self._model.whole_piece
+        if not self._compute(batch):
+            raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
+        following = chunk.request.keys[chunk.start + 1 : chunk.start + chunk.count + 1, 0]
+        first = int(chunk.request.keys[0, 0])
+        scores = [] if chunk.start else [TokenLogprob(first, name(first), math.nan)]
+        for row, token in enumerate(following.tolist()):
+            logits = self._context.logits(row, self._model.n_vocab)
+            scores.append(token_logprob(logits, token, count, name))
+        sample = None
+        if chunk.sample:
+            sample = self._choosers[chunk.request].choose(self._context, last)
+        self.llama_seconds += time.perf_counter() - start
+        return scores, sample
 
     def _compute(self, batch: Batch) -> bool:
         if batch is self._tokens or self._tower is None or not self._tower.whole:

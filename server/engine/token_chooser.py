@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,15 @@ class TokenLimits:
         """``token`` was chosen."""
         self._n_chosen += 1
         self._last = [*self._last, token][-self._longest :]
+
+
+def token_logprob(
+    logits: NDArray[np.float32], token: int, count: int, name: Callable[[int], bytes]
+) -> TokenLogprob:
+    """A prompt's token with the ``count`` most likely ones in its place; ``name`` gives bytes."""
+    denominator, top = top_logprobs(logits, count)
+    own, rank = bounded(float(logits[token]) - denominator), int((logits > logits[token]).sum()) + 1
+    return TokenLogprob(token, name(token), own, tuple((t, name(t), p) for t, p in top), rank)
 
 
 class Chooser:

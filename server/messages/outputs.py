@@ -132,13 +132,16 @@ class Rejected:
 class TokenLogprob:
     """The log-probability of a chosen token, and those of the most likely ones, best first.
 
-    ``piece`` are the token's bytes. ``top`` are triples of token, bytes and log-probability.
+    ``piece`` are the token's bytes. ``top`` are triples of token, bytes and log-probability. Of a
+    prompt's token ``rank`` is its place among all tokens, from 1; its first token has no
+    log-probability: NaN.
     """
 
     token: int
     piece: bytes
     logprob: float
     top: tuple[tuple[int, bytes, float], ...] = ()
+    rank: int = 0
 
 
 class TokenOutput(NamedTuple):
@@ -147,7 +150,8 @@ class TokenOutput(NamedTuple):
 
     ``images`` and ``cached_tokens`` come with the first output, ``completion_tokens`` counts
     all so far, and ``finish_reason`` is set on the last one. ``timings`` come with the first and
-    the last. ``token`` is the sampled token's id: with it the request can be continued elsewhere.
+    the last, ``prompt_logprobs``, if asked for, with the first. ``token`` is the sampled token's
+    id: with it the request can be continued elsewhere; -1 if there is none (``max_tokens`` 0).
     ``stop`` is the stop string that ended it, with the last one if there was any.
     ``logprobs``, if asked for, are those of the tokens whose text has now been sent. ``gap``: the
     seconds since the token before, 0 where there is none; how fast it is read has no part in it.
@@ -164,6 +168,7 @@ class TokenOutput(NamedTuple):
     stop: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     gap: float = 0.0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

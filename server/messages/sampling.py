@@ -85,7 +85,8 @@ class SamplingParams:
     ``temperature`` 0 is greedy. ``repeat_last_n`` and ``dry_penalty_last_n`` -1 look at the
     whole context. ``logit_bias`` pairs a token's id, or a text whose every token is meant, with
     what is added to its logit. ``logprobs`` None asks for none, 0 for the chosen token's, n also
-    for those of the n most likely ones. ``continues``: the text goes on where the prompt stops, so
+    for those of the n most likely ones; ``prompt_logprobs`` does so for the prompt's tokens, all
+    of which are computed then. ``continues``: the text goes on where the prompt stops, so
     a space at its beginning is a part of it. Without ``cache_prompt`` the whole prompt is computed,
     whoever has computed it before.
 
@@ -128,6 +129,7 @@ class SamplingParams:
     grammar: Grammar | None = None
     thought: ThoughtRule | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     continues: bool = False
     cache_prompt: bool = True
     min_tokens: int = 0

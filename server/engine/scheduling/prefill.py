@@ -16,7 +16,7 @@ def prefill_order(running: Sequence[Request]) -> list[tuple[Request, int]]:
     for another client's book, nor the book for all questions.
     """
     waiting = [request for request in running if not request.decoding]
-    able = [request for request in waiting if request.pool is None and _can_go_on(request)]
+    able = [request for request in waiting if not request.needs_all_rows and _can_go_on(request)]
     shortest = min(able, key=lambda request: request.num_remaining, default=None)
     if shortest is None or shortest is able[0]:
         return [(request, 1) for request in waiting]

@@ -106,8 +106,8 @@ class PrefixCache:
         With ``use_checkpoints`` there is room to restore a sliding window.
         """
         best, limit = Match(), len(wanted.keys) - 1
-        if not self.shares or wanted.pool is not None:
-            return best  # a pooled one's states have to be computed, whoever else has done so
+        if not self.shares or wanted.needs_all_rows:
+            return best  # every position has to be computed for its output
         if not wanted.sampling.cache_prompt and not wanted.output_tokens:
             return best
         windows = self._checkpoints(wanted) if use_checkpoints else []
@@ -165,7 +165,7 @@ class PrefixCache:
     ) -> tuple[int, Request | None]:
         """How much of the prompt a running request is prefilling now, and which has most of it."""
         best, leader = 0, None
-        if not self.shares or wanted.pool is not None or not wanted.sampling.cache_prompt:
+        if not self.shares or wanted.needs_all_rows or not wanted.sampling.cache_prompt:
             return best, leader
         for request in running:
             if request.num_computed < request.num_prompt and self.has(request.num_prompt, 0):

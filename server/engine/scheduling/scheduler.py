@@ -185,8 +185,8 @@ class Scheduler:
         self._pauses = self._forks.pauses(slots, self.pace.chunk, self.n_batch)
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
         for request, share in prefill_order(self.running):
-            if request.pool is not None:
-                budget.text -= self._plan_pooled(request, budget.text)
+            if request.needs_all_rows:
+                budget.text -= self._plan_all_rows(request, budget.text)
                 continue
             most = budget.part(share)
             # In one batch any number of runs may follow each other; else text, then a picture.
@@ -208,8 +208,8 @@ class Scheduler:
         left = run.size - offset if run else request.num_remaining - planned
         return self._plan_chunk(self._plan.tokens, request, min(left, budget))
 
-    def _plan_pooled(self, request: Request, budget: int) -> int:
-        if request.pool is None or request.pool.kind is Pooling.PROJECTOR:
+    def _plan_all_rows(self, request: Request, budget: int) -> int:
+        if request.pool is not None and request.pool.kind is Pooling.PROJECTOR:
             return 0  # it needs nothing but encodes
         run, offset = request.run_at(request.num_computed)
         assert run is not None

@@ -87,7 +87,8 @@ class StepPlan:
     of pictures may follow a chunk of text of the same request within a step. Where a model's tokens
     can be given as embeddings (token_embeddings), ``tokens`` holds chunks of both kinds, of
     each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
-    one: every row of them has an output. ``copying``: what the cache changes may take, in seconds.
+    one: every row of them has an output, which is pooled or scored. ``copying``: what the cache
+    changes may take, in seconds.
     """
 
     cache: list[CacheChange] = field(default_factory=list)
