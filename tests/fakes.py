@@ -153,7 +153,8 @@ class FakeEngine:
         try:
             async for output in self._outputs(parts, request_id):
                 ended = isinstance(output, TokenOutput) and output.finish_reason is not None
-                yield _with_logprobs(output, sampling.logprobs)
+                scored = _with_prompt_logprobs(output, parts, sampling.prompt_logprobs)
+                yield _with_logprobs(scored, sampling.logprobs)
         except Exception:
             ended = True
             raise
@@ -222,6 +223,18 @@ def _with_logprobs(output: Admitted | TokenOutput, count: int | None) -> Admitte
         return output
     top = tuple((token, b"\xf0", -1.0 - token) for token in range(count))
     return output._replace(logprobs=(TokenLogprob(output.token, output.text.encode(), -0.5, top),))
+
+
+def _with_prompt_logprobs(
+    output: Admitted | TokenOutput, parts: tuple[PromptPart, ...], count: int | None
+) -> Admitted | TokenOutput:
+    """BOS, then one token a byte, each of rank 3 and with ``count`` likelier ones."""
+    if count is None or not isinstance(output, TokenOutput) or output.completion_tokens > 1:
+        return output
+    raw = b"".join(p.encode() if isinstance(p, str) else bytes(p.ids) for p in parts)  # type: ignore[union-attr]
+    top = tuple((token, bytes((97 + token,)), -0.25 * (token + 1)) for token in range(count))
+    scored = [TokenLogprob(byte, bytes((byte,)), -2.0, top, 3) for byte in raw]
+    return output._replace(prompt_logprobs=(TokenLogprob(256, b"<s>", float("nan")), *scored))
 
 
 def _encoded(picture: ImageInput) -> EncodedImage:

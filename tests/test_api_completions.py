@@ -149,7 +149,11 @@ def test_sixteen_tokens_unless_more_are_asked_for() -> None:
         ({"prompt": ["a"] * 65, "n": 2}, "n", "invalid_value"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter"),
         ({"prompt": "a", "best_of": 2}, "best_of", "unsupported_parameter"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "logprobs", "unsupported_parameter"),
+        (
+            {"prompt": "a", "stream": True, "prompt_logprobs": 1},
+            "prompt_logprobs",
+            "unsupported_parameter",
+        ),
         ({"prompt": "a", "stream_options": {}}, "stream_options", "invalid_value"),
         (
             {"prompt": {"prompt_string": "a", "multimodal_data": [data_url()]}},

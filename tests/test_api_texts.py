@@ -22,7 +22,7 @@ def post(path: str, body: Any, **facts: Any) -> Any:
 def test_tokenize_and_back() -> None:
     assert post("/tokenize", {"content": "Hi"}).json() == {"tokens": [72, 105]}
     assert post("/tokenize", {"content": "H", "add_special": True}).json()["tokens"][0] == 256
-    assert post("/detokenize", {"tokens": [72, 105]}).json() == {"content": "Hi"}
+    assert post("/detokenize", {"tokens": [72, 105]}).json() == {"content": "Hi", "prompt": "Hi"}
 
 
 def test_pieces_are_texts_or_bytes() -> None:

@@ -125,7 +125,10 @@ _LINES: tuple[tuple[tuple[Api, ...], list[Rule]], ...] = (
     (_GENERATING, _refused("images", "give pictures as parts of a message's content", [])),
     (_GENERATING, _refused("best_of use_beam_search", "use n", 1, False)),
     (_GENERATING, _refused("echo", "only /v1/completions returns the prompt", False)),
-    (_GENERATING, _refused("prompt_logprobs", "only the answer's log-probabilities are served")),
+    (
+        ("responses", "messages"),
+        _refused("prompt_logprobs", "use /v1/completions or /v1/chat/completions"),
+    ),
     (_GENERATING, _refused("truncate_prompt_tokens", "shorten the prompt before it is sent", -1)),
     (_GENERATING, _refused("skip_special_tokens", "special tokens are never shown", True)),
     (_GENERATING, _refused("return_tokens return_token_ids", "use logprobs", False)),

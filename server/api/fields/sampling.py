@@ -115,6 +115,10 @@ def _not_zero(value: int) -> int:
 TokenLimit = Annotated[int, Field(ge=-1, le=_MAX_INT), AfterValidator(_not_zero), WHOLE]
 
 
+# vLLM's: how many of the most likely tokens each token of the prompt comes with.
+PromptLogprobs = Annotated[int, Field(ge=0, le=20), WHOLE]
+
+
 def _stops(value: object) -> object:
     """Stop texts as a list. An empty one asks for nothing."""
     if isinstance(value, str):

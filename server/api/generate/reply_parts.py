@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from server.api.http.record import ImageReport
@@ -12,6 +13,8 @@ from server.api.shapes.openai import (
     CompletionLogprobs,
     ImageFields,
     InputTokens,
+    PromptLogprobs,
+    RankedToken,
     TimingFields,
     TopLogprob,
     Usage,
@@ -117,6 +120,37 @@ def text_logprobs(tokens: Iterable[TokenLogprob], offset: int) -> CompletionLogp
             {_text(piece): logprob for _, piece, logprob in reversed(token.top)} for token in tokens
         ],
         "text_offset": offsets,
+    }
+
+
+def echoed_logprobs(prompt: Sequence[TokenLogprob], text: str, count: int) -> CompletionLogprobs:
+    """``logprobs`` of the prompt's tokens, in the same shape; the first has none.
+
+    ``text`` is the prompt as it is echoed: a BOS is not in it, nor the space that some vocabularies
+    write before it.
+    """
+    found = text_logprobs((replace(token, top=token.top[:count]) for token in prompt), 0)
+    offset = 0
+    for number, piece in enumerate(found["tokens"]):
+        found["text_offset"][number] = offset
+        rest = next((p for p in (piece, piece.lstrip(" ")) if text.startswith(p, offset)), "")
+        offset += len(rest)
+    if prompt:
+        found["token_logprobs"][0] = found["top_logprobs"][0] = None
+    return found
+
+
+def prompt_logprobs(prompt: Sequence[TokenLogprob], count: int) -> PromptLogprobs:
+    """vLLM's ``prompt_logprobs``: for each token itself and the likeliest ones, by their ids."""
+    return [_ranked(token, count) if number else None for number, token in enumerate(prompt)]
+
+
+def _ranked(token: TokenLogprob, count: int) -> dict[str, RankedToken]:
+    own = (token.token, token.piece, token.logprob)
+    ranked = [(token.rank, own), *enumerate(token.top[:count], 1)]
+    return {
+        str(each): {"logprob": logprob, "rank": rank, "decoded_token": _text(piece)}
+        for rank, (each, piece, logprob) in ranked
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -14,13 +14,20 @@ from pydantic import Field
 from server.api.fields.messages import Strict, Text
 from server.api.generate.dialog import rendered
 from server.api.generate.events import compact
-from server.api.generate.services import Services
+from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, validated
 from server.api.http.connection import while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat import EXAMPLE
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
-from server.api.shapes.operator import Detokenized, Templated, TokenizedAnswer, TokenPiece
+from server.api.shapes.operator import (
+    Detokenized,
+    Templated,
+    TokenizedAnswer,
+    TokenizerInfo,
+    TokenPiece,
+)
+from server.errors import RequestError
 from server.messages import LiteralText, Tokenized
 from server.prompt import MARKER, Part, Picture
 
@@ -30,17 +37,41 @@ _MAX_ID = 2**31 - 1
 
 
 class TokenizeBody(Strict):
-    """A text, and whether BOS and EOS are put around it and special tokens in it count."""
+    """A text, and whether BOS and EOS are put around it and special tokens in it count.
 
-    content: Annotated[Text, Field(max_length=_MOST)]
+    llama-server's ``content`` or vLLM's ``prompt``, each with the names and defaults of its server.
+    """
+
+    content: Annotated[Text, Field(max_length=_MOST)] | None = None
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
+    prompt: Annotated[Text, Field(max_length=_MOST)] | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+    model: str | None = None
+
+
+def _parse_tokenize(body: dict[str, Any]) -> TokenizeBody:
+    """Validate a body. Raises RequestError, naming the field."""
+    request = validated(TokenizeBody, body)
+    if request.content is None and request.prompt is None:
+        raise RequestError(
+            "content: Field required (or vLLM's prompt)",
+            param="content",
+            code="missing_required_parameter",
+        )
+    if request.content is not None and request.prompt is not None:
+        raise RequestError(
+            "prompt: give it or content, not both", param="prompt", code="invalid_value"
+        )
+    return request
 
 
 class DetokenizeBody(Strict):
     """Tokens."""
 
+    model: str | None = None
     tokens: Annotated[list[Annotated[int, Field(ge=0, le=_MAX_ID)]], Field(max_length=_MOST)]
 
 
@@ -60,6 +91,12 @@ _DETOKENIZE = operation(
     engine=True,
     example={"tokens": [1, 2, 3]},
 )
+_TOKENIZER = operation(
+    "The model's tokenizer, as vLLM describes it",
+    "texts",
+    answer=TokenizerInfo,
+    engine=True,
+)
 _TEMPLATE = operation(
     "A chat request's prompt",
     "texts",
@@ -77,22 +114,25 @@ def texts_router(services: Services) -> APIRouter:
     @router.post("/tokenize", **_TOKENIZE)
     async def tokenize(request: Request) -> Response:
         services.models.check()
-        body = await read_body(request, services.body_limits, partial(validated, TokenizeBody))
-        model = services.models.default
-        work = model.engine.tokenize(
-            body.content, add_special=body.add_special, parse_special=body.parse_special
-        )
-        found = await while_connected(request.receive, work)
-        return StreamingResponse(_tokens(found, body.with_pieces), media_type="application/json")
+        body = await read_body(request, services.body_limits, _parse_tokenize)
+        model = services.models[body.model]
+        found = await while_connected(request.receive, _tokenized(model, body))
+        answer = _answer(model, body, found)
+        return StreamingResponse(answer, media_type="application/json")
 
     @router.post("/detokenize", **_DETOKENIZE)
     async def detokenize(request: Request) -> Detokenized:
         services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, DetokenizeBody))
-        model = services.models.default
+        model = services.models[body.model]
         work = model.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
-        return {"content": found.text.decode("utf-8", "replace")}
+        text = found.text.decode("utf-8", "replace")
+        return {"content": text, "prompt": text}
+
+    @router.get("/tokenizer_info", **_TOKENIZER)
+    async def tokenizer_info() -> TokenizerInfo:
+        return _tokenizer(services.models.default)
 
     @router.post("/apply-template", **_TEMPLATE)
     async def apply_template(request: Request) -> Templated:
@@ -106,20 +146,61 @@ def texts_router(services: Services) -> APIRouter:
     return router
 
 
+async def _tokenized(model: ServedModel, body: TokenizeBody) -> Tokenized:
+    theirs = body.content is None
+    return await model.engine.tokenize(
+        (body.prompt if theirs else body.content) or "",
+        add_special=body.add_special_tokens if theirs else body.add_special,
+        parse_special=body.parse_special,
+    )
+
+
+def _tokenizer(served: ServedModel) -> TokenizerInfo:
+    model = served.facts.model
+    return {
+        "tokenizer_class": "GGUF",
+        "bos_token": model.bos_token,
+        "eos_token": model.eos_token,
+        "chat_template": model.chat_template,
+        "vocab_size": model.n_vocab,
+        "model_max_length": model.n_ctx_seq,
+    }
+
+
 # Tokens that are written in one go, in about a millisecond.
 _AT_ONCE = 8192
 
 
-async def _tokens(found: Tokenized, with_pieces: bool) -> AsyncIterator[bytes]:
+async def _answer(model: ServedModel, body: TokenizeBody, found: Tokenized) -> AsyncIterator[bytes]:
     """The answer's JSON, a part at a time, so that a long one takes neither memory nor turns."""
-    written = {token: _written(token, piece, with_pieces) for token, piece in found.pieces.items()}
-    ids = found.ids
-    yield b'{"tokens":['
-    for start in range(0, len(ids), _AT_ONCE):
-        part = b",".join(map(written.__getitem__, ids[start : start + _AT_ONCE]))
+    pieces = found.pieces.items()
+    if body.content is not None:
+        yield b'{"tokens":'
+        async for part in _array(found, {t: _written(t, p, body.with_pieces) for t, p in pieces}):
+            yield part
+        yield b"}"
+        return
+    limit = model.facts.model.n_ctx_seq
+    yield b'{"count":%d,"max_model_len":%d,"tokens":' % (len(found.ids), limit)
+    async for part in _array(found, {token: b"%d" % token for token, _ in pieces}):
+        yield part
+    yield b',"token_strs":'
+    if body.return_token_strs:
+        texts = {token: compact(piece.decode("utf-8", "replace")) for token, piece in pieces}
+        async for part in _array(found, {token: text.encode() for token, text in texts.items()}):
+            yield part
+        yield b"}"
+    else:
+        yield b"null}"
+
+
+async def _array(found: Tokenized, written: Mapping[int, bytes]) -> AsyncIterator[bytes]:
+    yield b"["
+    for start in range(0, len(found.ids), _AT_ONCE):
+        part = b",".join(map(written.__getitem__, found.ids[start : start + _AT_ONCE]))
         yield b"," + part if start else part
         await asyncio.sleep(0)
-    yield b"]}"
+    yield b"]"
 
 
 def _written(token: int, piece: bytes, with_pieces: bool) -> bytes:

@@ -21,6 +21,7 @@ from server.api.generate.reply_parts import (
     chat_logprobs,
     images,
     input_tokens_of,
+    prompt_logprobs,
     timings,
     usage,
 )
@@ -43,6 +44,7 @@ from server.api.shapes.openai import (
     ChatFinish,
     ChatLogprobs,
     InputTokens,
+    PromptScores,
 )
 from server.messages import TokenLogprob
 from server.tools.parse import CallArguments, CallBegin, Content, Piece, Thought
@@ -90,7 +92,9 @@ class ChatReply:
             "finish_reason": finish_reason,
         }
 
-    def whole(self, choices: list[ChatChoice], tally: Tally) -> ChatCompletion:
+    def whole(
+        self, choices: list[ChatChoice], tally: Tally, scores: PromptScores
+    ) -> ChatCompletion:
         """The answer in one piece."""
         return {
             "id": self.id,
@@ -99,6 +103,7 @@ class ChatReply:
             "model": self.model,
             "choices": choices,
             "usage": usage(tally),
+            **scores,
             **timings(tally),
             **images(tally),
         }
@@ -225,7 +230,7 @@ def chat_router(services: Services) -> APIRouter:
             events = _events(reply, choices, body.include_usage)
             interval = body.ping_interval(services.options.sse_ping_interval)
             return EventStream(events, choices.aclose, services, ping_interval=interval, last=DONE)
-        whole = _whole(reply, choices, body.with_logprobs)
+        whole = _whole(reply, choices, body)
         return await while_connected(request.receive, whole)
 
     return router
@@ -250,14 +255,16 @@ class _Whole:
     reason: ChatFinish = "stop"
 
 
-async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Response:
+async def _whole(reply: ChatReply, choices: Choices, body: ChatRequest) -> Response:
     wholes = [_Whole() for _ in choices.answers]
+    prompt: tuple[TokenLogprob, ...] = ()
     try:
         async for delta in choices:
             whole = wholes[delta.index]
             for piece in delta.pieces:
                 whole.writer.add(piece)
             whole.tokens += delta.logprobs
+            prompt = prompt or delta.output.prompt_logprobs
             whole.reason = delta.finish_reason or whole.reason
     finally:
         await choices.aclose()
@@ -266,11 +273,14 @@ async def _whole(reply: ChatReply, choices: Choices, with_logprobs: bool) -> Res
             index,
             whole.writer.message,
             whole.reason,
-            chat_logprobs(whole.tokens) if with_logprobs else None,
+            chat_logprobs(whole.tokens) if body.with_logprobs else None,
         )
         for index, whole in enumerate(wholes)
     ]
-    return JSONResponse(reply.whole(made, choices))
+    scores: PromptScores = {}
+    if body.prompt_logprobs is not None:
+        scores["prompt_logprobs"] = prompt_logprobs(prompt, body.prompt_logprobs)
+    return JSONResponse(reply.whole(made, choices, scores))
 
 
 async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:

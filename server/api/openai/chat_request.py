@@ -28,6 +28,7 @@ from server.api.fields.policy import apply_policy, note_ignored
 from server.api.fields.reasoning import ReasoningFields
 from server.api.fields.sampling import (
     WHOLE,
+    PromptLogprobs,
     SamplingFields,
     StreamOptions,
     TokenLimit,
@@ -158,6 +159,7 @@ class ChatRequest(SamplingFields, ReasoningFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     n_probs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     tools: ChatTools | None = None
     tool_choice: ChatToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -192,7 +194,7 @@ class ChatRequest(SamplingFields, ReasoningFields):
     def sampling(self) -> SamplingParams:
         """The sampling parameters, with the log-probabilities asked for."""
         count = (self.top_logprobs or self.n_probs or 0) if self.with_logprobs else None
-        return replace(super().sampling(), logprobs=count)
+        return replace(super().sampling(), logprobs=count, prompt_logprobs=self.prompt_logprobs)
 
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
@@ -211,6 +213,12 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
             "top_logprobs is only allowed when logprobs is true",
             param="top_logprobs",
             code="invalid_value",
+        )
+    if request.stream and request.prompt_logprobs is not None:
+        raise RequestError(
+            "prompt_logprobs is not available with stream",
+            param="prompt_logprobs",
+            code="unsupported_parameter",
         )
     if request.stream_options and not request.stream:
         raise RequestError(

@@ -15,7 +15,14 @@ from server.api.generate.answer import FINISH, Delta
 from server.api.generate.choices import Choices, begin_choices
 from server.api.generate.dialog import Prepared, note_prompt
 from server.api.generate.events import DONE, EventStream, event
-from server.api.generate.reply_parts import images, text_logprobs, timings, usage
+from server.api.generate.reply_parts import (
+    echoed_logprobs,
+    images,
+    prompt_logprobs,
+    text_logprobs,
+    timings,
+    usage,
+)
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body
 from server.api.http.connection import while_connected
@@ -150,17 +157,27 @@ async def _whole(body: CompletionRequest, reply: CompletionReply, fronts: list[s
     texts = list(fronts)
     reasons: list[TextFinish | None] = [None] * len(fronts)
     tokens: list[list[TokenLogprob]] = [[] for _ in fronts]
+    prompts: list[tuple[TokenLogprob, ...]] = [()] * len(fronts)
     try:
         async for delta in reply.choices:
             texts[delta.index] += delta.text
+            prompts[delta.index] = prompts[delta.index] or delta.output.prompt_logprobs
             tokens[delta.index] += delta.logprobs
             reasons[delta.index] = _reason(delta)
     finally:
         await reply.choices.aclose()
     choices = [
-        choice(index, texts[index], reasons[index], _logprobs(body, tokens[index], 0))
+        choice(
+            index,
+            texts[index],
+            reasons[index],
+            _echoed(body, prompts[index], tokens[index], fronts[index]),
+        )
         for index in range(len(fronts))
     ]
+    if body.prompt_logprobs is not None:
+        for made, prompt in zip(choices, prompts, strict=True):
+            made["prompt_logprobs"] = prompt_logprobs(prompt, body.prompt_logprobs)
     return JSONResponse(reply.whole(choices))
 
 
@@ -175,18 +192,43 @@ def _logprobs(
     return None if body.logprobs is None else text_logprobs(tokens, offset)
 
 
+def _echoed(
+    body: CompletionRequest,
+    prompt: Sequence[TokenLogprob],
+    tokens: Sequence[TokenLogprob],
+    front: str,
+) -> CompletionLogprobs | None:
+    """``logprobs`` of an answer behind its prompt ``front``, which is empty without ``echo``."""
+    found = _logprobs(body, tokens, len(front))
+    if found is None or not body.echo:
+        return found
+    before = echoed_logprobs(prompt, front, body.with_logprobs or 0)
+    return {
+        "tokens": before["tokens"] + found["tokens"],
+        "token_logprobs": before["token_logprobs"] + found["token_logprobs"],
+        "top_logprobs": before["top_logprobs"] + found["top_logprobs"],
+        "text_offset": before["text_offset"] + found["text_offset"],
+    }
+
+
 async def _events(
     body: CompletionRequest, reply: CompletionReply, fronts: list[str]
 ) -> AsyncIterator[bytes]:
     """The answers as they come."""
     left = len(fronts)
     offsets = [0] * left
+    scored = body.echo and body.with_logprobs is not None
     for index, front in enumerate(fronts):
-        if body.echo:
+        if body.echo and not scored:
             yield event(reply.chunk([choice(index, front)]))
     async for delta in reply.choices:
         index, text, reason = delta.index, delta.text, _reason(delta)
         left -= reason is not None
+        if scored and delta.output.prompt_logprobs:
+            front = fronts[index]
+            before = _echoed(body, delta.output.prompt_logprobs, (), front)
+            yield event(reply.chunk([choice(index, front, None, before)]))
+            offsets[index] = len(front)
         logprobs = _logprobs(body, delta.logprobs, offsets[index])
         offsets[index] += len(text)
         if text or delta.logprobs or reason:

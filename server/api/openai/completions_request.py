@@ -14,6 +14,7 @@ from server.api.fields.output_format import ResponseFormat
 from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import (
     WHOLE,
+    PromptLogprobs,
     SamplingFields,
     StreamOptions,
     TokenId,
@@ -99,7 +100,10 @@ class CompletionRequest(SamplingFields):
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
     n_cmpl: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
     echo: bool | None = None
+    # With 0 the prompt is all: its log-probabilities, or only that it is in the cache.
+    max_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1), WHOLE] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     n_probs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -133,11 +137,22 @@ class CompletionRequest(SamplingFields):
     def most_tokens(self) -> int | None:
         """How many tokens may be generated; None: until the context is full."""
         limit = self.token_limit
-        return None if limit == -1 else limit or _DEFAULT_TOKENS
+        return None if limit == -1 else _DEFAULT_TOKENS if limit is None else limit
+
+    @property
+    def with_prompt_logprobs(self) -> int | None:
+        """How many log-probabilities a token of the prompt has beside its own; None: none."""
+        echoed = self.with_logprobs if self.echo else None
+        asked = [count for count in (echoed, self.prompt_logprobs) if count is not None]
+        return max(asked, default=None)
 
     def sampling(self) -> SamplingParams:
         """The sampling parameters, with the log-probabilities that are asked for."""
-        return replace(super().sampling(), logprobs=self.with_logprobs)
+        return replace(
+            super().sampling(),
+            logprobs=self.with_logprobs,
+            prompt_logprobs=self.with_prompt_logprobs,
+        )
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
@@ -150,9 +165,9 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
         _refuse("n", f"{_MOST_CHOICES} choices is the most for one request")
     if request.best_of not in (None, request.choices_each):
         _refuse("best_of", "only as many as n are generated", "unsupported_parameter")
-    if request.echo and request.with_logprobs is not None:
-        message = "log-probabilities of the prompt are not served, so echo and logprobs exclude"
-        _refuse("logprobs", f"{message} each other", "unsupported_parameter")
+    if request.stream and request.prompt_logprobs is not None:
+        message = "it is not available with stream; use echo and logprobs"
+        _refuse("prompt_logprobs", message, "unsupported_parameter")
     if request.stream_options and not request.stream:
         _refuse("stream_options", "it is only allowed when stream is true")
     return request

@@ -93,6 +93,25 @@ class TopLogprob(TypedDict):
 
 
 @shape
+class RankedToken(TypedDict):
+    """A token in a place of the prompt: how likely it was, and its rank from 1."""
+
+    logprob: float
+    rank: Count
+    decoded_token: str
+
+
+# vLLM's: by token id, for each token of the prompt but the first.
+PromptLogprobs = list[dict[str, RankedToken] | None]
+
+
+class PromptScores(TypedDict):
+    """Where the prompt's log-probabilities were asked for."""
+
+    prompt_logprobs: NotRequired[PromptLogprobs]
+
+
+@shape
 class ChatLogprob(TopLogprob):
     """The token that was chosen, and the most likely ones, as many as were asked for."""
 
@@ -177,6 +196,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: NotRequired[PromptLogprobs]
     timings: NotRequired[Timings]
     memory_peaks: NotRequired[list[Peak]]
     images: NotRequired[list[PictureReport]]
@@ -235,8 +255,8 @@ class CompletionLogprobs(TypedDict):
     """Log-probabilities in OpenAI's older shape; ``text_offset`` counts characters."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -248,6 +268,7 @@ class CompletionChoice(TypedDict):
     index: Count
     logprobs: CompletionLogprobs | None
     finish_reason: TextFinish | None
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @shape

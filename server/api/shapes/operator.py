@@ -103,9 +103,12 @@ class TokenPiece(TypedDict):
 
 @shape
 class TokenizedAnswer(TypedDict):
-    """Tokens; with their pieces where these were asked for."""
+    """Tokens; with their pieces where these were asked for. The rest is for vLLM's ``prompt``."""
 
     tokens: list[int] | list[TokenPiece]
+    count: NotRequired[int]
+    max_model_len: NotRequired[int]
+    token_strs: NotRequired[list[str] | None]
 
 
 @shape
@@ -113,6 +116,19 @@ class Detokenized(TypedDict):
     """A text. What is no character becomes U+FFFD."""
 
     content: str
+    prompt: str
+
+
+@shape
+class TokenizerInfo(TypedDict):
+    """What clients of vLLM read of a tokenizer."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str | None
+    chat_template: str | None
+    vocab_size: int
+    model_max_length: int
 
 
 @shape
