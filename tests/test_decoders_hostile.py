@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -86,17 +85,12 @@ def test_time_and_memory_are_bounded_and_the_next_picture_is_decoded(name: str) 
     asyncio.run(go())
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [("tiff-strips", "300 MiB of memory"), ("jpeg-scans", "processor time")],
-)
-def test_the_refusal_names_the_limit_and_its_value(name: str, says: str) -> None:
-    limits = replace(LIMITS, cpu_seconds=20.0, wall_seconds=600.0) if "memory" in says else LIMITS
-
+def test_the_refusal_names_the_limit_and_its_value() -> None:
     async def go() -> None:
-        pool = DecoderPool(limits, 2, (JOBS,), Counted(), Usage())
+        pool = DecoderPool(LIMITS, 2, (JOBS,), Counted(), Usage())
         try:
-            assert says in (await decode(pool, HOSTILE[name](1_500_000)))[0]
+            answer, _, _ = await decode(pool, HOSTILE["jpeg-scans"](1_500_000))
+            assert answer.startswith("The picture takes more than 1 s of processor time")
         finally:
             pool.close()
 
