@@ -140,8 +140,10 @@ def test_ctrl_c_at_any_moment_ends_it_without_a_traceback(moment: float, tmp_pat
         window.press(CTRL_C)
         code = window.wait()
     # Before Python has read our first line it dies of the signal, as any program would.
-    assert code in {0, -signal.SIGINT}, window.seen
-    assert "Traceback" not in window.seen
+    # While Python itself still starts, it has a traceback that we cannot prevent.
+    ours = "/server/" in window.seen
+    assert "Traceback" not in window.seen or not ours, window.seen
+    assert code in {0, -signal.SIGINT} or not ours, window.seen
 
 
 def test_a_second_ctrl_c_ends_a_running_stream_at_once(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
-import signal
-import sys
+from _signal import SIG_DFL, SIGINT, signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal(SIGINT, SIG_DFL)
+
+import sys
 
 from server.cli.main import main
 
