@@ -128,9 +128,9 @@ def test_errors(client: anthropic.Anthropic, asked: Any) -> None:
             model="demo",
             max_tokens=2000,
             messages=asked,
-            thinking={"type": "enabled", "budget_tokens": 1024},
+            extra_body={"container": "c"},
         )
-    assert refused.value.body["error"]["param"] == "thinking.type"
+    assert refused.value.body["error"]["param"] == "container"
     with pytest.raises(anthropic.NotFoundError):
         client.messages.batches.list()
 
