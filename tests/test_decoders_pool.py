@@ -285,3 +285,20 @@ def test_a_closed_pool_leaves_no_process() -> None:
         assert pool.counted.alive == 0
 
     running(go)
+
+
+def test_a_client_who_fills_the_queue_is_passed_by_another() -> None:
+    """One place; eight files of the hog's wait when somebody else's comes."""
+
+    async def go(pool: Pool) -> None:
+        hog = [
+            asyncio.ensure_future(pool.do("work", 0.1, data=bytes([number]), client="hog"))
+            for number in range(8)
+        ]
+        await hog[0]
+        await pool.do("mirror", client="other")
+        assert sum(one.done() for one in hog) <= 3
+        await asyncio.gather(*hog)
+        assert pool.usage.of("hog") > 0.5 > pool.usage.of("other")
+
+    running(go, Pool(count=1, cpu_seconds=60.0))
