@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -35,6 +36,31 @@ def test_decodes_alone_pass_no_prefill_machinery() -> None:
     assert text_of(outputs["a"]) == countdown(30)[: len(text_of(outputs["a"]))]
     # Prefills, the step after them, and the one after each end; 25 steps and more in all.
     assert len(seen) <= 10, seen
+
+
+def test_a_decode_step_runs_code_of_few_files() -> None:
+    """As ``python -m scripts.files_passed`` counts them in a real server, llama.cpp's aside."""
+    core, _ = make_core(n_seq=2, n_cells=300)
+    core.add(add("a", "x" * 30, max_tokens=25))
+    for _ in range(6):
+        core.step()
+    passed: set[str] = set()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        _, ours, name = frame.f_code.co_filename.partition("/server/engine/")
+        if ours and event == "call":
+            passed.add(name)
+
+    sys.setprofile(note)
+    try:
+        for _ in range(5):
+            assert core.has_work
+            core.step()
+    finally:
+        sys.setprofile(None)
+    cells = {f"scheduling/{name}.py" for name in ("scheduler", "kv_cells", "pace")}
+    others = {"scheduling/prompt_keys.py"}  # the fake runner's
+    assert passed - others == {"core.py", "request.py", "output_text.py", *cells}
 
 
 def test_waiting_requests_are_not_compared_while_nothing_changes(

@@ -60,8 +60,9 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether any request waits or runs, or cells are to be copied to the RAM."""
-        copies = self._cells.has_saves or self._cells.has_surplus
-        return bool(self.waiting or self.running) or copies
+        if self.waiting or self.running:
+            return True
+        return self._cells.has_saves or self._cells.has_surplus
 
     @property
     def decodes_only(self) -> bool:
