@@ -118,7 +118,7 @@ def test_tags_are_found_in_the_template(source: str, start: str | None) -> None:
 @pytest.mark.parametrize(("texts", "template"), [(SAID, QWEN), (BEGUN, R1)])
 def test_chat_has_them_as_reasoning_content(texts: tuple[str, ...], template: str) -> None:
     answer = post_chat(engine(texts, template), chat()).json()
-    ChatCompletion.model_validate(answer)
+    TypeAdapter(ChatCompletion).validate_python(answer)
     message = answer["choices"][0]["message"]
     assert message["content"] == "It is red."
     assert message["reasoning_content"] == "Let me see."
@@ -239,7 +239,7 @@ ANTHROPIC = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "cont
 
 def test_anthropic_has_thinking_blocks() -> None:
     answer = posted("/v1/messages", ANTHROPIC, engine()).json()
-    AnthropicMessage.model_validate(answer)
+    TypeAdapter(AnthropicMessage).validate_python(answer)
     thinking, text = answer["content"]
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Let me see.")
     assert thinking["signature"]
@@ -264,7 +264,7 @@ def test_anthropic_s_events() -> None:
 def test_responses_have_reasoning_items(summary: str | None) -> None:
     body = {"input": "hi", "reasoning": {"summary": summary}}
     answer = posted("/v1/responses", body, engine()).json()
-    ResponseObject.model_validate(answer)
+    TypeAdapter(ResponseObject).validate_python(answer)
     reasoning, message = answer["output"]
     place, kind = ("summary", "summary_text") if summary else ("content", "reasoning_text")
     assert reasoning["type"] == "reasoning"
