@@ -219,7 +219,7 @@ def encoded_image(picture: Picture) -> EncodedImage:
         source_width=picture.image.source_width,
         source_height=picture.image.source_height,
         encode_seconds=picture.encode_seconds,
-        # Without rows the prefix cache had all of it, and nobody needed to look.
+        # Without rows the prefix cache had all of it, so it was not looked up.
         cached=picture.cached or picture.rows is None,
         encode_start=picture.encode_start,
         tiles=picture.n_tiles,

@@ -20,8 +20,8 @@ def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
     """What stands in each position, int64 [n, 2]: a token's id, or a picture's hash and place.
 
     Two prompts with the same keys have the same embeddings. Of the picture's SHA-256, which
-    covers its bytes and its preprocessing, 110 bits go in: nobody can make a picture that
-    passes for somebody else's.
+    covers its bytes and its preprocessing, 110 bits go in: no client can make a picture that
+    passes for another client's.
     """
     tokens = np.zeros((len(output_tokens), 2), np.int64)
     tokens[:, 0] = output_tokens
