@@ -18,6 +18,7 @@ from live import DEMO
 from scripts.synthetic.tiny import write_tiny
 from server.engine import seams as seams_module
 from server.engine import tokenize_thread
+from server.engine.llama import model as llama_model
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
 from server.engine.prompt_tokens import Text, fragments, tokenize_fragments
@@ -127,14 +128,16 @@ def test_pieces_have_the_tokens_of_the_whole(model: Model, drawn: list[tuple[str
     whole = tokenize_fragments(fragments(parts, model.special_tokens()), model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seams_module, "PIECE", 3)
-        patch.setattr(tokenize_thread, "PIECE", 0)
+        patch.setattr(llama_model, "PIECE", 0)
+        patch.setattr(llama_model, "_LONG_FOR_BPE", 0)
         found = list(tokenize_thread._pieces(parts, model))
     assert np.concatenate(found).tolist() == whole
 
 
 def test_texts_have_seams_in_every_vocabulary(model: Model) -> None:
-    seams = model.seams()
+    seams = model.seams(1 << 20)
     assert seams is not None
+    assert model.seams(100) is None
     spaced, dense = "qxz jkw " * PIECE, "\U0001f600" * 4 * PIECE
     for text in [spaced] if seams.words else [spaced, dense]:
         cuts = list(seams.cuts(text))

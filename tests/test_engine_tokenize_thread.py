@@ -54,7 +54,7 @@ class Vocabulary:
     def whole_piece(self, token: int) -> bytes:
         return bytes((token,))
 
-    def seams(self) -> Seams | None:
+    def seams(self, n_characters: int) -> Seams | None:
         return find_seams([], [], words=False)
 
 

@@ -44,8 +44,8 @@ class Vocabulary(Protocol):
     def whole_piece(self, token: int) -> bytes:
         """The bytes of a token, special ones written out."""
 
-    def seams(self) -> Seams | None:
-        """Where texts may be cut, if that is known."""
+    def seams(self, n_characters: int) -> Seams | None:
+        """Where a text of such a length may be cut; None if it is not known, or not worth it."""
 
 
 def make_runs(

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-# Characters of a piece, at least: some ten milliseconds of tokenizing.
-PIECE: Final = 16 * 1024
+# Characters of a piece, at least: a few milliseconds of tokenizing.
+PIECE: Final = 4096
 # Characters in which a seam is looked for before a larger piece is taken.
 _REACH: Final = 4096
 # Tokens that are looked at in one go, about a millisecond.

@@ -54,12 +54,10 @@ Prompt = AddRequest | EmbedRequest | CountRequest
 Job = Prompt | TokenizeRequest | DetokenizeRequest
 Steps = Iterator[None]
 
-# Seconds that one text may take.
+# Seconds of processor time that one text may take.
 _LIMIT: Final = 30.0
 # Seconds in which a prompt that is too long is still counted to its end.
 _COUNTED: Final = 2.0
-# BPE takes linear time: only texts of so many characters are worth finding its seams.
-_LONG_FOR_BPE: Final = 16 * PIECE
 
 
 @dataclass(slots=True, frozen=True)
@@ -119,6 +117,8 @@ class TokenizeThread:
 
     def _work(self) -> None:
         unbind()
+        if self._runner.vocabulary is not None:
+            self._runner.vocabulary.seams(PIECE + 1)  # takes half a second, once
         jobs: deque[tuple[Job, Steps]] = deque()
         while True:
             while not jobs or not self._new.empty():
@@ -239,7 +239,7 @@ def _overflow(total: int, most: int, *, more: bool = False) -> ContextLengthExce
 
 
 class _Clock:
-    """The time that one text takes, without that of others between its pieces."""
+    """The processor time that one text takes, without that of others between its pieces."""
 
     def __init__(self, param: str) -> None:
         self._param = param
@@ -249,11 +249,11 @@ class _Clock:
     @property
     def spent(self) -> float:
         """Seconds so far."""
-        return self._before + time.perf_counter() - self._start
+        return self._before + time.thread_time() - self._start
 
     def go_on(self) -> None:
         """The next piece begins."""
-        self._start = time.perf_counter()
+        self._start = time.thread_time()
 
     def check(self) -> None:
         """A piece ends. Raises RequestError where the text has had its time."""
@@ -269,7 +269,7 @@ class _Clock:
 
 def _pieces(texts: Sequence[Text], vocabulary: Vocabulary) -> Iterator[NDArray[np.int32]]:
     """The tokens of texts that follow each other, piece by piece, without BOS and EOS."""
-    seams = vocabulary.seams() if sum(len(_plain(text)) for text in texts) > PIECE else None
+    seams = vocabulary.seams(sum(len(_plain(text)) for text in texts))
     specials = vocabulary.special_tokens()
     stand_in = seams.stand_in if seams else ""
     head = len(vocabulary.tokenize(stand_in, add_special=False)) if stand_in else 0

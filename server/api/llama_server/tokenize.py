@@ -168,7 +168,7 @@ def _tokenizer(served: ServedModel) -> TokenizerInfo:
 
 
 # Tokens that are written in one go, in about a millisecond.
-_AT_ONCE = 8192
+_AT_ONCE = 2048
 
 
 async def _answer(model: ServedModel, body: TokenizeBody, found: Tokenized) -> AsyncIterator[bytes]:

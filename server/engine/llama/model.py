@@ -11,7 +11,7 @@ from typing import Any
 
 import llama_cpp
 
-from server.engine.seams import Seams, find_seams
+from server.engine.seams import PIECE, Seams, find_seams
 from server.errors import StartupError
 from server.messages import ModelFacts
 from server.tools.reasoning import WORDS as THOUGHT_WORDS
@@ -25,6 +25,8 @@ _WORDS = frozenset(
 )
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _LSTRIP, _RSTRIP = llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP, llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+# BPE takes linear time: shorter texts are not worth the seconds that finding its seams takes.
+_LONG_FOR_BPE = 64 * PIECE
 
 
 @dataclass(slots=True, frozen=True)
@@ -186,11 +188,13 @@ class Model:
         )
         return [buffer.raw[:size] if size > 0 else self.piece(token) for token, size in sizes]
 
-    def seams(self) -> Seams | None:
-        """Where its texts may be cut; None for a kind of vocabulary whose seams are not known."""
+    def seams(self, n_characters: int) -> Seams | None:
+        """Where a text of such a length may be cut; None if it is not known, or not worth it."""
         kind = self.meta("tokenizer.ggml.model")
         known = kind == "llama" or (kind == "gpt2" and self.meta("tokenizer.ggml.pre") != "kimi-k2")
-        if self._seams is None and known:
+        if not known or n_characters <= (PIECE if kind == "llama" else _LONG_FOR_BPE):
+            return None
+        if self._seams is None:
             self._seams = find_seams(self.pieces(), self._always_cut(), words=kind == "gpt2")
         return self._seams
 
