@@ -168,7 +168,9 @@ def test_pictures_that_were_made_smaller_have_the_same_tokens(kind: str, engine:
     if facts.fixed:
         assert not facts.most_pixels
         return
-    for size in ((8000, 6000), (3000, 4000), (9000, 1000), (1999, 7001), (6144, 8192)):
+    # This Gemma 4's table of positions is too short for the long one, which is refused.
+    long = (9000, 1500) if kind == "gemma4" else (9000, 1000)
+    for size in ((8000, 6000), (3000, 4000), long, (1999, 7001), (6144, 8192)):
         smaller = fewer(*size, facts.most_pixels)
         assert smaller[0] < size[0]
         one, two = (

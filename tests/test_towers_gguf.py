@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +20,7 @@ from server.errors import StartupError
 from server.gguf.file import open_gguf
 from server.mmproj.facts import read_facts
 from server.mmproj.layout import TowerShape
+from server.mmproj.reference import random_weights, write_tower
 
 SHAPE = TowerShape(28, 14, 8, 2, 8, 1, 8, 8, pinpoints=((28, 56),))
 
@@ -198,3 +200,42 @@ def test_reads_what_the_gguf_package_reads(tmp_path: Path) -> None:
     for name, array in theirs.items():
         assert file.tensors[name].shape == array.shape[::-1]
         assert file.bytes_of(file.tensors[name]).tobytes() == array.tobytes()
+
+
+BLOCK = "v.blk.0."
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        (f"{BLOCK}ffn_up.weight", (16, 8), "shape (8, 16) where (8, 8) is needed"),
+        (f"{BLOCK}ffn_up.bias", (9,), "shape (9,) where (8,) is needed"),
+        (f"{BLOCK}ffn_down.weight", (8, 24), "is needed"),
+        (f"{BLOCK}attn_q.weight", (8, 16), "shape (16, 8) where (8, 8) is needed"),
+        (f"{BLOCK}attn_out.bias", (1,), "is needed"),
+        (f"{BLOCK}ln1.weight", (7,), "shape (7,) where (8,) is needed"),
+        ("v.patch_embd.weight", (8, 3, 14, 7), "where (14, 14, 3, 8) is needed"),
+        ("mm.depthwise.weight", (4, 1, 3, 3), "F32 where llama.cpp's convolution needs F16"),
+    ],
+)
+def test_a_tensor_that_would_end_llama_cpp_is_named(
+    name: str, shape: tuple[int, ...], words: str, tmp_path: Path
+) -> None:
+    weights = random_weights(SHAPE, 5)
+    weights[name] = np.zeros(shape, np.float32)
+    path = tmp_path / "mmproj.gguf"
+    write_tower(path, SHAPE, weights)
+    told = refusal(path)
+    assert words in told
+    assert "v.blk.0." in told or name in told
+
+
+def test_names_that_old_converters_swapped_are_taken(tmp_path: Path) -> None:
+    shape = replace(SHAPE, feed_forward=16)
+    weights = random_weights(shape, 5)
+    for end in ("weight", "bias"):
+        up, down = f"{BLOCK}ffn_up.{end}", f"{BLOCK}ffn_down.{end}"
+        weights[up], weights[down] = weights[down], weights[up]
+    path = tmp_path / "mmproj.gguf"
+    write_tower(path, shape, weights)
+    assert read_facts(path).n_ff == 16

@@ -15,6 +15,7 @@ from server.gguf.file import open_gguf, read_header
 from server.gguf.header import GGUFHeader
 from server.mmproj import layout
 from server.mmproj.projectors import projector_of
+from server.mmproj.shapes import wrong_llava_tensor, wrong_tensor
 
 
 def read_newline(mmproj: Path, n_out: int) -> NDArray[np.float32] | None:
@@ -258,7 +259,13 @@ def facts_of(path: Path, file: GGUFHeader) -> TowerFacts:
     )
     if projector_of(projector).llava:
         _check_llava(path, file, facts)
+    if wrong := wrong_tensor(file.tensors):
+        raise _unusable(path, wrong)
     return facts
+
+
+def _unusable(path: Path, problem: str) -> StartupError:
+    return StartupError(f"{path} cannot be used: {problem}; convert the model again")
 
 
 def _places(file: GGUFHeader) -> int:
@@ -271,7 +278,8 @@ def _check_llava(path: Path, file: GGUFHeader, facts: TowerFacts) -> None:
     table = file.tensors.get(layout.POSITIONS)
     grid = facts.grid(facts.image_size)
     expected = (facts.n_embd, grid**2 + facts.has_class_token)
-    problem = None
+    tensors = file.tensors
+    problem = wrong_llava_tensor(tensors, facts.n_embd, facts.n_ff, facts.patch_size)
     if not grid or facts.n_embd % facts.n_head:
         problem = (
             f"a tower of {facts.image_size} pixels, patches of {facts.patch_size}, width"
@@ -285,4 +293,4 @@ def _check_llava(path: Path, file: GGUFHeader, facts: TowerFacts) -> None:
     elif facts.pools and grid != _LDP_GRID:
         problem = f"llama.cpp computes projector {facts.projector_type!r} for a 24 x 24 grid only"
     if problem:
-        raise StartupError(f"{path} cannot be used: {problem}; convert the model again")
+        raise _unusable(path, problem)

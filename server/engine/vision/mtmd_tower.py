@@ -220,14 +220,22 @@ class MtmdTower:
     def _check_places(self, spans: Sequence[Span], parts: Sequence[PromptPart]) -> None:
         """Refuses what ggml would abort on: a patch beyond the table of positions."""
         facts = self._tower.facts
-        most = facts.places // projector_of(facts.projector_type).merge
-        for span in spans if most else ():
-            if isinstance(span, ImageSpan) and max(span.grid_width, span.grid_height) > most:
-                image = [part for part in parts if isinstance(part, ImageInput)][span.picture]
+        # gemma4uv's patches are as large as its tokens (clip.cpp).
+        joined = (
+            1 if facts.projector_type == "gemma4uv" else projector_of(facts.projector_type).merge
+        )
+        most = facts.places // joined
+        images = [part for part in parts if isinstance(part, ImageInput)] if most else []
+        for span in spans if images else ():
+            if not isinstance(span, ImageSpan):
+                continue
+            image = images[span.picture]
+            columns, rows = _sides(span.n_tokens, image)
+            if max(columns, rows) > most:
                 raise ImageError(
                     f"a picture of {image.source_width} x {image.source_height} pixels takes"
-                    f" {span.grid_width} x {span.grid_height} tokens, and this tower knows places"
-                    f" for {most} along a side; send one of another shape",
+                    f" {columns} x {rows} tokens, and this tower knows places for {most} along a"
+                    " side; send one of another shape",
                     param=image.param,
                 )
 
@@ -295,3 +303,13 @@ class MtmdTower:
 
 def _most_tokens(spans: Sequence[Span]) -> int:
     return max(span.n_tokens for span in spans if isinstance(span, ImageSpan))
+
+
+def _sides(n_tokens: int, image: ImageInput) -> tuple[int, int]:
+    """Columns and rows of a picture's tokens, where libmtmd gives their product alone.
+
+    It keeps the picture's shape as far as whole tokens allow.
+    """
+    shape = math.log(image.width / image.height)
+    sides = [(n_tokens // rows, rows) for rows in range(1, n_tokens + 1) if n_tokens % rows == 0]
+    return min(sides, key=lambda side: abs(math.log(side[0] / side[1]) - shape))
