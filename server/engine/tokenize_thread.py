@@ -188,14 +188,21 @@ def count_long(job: CountRequest, runner: Runner) -> Any:
         if not any(isinstance(part, ImageInput) for part in job.parts):
             return Counted(job.request_id, len(text), 0)
         # libmtmd would tokenize the texts again: it is given those of prompts that can be served.
-        fits = len(text) <= runner.n_ctx_seq
-        parts = job.parts if fits else tuple(p for p in job.parts if isinstance(p, ImageInput))
-        runs = runner.tokenize(parts)
-        pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
-        if not fits:
+        if len(text) > runner.n_ctx_seq:
+            pictures = _count_pictures(job.parts, runner)
             return Counted(job.request_id, len(text) + pictures, pictures)
-    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
-    return Counted(job.request_id, sum(run.size for run in runs), pictures)
+        runs = runner.tokenize(job.parts)
+    return Counted(job.request_id, sum(run.size for run in runs), _size_of_pictures(runs))
+
+
+def _count_pictures(parts: Sequence[PromptPart], runner: Runner) -> int:
+    """The tokens of a prompt's pictures, without its texts."""
+    images = tuple(part for part in parts if isinstance(part, ImageInput))
+    return _size_of_pictures(runner.tokenize(images))
+
+
+def _size_of_pictures(runs: Sequence[Run]) -> int:
+    return sum(run.size for run in runs if isinstance(run, ImageRun))
 
 
 def tokenize_long(parts: Sequence[PromptPart], runner: Runner) -> Any:
@@ -210,7 +217,8 @@ def tokenize_long(parts: Sequence[PromptPart], runner: Runner) -> Any:
     if not any(isinstance(part, ImageInput) for part in parts):
         return (TokenRun(tokens),)
     if len(tokens) > runner.n_ctx_seq:
-        raise _overflow(len(tokens), runner.n_ctx_seq)
+        pictures = _count_pictures(parts, runner)
+        raise _overflow(len(tokens) + pictures, runner.n_ctx_seq, pictures)
     # libmtmd knows what belongs around pictures; a text that fits the context is soon tokenized.
     return runner.tokenize(parts)
 
@@ -231,8 +239,10 @@ def _text_tokens(parts: Sequence[PromptPart], runner: Runner, *, most: int | Non
     return _wrapped(tokens, runner.vocabulary)
 
 
-def _overflow(total: int, most: int, *, more: bool = False) -> ContextLengthExceeded:
-    words = overflow_message(total, 0, most)
+def _overflow(
+    total: int, most: int, pictures: int = 0, *, more: bool = False
+) -> ContextLengthExceeded:
+    words = overflow_message(total, pictures, most)
     if more:
         words = words.replace(f"has {total}", f"has more than {total}", 1)
     return ContextLengthExceeded(words, param="messages")
