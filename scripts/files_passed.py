@@ -15,9 +15,9 @@ Two counts are printed:
   token to the next. The step with the most files and the usual one are given.
 
 At commit f16df52, before the reorganization, they were 119 files (web 72, engine 49; two in both)
-and 25 of the engine; once only the files had been moved, 95 (59 and 38) and 20. On 28 November 2026,
-with thoughts, decoder processes and the fields' table added since, they are 100 (61 and 41) and 12.
-The aim for a request is at most 80.
+and 25 of the engine; once only the files had been moved, 95 (59 and 38) and 20. With thoughts,
+decoder processes and the fields' table, which came since, they are 100 (61 and 41) and 12. The aim
+for a request is at most 80.
 """
 
 from __future__ import annotations
