@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -182,6 +183,19 @@ def test_a_nursery_that_was_killed_is_started_again() -> None:
         popen.kill()
         popen.wait()
         pool.close()
+        assert (await pool.do("mirror")).decoded.buffers[0] == b"abc"
+
+    running(go)
+
+
+def test_ctrl_c_is_for_the_web_process() -> None:
+    async def go(pool: Pool) -> None:
+        await pool.do("mirror")
+        popen = nursery("decoder_jobs")._popen
+        assert popen is not None
+        popen.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.2)
+        assert popen.poll() is None
         assert (await pool.do("mirror")).decoded.buffers[0] == b"abc"
 
     running(go)

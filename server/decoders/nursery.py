@@ -78,7 +78,9 @@ class Nursery:
 
 
 def main(arguments: list[str]) -> None:
-    """Imports, then serves."""
+    """Imports, then serves until the web process closes the line."""
+    # Ctrl-C is for the web process, which ends this one; here it would only print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in arguments[1:]:
         import_module(module)
     gc.collect()
