@@ -36,6 +36,8 @@ class Window:
         line = [*before, *line, "--cache-dir", str(folder / "cache")]
         self.pid, self._screen = pty.fork()
         if self.pid == 0:
+            # As a shell in a terminal starts it: tests in the background inherit an ignored Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.chdir(ROOT)
             os.execvp(line[0], line)
         fcntl.ioctl(self._screen, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
@@ -123,7 +125,7 @@ def test_the_start_fits_a_few_lines_and_the_bar_is_not_among_them(tmp_path: Path
 
 def test_verbosely_the_start_is_as_in_a_log(tmp_path: Path) -> None:
     with Window(tmp_path, "-v") as window:
-        window.read("serving on ")
+        window.read(", with its API at ")
         window.press(CTRL_C)
         assert window.wait() == 0
     log = [line for line in window.lines if line and not line.startswith("^C")]
@@ -195,7 +197,7 @@ def test_closing_the_window_ends_the_server(tmp_path: Path) -> None:
 
 def test_closing_the_window_does_not_end_what_was_started_with_nohup(tmp_path: Path) -> None:
     with Window(tmp_path, before=NOHUP) as window:
-        window.read("serving on ")
+        window.read(", with its API at ")
         url = window.url
         window.close()
         time.sleep(1.5)

@@ -372,8 +372,9 @@ def test_ctrl_c_in_a_step_is_no_failure_of_make(tmp_path: Path) -> None:
     (tmp_path / "scripts" / "__init__.py").touch()
     (tmp_path / "scripts" / "setup.py").write_text(
         "import sys, time\n"
-        "print('begun', flush=True)\n"
-        "try: time.sleep(20)\n"
+        "try:\n"
+        "    print('begun', flush=True)\n"
+        "    time.sleep(20)\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
     )
     shutil.copy(ROOT / "Makefile", tmp_path)
