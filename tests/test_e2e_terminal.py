@@ -125,7 +125,7 @@ def test_the_start_fits_a_few_lines_and_the_bar_is_not_among_them(tmp_path: Path
 
 def test_verbosely_the_start_is_as_in_a_log(tmp_path: Path) -> None:
     with Window(tmp_path, "-v") as window:
-        window.read(", with its API at ")
+        window.read("serving on ")
         window.press(CTRL_C)
         assert window.wait() == 0
     log = [line for line in window.lines if line and not line.startswith("^C")]
