@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from contextlib import suppress
 
 from server import __version__
 from server.logs import clear_line, configure_logging, is_terminal
@@ -111,4 +112,6 @@ def _warn_of_unused_gpu(ready: EngineReady) -> None:
 
 
 def _print(line: str) -> None:
-    print(f"{clear_line(sys.stderr)}{line}", file=sys.stderr, flush=True)
+    # A terminal that was closed does not end what was started with nohup.
+    with suppress(OSError):
+        print(f"{clear_line(sys.stderr)}{line}", file=sys.stderr, flush=True)
