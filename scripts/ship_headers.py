@@ -21,7 +21,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 
-from scripts.synthetic.files import is_plain, llm_tensors
+from scripts.synthetic.files import is_plain, llm_tensors, llm_writer
 from scripts.synthetic.shapes import LlmShape
 from server.mmproj.layout import NEWLINES, TowerShape, tensor_shapes
 from server.mmproj.reference import write_metadata
@@ -72,18 +72,7 @@ def _pack(path: Path, header: bytes) -> None:
 
 
 def _model(name: str, shape: LlmShape) -> bytes:
-    writer = GGUFWriter(None, "llama")
-    writer.add_name(name)
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.feed_forward)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.width // shape.heads)
-    writer.add_rope_freq_base(shape.rope_base)
-    writer.add_vocab_size(shape.vocabulary)
+    writer = llm_writer(None, name, shape)
     tensors = llm_tensors(shape)
     kinds = {tensor: q4_k_m(tensor, size, shape.layers) for tensor, size in tensors.items()}
     return _header(writer, tensors, kinds)

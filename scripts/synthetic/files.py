@@ -62,17 +62,8 @@ def q4_k_m(layers: int) -> Mix:
     return choose
 
 
-def write_llm(
-    path: Path,
-    name: str,
-    shape: LlmShape,
-    quant: GGMLQuantizationType,
-    seed: int,
-    *,
-    empty: bool = False,
-    mix: Mix | None = None,
-) -> None:
-    """Writes a language model that llama.cpp loads and serves, and that talks nonsense."""
+def llm_writer(path: Path | None, name: str, shape: LlmShape) -> GGUFWriter:
+    """A writer with the metadata of such a model, all but its vocabulary."""
     writer = GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_context_length(shape.context)
@@ -85,6 +76,21 @@ def write_llm(
     writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_vocab_size(shape.vocabulary)
+    return writer
+
+
+def write_llm(
+    path: Path,
+    name: str,
+    shape: LlmShape,
+    quant: GGMLQuantizationType,
+    seed: int,
+    *,
+    empty: bool = False,
+    mix: Mix | None = None,
+) -> None:
+    """Writes a language model that llama.cpp loads and serves, and that talks nonsense."""
+    writer = llm_writer(path, name, shape)
     add_vocabulary(writer, shape.vocabulary)
     _write_tensors(writer, llm_tensors(shape), WeightPool(quant, seed), empty=empty, mix=mix)
 
