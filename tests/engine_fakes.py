@@ -15,7 +15,6 @@ from server.engine.core import EngineCore
 from server.engine.llama.positions import Positions
 from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, Run, Sample, TokenRun
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of
@@ -25,13 +24,14 @@ from server.engine.scheduling.step import (
     CacheChange,
     Chunk,
     Forget,
+    Pace,
     RestoreWindow,
     SaveWindow,
     SwapIn,
     SwapOut,
 )
-from server.engine.vision.cache import ImageCache
 from server.engine.vision.encode import encode_pictures
+from server.engine.vision.encoders import ImageCache
 from server.errors import RequestError
 from server.messages import AddRequest, ImageInput, TokenLogprob, TokenOutput
 from server.messages.sampling import SamplingParams

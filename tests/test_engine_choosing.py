@@ -16,9 +16,9 @@ from server.engine.llama.model import Model
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.vision.cache import ImageCache
+from server.engine.scheduling.step import Pace
+from server.engine.vision.encoders import ImageCache
 from server.grammar import gbnf_grammar, schema_grammar
 from server.messages import AbortRequest, AddRequest, FinishReason, Rejected, TokenOutput
 from server.messages.sampling import Grammar, GrammarKind, SamplingParams

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from engine_fakes import IMAGE_TOKENS, add, countdown, drain, make_core, picture, text_of
 
-from server.engine.scheduling.pace import SMALLEST_CHUNK
+from server.engine.scheduling.step import SMALLEST_CHUNK
 from server.errors import ContextLengthExceeded, EngineError, RequestError
 from server.messages import AbortRequest, Admitted, FinishReason, Rejected, TokenOutput
 

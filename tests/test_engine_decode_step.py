@@ -58,7 +58,7 @@ def test_a_decode_step_runs_code_of_few_files() -> None:
             core.step()
     finally:
         sys.setprofile(None)
-    cells = {f"scheduling/{name}.py" for name in ("scheduler", "kv_cells", "pace")}
+    cells = {f"scheduling/{name}.py" for name in ("scheduler", "kv_cells", "step")}
     others = {"scheduling/prompt_keys.py"}  # the fake runner's
     assert passed - others == {"core.py", "request.py", "output_text.py", *cells}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+from typing import Any
 
 from server.engine.grammar_thread import GrammarThread
+from server.engine.loop import Inbox
 from server.messages import AbortRequest, AddRequest
 from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
@@ -17,13 +19,30 @@ def add(name: str, sampling: SamplingParams = SLOW) -> AddRequest:
 
 
 class Bench:
+    """An inbox with a grammar thread that compiles once ``go`` is set."""
+
     def __init__(self) -> None:
         self.go = threading.Event()
         self.began = threading.Event()
-        self.delivered: queue.Queue[str] = queue.Queue()
-        self.grammar_thread = GrammarThread(
-            self.compile_ahead, lambda m: self.delivered.put(m.request_id)
-        )
+        self.sent: queue.Queue[Any] = queue.Queue()
+        line: Any = self
+        self.inbox = Inbox(line)
+        self.grammar_thread = GrammarThread(self.compile_ahead, self.inbox.put)
+        self.inbox.grammar_thread = self.grammar_thread
+
+    def recv(self) -> Any:
+        return self.sent.get()
+
+    def send(self, *messages: object) -> None:
+        for message in messages:
+            self.sent.put(message)
+
+    def delivered(self, count: int) -> list[Any]:
+        """The next messages: requests by name."""
+        found: list[Any] = []
+        while len(found) < count:
+            found += self.inbox.take(wait=True)
+        return [m.request_id if isinstance(m, AddRequest) else m for m in found]
 
     def compile_ahead(self, sampling: SamplingParams) -> None:
         self.began.set()
@@ -34,32 +53,36 @@ class Bench:
 
 def test_only_slow_requests_are_held() -> None:
     bench = Bench()
-    assert not bench.grammar_thread.takes(add("fast", SamplingParams()))
-    assert not bench.grammar_thread.takes(AbortRequest("fast"))
-    assert not bench.grammar_thread.takes("anything else")
-    assert bench.grammar_thread.takes(add("slow"))
-    assert bench.grammar_thread.takes(add("dry", SamplingParams(dry_multiplier=1.0)))
+    bench.send(add("slow"), add("dry", SamplingParams(dry_multiplier=1.0)))
+    bench.send(add("fast", SamplingParams()), AbortRequest("fast"), "anything else")
+    assert bench.delivered(3) == ["fast", AbortRequest("fast"), "anything else"]
     bench.go.set()
-    assert [bench.delivered.get(timeout=10) for _ in range(2)] == ["slow", "dry"]
-    assert not bench.grammar_thread.takes(AbortRequest("slow")), "the engine has it"
+    assert bench.delivered(2) == ["slow", "dry"]
+    bench.send(AbortRequest("slow"))
+    assert bench.delivered(1) == [AbortRequest("slow")], "the engine has it"
 
 
 def test_an_aborted_one_is_never_delivered() -> None:
     bench = Bench()
-    assert bench.grammar_thread.takes(add("in work"))
-    assert bench.grammar_thread.takes(add("queued"))
-    assert bench.grammar_thread.takes(add("last"))
+    bench.send(add("in work"), add("queued"), add("last"))
     assert bench.began.wait(10)
-    assert bench.grammar_thread.takes(AbortRequest("in work"))
-    assert bench.grammar_thread.takes(AbortRequest("queued"))
+    bench.send(AbortRequest("in work"), AbortRequest("queued"), "all is read")
+    assert bench.delivered(1) == ["all is read"], "nobody else needs the aborts"
     bench.go.set()
-    assert bench.delivered.get(timeout=10) == "last"
-    assert bench.delivered.empty()
+    assert bench.delivered(1) == ["last"]
+    assert bench.inbox.empty
 
 
 def test_what_cannot_be_foreseen_is_delivered_all_the_same() -> None:
     bench = Bench()
     bench.go.set()
-    broken = SamplingParams(grammar=SLOW.grammar, seed=13)
-    assert bench.grammar_thread.takes(add("broken", broken))
-    assert bench.delivered.get(timeout=10) == "broken"
+    bench.send(add("broken", SamplingParams(grammar=SLOW.grammar, seed=13)))
+    assert bench.delivered(1) == ["broken"]
+
+
+def test_a_request_is_dropped_once() -> None:
+    bench = Bench()
+    bench.grammar_thread.hold(add("slow"))
+    assert bench.grammar_thread.drop("slow")
+    assert not bench.grammar_thread.drop("slow")
+    bench.go.set()

@@ -13,9 +13,8 @@ from fakes import FakeEngine, chat, post_chat
 from live import ROOT
 from memory_fakes import GIB, gpu, ram
 
-from server.engine import memory_peaks as peaks
-from server.engine.memory_peaks import MemoryPeaks
-from server.memory.measured.system import ProcessMemory
+from server.memory.measured import system
+from server.memory.measured.system import MemoryPeaks, ProcessMemory
 from server.messages import MemoryPeak, RequestTimings, TokenOutput
 
 
@@ -23,7 +22,7 @@ from server.messages import MemoryPeak, RequestTimings, TokenOutput
 def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process's peak, one number that tests change."""
     value = [100]
-    monkeypatch.setattr(peaks, "read_process", lambda: ProcessMemory(0, 0, value[0]))
+    monkeypatch.setattr(system, "read_process", lambda: ProcessMemory(0, 0, value[0]))
     return value
 
 
@@ -68,7 +67,7 @@ def test_the_last_output_carries_it(held: list[int]) -> None:
 
 
 OWN = """
-from server.engine.memory_peaks import MemoryPeaks
+from server.memory.measured.system import MemoryPeaks
 begun = MemoryPeaks().watch()
 block = bytearray(b"x") * (64 * 2**20)
 (peak,) = begun()

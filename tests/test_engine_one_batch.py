@@ -17,8 +17,8 @@ from engine_fakes import (
 )
 
 from server.engine.core import EngineCore
-from server.engine.scheduling.pace import SMALLEST_CHUNK
 from server.engine.scheduling.prefill import make_budget
+from server.engine.scheduling.step import SMALLEST_CHUNK
 from server.messages import TokenOutput
 
 

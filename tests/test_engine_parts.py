@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from server.engine.llama.positions import Positions
 from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.pace import SMALLEST_CHUNK, Pace
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.prompt_keys import common_prefix, keys_of
-from server.engine.vision.cache import ImageCache
+from server.engine.scheduling.step import SMALLEST_CHUNK, Pace
 from server.engine.vision.encode import EncodeDone, EncodeThread
+from server.engine.vision.encoders import ImageCache
 from server.messages import ImageInput
 from server.messages.sampling import SamplingParams
 

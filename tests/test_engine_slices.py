@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.engine.llama.cuts import Cuts
+from server.engine.llama.ggml import Cuts
 from server.engine.request import Picture
 from server.engine.vision.encode import SlicedEncodes
 from server.messages import AddRequest

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.heartbeat import MAX_OVERRUN, MIN_SECONDS, CurrentWork, TimeEstimate, Work
-from server.engine.llama.cuts import Cuts
+from server.engine.llama.ggml import Cuts
 from server.engine.request import Picture
 from server.engine.vision.encode import EncodeThread, SlicedEncodes
 from tests.engine_fakes import picture

@@ -6,7 +6,7 @@ import pytest
 from engine_fakes import add, make_core
 
 from server.engine.core import EngineCore
-from server.engine.scheduling.pace import SMALLEST_CHUNK
+from server.engine.scheduling.step import SMALLEST_CHUNK
 from server.messages import TokenOutput
 
 

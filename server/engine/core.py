@@ -9,15 +9,15 @@ from collections.abc import Callable
 from server.engine.embedding import Embedder
 from server.engine.heartbeat import CurrentWork, Work
 from server.engine.intake import make_request
-from server.engine.memory_peaks import MemoryPeaks
 from server.engine.output_text import Writer, prompt_output, token_output
 from server.engine.request import Picture, Pool, Request, RequestStatus, Run, Sample
 from server.engine.runner import Runner
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.scheduling.step import Chunk, StepPlan
-from server.engine.vision.cache import ImageCache
 from server.engine.vision.encode import EncodeDone
+from server.engine.vision.encoders import ImageCache
 from server.errors import EngineError, ImageError, LlavaError, RequestError
+from server.memory.measured.system import MemoryPeaks
 from server.messages import (
     AbortRequest,
     AddRequest,
@@ -156,7 +156,7 @@ class EngineCore:
         if done.rows is not None:
             picture.rows, picture.cached = done.rows, done.kept
             self.images.put(picture.image.digest, done.rows, on_disk=done.kept)
-            self._outputs += self._embedder.projected()
+            self._embed_projected()
             return
         for request in [r for r in self.scheduler.running if picture in r.pictures]:
             logger.error("request %s: %s", request.request_id, done.error)
@@ -260,6 +260,10 @@ class EngineCore:
         if new:
             self._start_encode(new)
         if len(new) < len(pictures):
+            self._embed_projected()
+
+    def _embed_projected(self) -> None:
+        if any(request.pool is not None for request in self.scheduler.running):
             self._outputs += self._embedder.projected()
 
     def _take_sample(self, request: Request, sample: Sample) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from server.engine.cpu_cores import unbind
-from server.messages import AbortRequest, AddRequest
+from server.messages import AddRequest
 from server.messages.sampling import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -31,17 +31,16 @@ class GrammarThread:
         self._jobs: queue.SimpleQueue[AddRequest] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="grammar", daemon=True).start()
 
-    def takes(self, message: object) -> bool:
-        """Whether the message is kept here: a slow request, or the abort of one that is held."""
-        if isinstance(message, AddRequest) and message.sampling.slow_to_begin:
-            with self._lock:
-                self._held.add(message.request_id)
-            self._jobs.put(message)
-            return True
-        if isinstance(message, AbortRequest):
-            with self._lock:
-                return self._release(message.request_id)
-        return False
+    def hold(self, message: AddRequest) -> None:
+        """Keeps the request until it is prepared."""
+        with self._lock:
+            self._held.add(message.request_id)
+        self._jobs.put(message)
+
+    def drop(self, request_id: str) -> bool:
+        """Forgets a request; False if it is not held here."""
+        with self._lock:
+            return self._release(request_id)
 
     def _release(self, request_id: str) -> bool:
         held = request_id in self._held

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from server.engine.memory_peaks import MemoryPeaks
 from server.engine.request import ImageRun, PromptScores, Request, Run
 from server.engine.runner import Runner
 from server.errors import ContextLengthExceeded, RequestError
+from server.memory.measured.system import MemoryPeaks
 from server.messages import AddRequest, Counted, CountRequest, Rejected
 
 

@@ -90,8 +90,18 @@ class Inbox:
                 message = self._line.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if self.grammar_thread is None or not self.grammar_thread.takes(message):
+            if not self._held_back(message):
                 self._queue.put(message)
+
+    def _held_back(self, message: object) -> bool:
+        """Whether the grammar thread keeps the request, or kept the one that is aborted."""
+        thread = self.grammar_thread
+        if thread is None:
+            return False
+        if isinstance(message, AddRequest) and message.sampling.slow_to_begin:
+            thread.hold(message)
+            return True
+        return isinstance(message, AbortRequest) and thread.drop(message.request_id)
 
     def put(self, message: object) -> None:
         """Adds a message from within the engine process; it wakes the loop like any other."""

@@ -15,7 +15,7 @@ from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
 from server.engine.llama.context import FLASH_ATTENTION
-from server.engine.llama.cuts import Cuts
+from server.engine.llama.ggml import Cuts
 from server.engine.llama.model import Model
 from server.engine.llama.positions import Positions
 from server.errors import EngineError, ImageError, LlavaError, StartupError

@@ -13,24 +13,23 @@ from server.engine.core import EngineCore
 from server.engine.llama.ggml import build_facts, list_devices
 from server.engine.llama.log import LlamaLog
 from server.engine.loading.loader import Exhausted, Handles, Loader, Progress, exhausted
-from server.engine.memory_peaks import MemoryPeaks
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.step import Pace
 from server.engine.token_embeddings import most_rows, open_token_rows
-from server.engine.vision.cache import ImageCache
-from server.engine.vision.encoders import Encoders, make_encoders
+from server.engine.vision.encoders import Encoders, ImageCache, make_encoders
 from server.errors import ConfigError, OutOfMemory, StartupError
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Planner, make_fit
 from server.memory.fit.search_space import Placement
 from server.memory.measured.live import measure_used
 from server.memory.measured.report import format_report, make_report
+from server.memory.measured.system import MemoryPeaks
 from server.messages import BuildFacts, DeviceMemory, EngineConfig, EngineReady, MemoryReport
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from server.engine.llama.context import Context
-from server.engine.llama.cuts import Cuts
-from server.engine.llama.ggml import device_handle
+from server.engine.llama.ggml import Cuts, device_handle
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
 from server.engine.loading.warm_up import for_pictures, largest_picture, warm_up, warm_up_tower

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from server.engine.request import Request
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.prefix_cache import Entry, Match, PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.step import (
     CacheChange,
     Forget,
+    Pace,
     RestoreWindow,
     SaveWindow,
     Share,

@@ -8,12 +8,11 @@ from collections import deque
 from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, RequestStatus
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.kv_manager import KVManager
-from server.engine.scheduling.pace import Pace
 from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefill import Forks, StepBudget, make_budget, prefill_order
 from server.engine.scheduling.prefix_cache import Match, PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of, worth_waiting
-from server.engine.scheduling.step import Chunk, StepPlan
+from server.engine.scheduling.step import Chunk, Pace, StepPlan
 from server.messages import Pooling
 
 

@@ -1,4 +1,7 @@
-"""What one step does: the scheduler decides it, the core and the runner carry it out."""
+"""What one step does, and how long it may take.
+
+The scheduler decides it, the core and the runner carry it out.
+"""
 
 from __future__ import annotations
 
@@ -107,3 +110,35 @@ class StepPlan:
     def idle(self) -> bool:
         """Whether the step computes nothing: every request waits for a picture's encode."""
         return not (self.tokens or self.pictures or self.pooled)
+
+
+# llama.cpp's cost per position hardly falls below this many in a batch (measured, see docs).
+SMALLEST_CHUNK = 16
+_WEIGHT = 0.2
+
+
+class Pace:
+    """Bounds prefill chunks by time: a step of ``target`` seconds, at the speed seen so far."""
+
+    def __init__(self, target: float, positions_per_second: float) -> None:
+        self.target = target
+        self.speed = positions_per_second
+        self.decode_seconds = 0.0
+        # A slice of an encode came before this step, so it is for decodes only.
+        self.hurried = False
+
+    @property
+    def chunk(self) -> int:
+        """Positions that take what decodes leave of ``target``, but no fewer than make sense."""
+        if self.hurried:
+            return 0
+        left = self.target - self.decode_seconds
+        return max(SMALLEST_CHUNK, int(left * self.speed))
+
+    def observe(self, positions: int, seconds: float) -> None:
+        """A batch of so many positions took so long; small ones are decodes, not prefill."""
+        self.hurried = self.hurried and not positions
+        if positions >= SMALLEST_CHUNK and seconds > 0:
+            self.speed += _WEIGHT * (positions / seconds - self.speed)
+        elif positions:
+            self.decode_seconds += _WEIGHT * (seconds - self.decode_seconds)

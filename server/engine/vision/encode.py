@@ -127,7 +127,7 @@ _FIRST_PIECE = 30.0
 
 
 class Interruptible(Protocol):
-    """Runs an encode and calls something at cuts within it (server.engine.llama.cuts)."""
+    """Runs an encode and calls something at cuts within it (server.engine.llama.ggml)."""
 
     seconds_away: float
     ended: bool

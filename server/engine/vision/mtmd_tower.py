@@ -139,6 +139,7 @@ class MtmdTower:
         self._tower = tower
         self._newline = newline
         self._side = math.isqrt(tower.n_patches)
+        self._places = _places(tower)
         self.whole = vision.needs_whole_image
         self.n_sections = MROPE_SECTIONS if vision.uses_mrope else 1
 
@@ -219,12 +220,7 @@ class MtmdTower:
 
     def _check_places(self, spans: Sequence[Span], parts: Sequence[PromptPart]) -> None:
         """Refuses what ggml would abort on: a patch beyond the table of positions."""
-        facts = self._tower.facts
-        # gemma4uv's patches are as large as its tokens (clip.cpp).
-        joined = (
-            1 if facts.projector_type == "gemma4uv" else projector_of(facts.projector_type).merge
-        )
-        most = facts.places // joined
+        most = self._places
         images = [part for part in parts if isinstance(part, ImageInput)] if most else []
         for span in spans if images else ():
             if not isinstance(span, ImageSpan):
@@ -299,6 +295,13 @@ class MtmdTower:
             batch_tokens=self.batch_tokens,
             most_pixels=0 if tower.by_squares else self.most_pixels(),
         )
+
+
+def _places(tower: PreparedTower) -> int:
+    """Places that the tower knows for tokens along a side; 0 where it knows any number."""
+    # gemma4uv's patches are as large as its tokens (clip.cpp).
+    name = tower.facts.projector_type
+    return tower.facts.places // (1 if name == "gemma4uv" else projector_of(name).merge)
 
 
 def _most_tokens(spans: Sequence[Span]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.llama.cuts import Cuts
+from server.engine.llama.ggml import Cuts
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
 from server.engine.llama.mtmd import Vision
