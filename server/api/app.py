@@ -11,8 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.api.anthropic import anthropic_router
-from server.api.generate.picture_sources import SourceReader
-from server.api.generate.pictures import PictureReader
+from server.api.generate.pictures import PictureReader, SourceReader
 from server.api.generate.services import Models, ServedModel, Services
 from server.api.generate.upload_store import FileStore
 from server.api.http import errors

@@ -17,8 +17,7 @@ from server.api.generate.choices import begin
 from server.api.generate.dialog import prepare, prompt_of
 from server.api.generate.events import EventStream
 from server.api.generate.services import ServedModel, Services
-from server.api.http.body import read_body
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, while_connected
 from server.api.http.errors import anthropic_error
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted

@@ -9,9 +9,8 @@ from pydantic import Discriminator, Field, Tag
 from server.api.anthropic.blocks import Block, CacheControl, Name, TextBlock
 from server.api.fields.messages import OtherTool, Strict, Text, by_type, text_or_list
 from server.api.fields.policy import apply_policy
-from server.api.fields.reasoning import Effort, Switches, ThinkingConfig
+from server.api.fields.reasoning import Effort, Switches, Thinking, ThinkingConfig
 from server.api.fields.sampling import Count, Ratio, StopText, Window
-from server.api.generate.reasoning import Thinking
 from server.api.http.body import validated
 from server.messages.sampling import SamplingParams
 

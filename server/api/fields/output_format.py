@@ -1,20 +1,163 @@
-"""From a body's fields to the grammar that the answer has to fit."""
+"""What an answer must look like: the fields that say so, and the one grammar that they become.
+
+The names are those of OpenAI, llama-server, vLLM, SGLang and Ollama. What cannot be enforced is
+refused: an answer of another form would look right and be wrong.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 from anyio import to_thread
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.fields.constraints import Constraint, schema_of_any
-from server.api.fields.messages import Strict
-from server.api.fields.sampling import SamplingFields
+from server.api.fields.messages import Strict, Text, unsupported
 from server.errors import RequestError
-from server.messages.sampling import SamplingParams
+from server.grammar import choice_grammar, client_grammar, gbnf_grammar, regex_grammar
+from server.grammar import schema_grammar as _schema_grammar
+from server.messages.sampling import Grammar, SamplingParams
+
+_ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
+_MAX_CHOICES = 2000
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return "@object"
+    return "@string" if isinstance(value, str) else None
+
+
+SchemaOrText = Annotated[
+    Annotated[dict[str, Any], Tag("@object")] | Annotated[Text, Tag("@string")],
+    Discriminator(
+        _kind,
+        custom_error_type="schema_type",
+        custom_error_message="Input should be a JSON schema, or its text",
+    ),
+]
+Choices = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=2000)]],
+    Field(min_length=1, max_length=_MAX_CHOICES),
+]
+
+
+class Constraint(NamedTuple):
+    """What is asked for, in which field; ``make`` compiles it in a worker thread."""
+
+    param: str
+    value: Any
+    make: Callable[[Any, str], Grammar]
+
+    def grammar(self) -> Grammar:
+        """The grammar. Raises RequestError, naming the field."""
+        return self.make(self.value, self.param)
+
+
+class StructuredOutputs(Strict):
+    """vLLM's: one of these says what the answer must look like."""
+
+    json_: Annotated[SchemaOrText | None, Field(alias="json")] = None
+    regex: Text | None = None
+    choice: Choices | None = None
+    grammar: Text | None = None
+    json_object: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check(cls, value: object) -> object:
+        if isinstance(value, dict):
+            for name in value.keys() & {"structural_tag", "whitespace_pattern"}:
+                if value[name] is not None:
+                    raise unsupported(f"{name} is", "use json, regex, choice or grammar")
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        if len(self.constraints("")) != 1:
+            raise PydanticCustomError(
+                "one_of", "Input should have one of json, regex, choice, grammar and json_object"
+            )
+        return self
+
+    def constraints(self, prefix: str) -> list[Constraint]:
+        """What is asked for; ``prefix`` leads to the fields."""
+        found: list[tuple[str, Any, Callable[[Any, str], Grammar]]] = [
+            ("json", self.json_, schema_of_any),
+            ("regex", self.regex, regex_grammar),
+            ("choice", self.choice, choice_grammar),
+            ("grammar", self.grammar, client_grammar),
+            ("json_object", self.json_object or None, _any_object),
+        ]
+        return [
+            Constraint(prefix + name, value, make)
+            for name, value, make in found
+            if value is not None
+        ]
+
+
+class ConstraintFields(Strict):
+    """The fields of a body that say what the answer must look like. At most one may be given."""
+
+    grammar: Text | None = None
+    json_schema: Any | None = None
+    guided_json: SchemaOrText | None = None
+    guided_regex: Text | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Text | None = None
+    structured_outputs: StructuredOutputs | None = None
+    regex: Text | None = None
+    ebnf: Text | None = None
+    format: SchemaOrText | None = None
+
+    def constraints(self) -> list[Constraint]:
+        """All that are given."""
+        makers: dict[str, Callable[[Any, str], Grammar]] = {
+            "json_schema": schema_of_any,
+            "grammar": gbnf_grammar,
+            "guided_json": schema_of_any,
+            "guided_regex": regex_grammar,
+            "guided_choice": choice_grammar,
+            "guided_grammar": client_grammar,
+            "regex": regex_grammar,
+            "ebnf": client_grammar,
+            "format": _format,
+        }
+        given = [(name, getattr(self, name), make) for name, make in makers.items()]
+        # An empty text asks for nothing, as in llama-server.
+        found = [Constraint(*each) for each in given if each[1] is not None and each[1] != ""]
+        nested = self.structured_outputs
+        return found + (nested.constraints("structured_outputs.") if nested else [])
+
+
+def schema_of_any(value: Any, param: str, *, strict: bool = False) -> Grammar:
+    """A grammar for a schema, or for the text of one. None, or an empty one, means any object, as
+    llama-server has it. Raises RequestError.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as exc:
+            raise RequestError(
+                f"{param}: Input should be a JSON schema, or its text",
+                param=param,
+                code="invalid_value",
+            ) from exc
+    known = dict(_ANY_OBJECT) if value in (None, {}) else value
+    return _schema_grammar(known, param, strict=strict)
+
+
+def _any_object(_: Any, param: str) -> Grammar:
+    return schema_of_any(None, param)
+
+
+def _format(value: Any, param: str) -> Grammar:
+    """Ollama's: the word json, or a schema."""
+    return schema_of_any(None if value == "json" else value, param)
 
 
 class JsonSchema(Strict):
@@ -67,7 +210,7 @@ class ResponseFormat(Strict):
 
 
 async def with_grammar(
-    sampling: SamplingParams, body: SamplingFields, response_format: Format | None = None
+    sampling: SamplingParams, body: ConstraintFields, response_format: Format | None = None
 ) -> SamplingParams:
     """The sampling parameters with the grammar that ``body`` asks for, in whichever field.
 

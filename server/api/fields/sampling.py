@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from server.api.fields.constraints import ConstraintFields
 from server.api.fields.messages import Strict, Text, writable
+from server.api.fields.output_format import ConstraintFields
 from server.errors import RequestError
 from server.messages.sampling import SAMPLERS, SEEDS, SamplingParams
 

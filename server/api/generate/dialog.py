@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from anyio import fail_after, to_thread
 
+from server.api.fields.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.pictures import Source
-from server.api.generate.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.services import ServedModel, Services
 from server.api.http.record import current_record
 from server.errors import LlavaError

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.api.generate.services import Services
-from server.api.http.connection import ClientGone, while_connected
-from server.api.http.errors import error_body, internal_error
+from server.api.http.body import while_connected
+from server.api.http.errors import ClientGone, error_body, internal_error
 from server.api.http.record import current_record
 from server.errors import LlavaError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from server.api.middleware.caller import caller
+from server.api.http.record import caller
 from server.errors import NotFoundError, PayloadTooLarge
 
 # Beside the budget of bytes, or empty files would be free.

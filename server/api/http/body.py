@@ -1,9 +1,10 @@
-"""Reading a JSON body: bounded, off the event loop when large, and strict."""
+"""What a client sends: a JSON body, read within bounds and strictly, and the news that it left."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -13,9 +14,9 @@ import numpy as np
 from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
-from server.api.http.connection import ClientGone
-from server.api.http.errors import field_path, validation_error
+from server.api.http.errors import ClientGone, field_path, validation_error
 from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 T = TypeVar("T")
@@ -201,3 +202,26 @@ def _is_writable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled as soon as the client goes away.
+
+    To be called after the request's body was read: the next message is the goodbye.
+    """
+    task = asyncio.ensure_future(work)
+    goodbye = asyncio.ensure_future(_goodbye(receive))
+    try:
+        await asyncio.wait((task, goodbye), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+        goodbye.cancel()
+        await asyncio.gather(task, goodbye, return_exceptions=True)
+
+
+async def _goodbye(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
-from server.api.http.connection import ClientGone
 from server.api.http.record import current_record
 from server.api.shapes.anthropic import AnthropicError, AnthropicErrorDetail
 from server.api.shapes.base import ErrorAnswer
@@ -28,8 +27,6 @@ _COME_BACK = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 CLIENT_CLOSED_REQUEST = 499
 # Union members' names, which pydantic puts among the fields, begin with this.
 TAG = "@"
-
-
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -61,6 +58,10 @@ _INSTEAD = {
     "/livez": "GET /health/live",
     "/readyz": "GET /health/ready",
 }
+
+
+class ClientGone(Exception):  # noqa: N818 - it is no error, there is only no client to answer
+    """The client closed the connection."""
 
 
 def error_body(error: LlavaError) -> ErrorAnswer:

@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from server.api.http.connection import ClientGone
+from server.api.http.errors import ClientGone
 from server.errors import PayloadTooLarge, RequestError
 
 # What it has to say about a client's bytes is said to the client and not in the log.

@@ -1,11 +1,13 @@
 """RequestRecord: what is known of one request at its end, for one log line and for its trace.
 
 The middleware makes it and puts it where all that works for the request finds it, in whatever
-task or thread: a context variable. Fields that nothing fills in stay empty.
+task or thread: a context variable. Fields that nothing fills in stay empty. Who asks is known in
+the same way.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
+
+from starlette.types import Scope
 
 from server.api.shapes.pictures import PictureReport, Size
 from server.errors import LlavaError
@@ -165,6 +169,32 @@ def current_record() -> RequestRecord:
 def set_record(record: RequestRecord) -> None:
     """Makes it the current one of this task, and of the tasks and threads that it starts."""
     _CURRENT.set(record)
+
+
+# Empty where no key is needed. What a caller keeps here belongs to the name, not to the key, so
+# that a key can be exchanged for a new one.
+caller: ContextVar[str] = ContextVar("caller", default="")
+
+# On whose account the request's work goes: the key's, or the address's where there are no keys.
+account: ContextVar[str] = ContextVar("account", default="")
+
+
+def account_of(scope: Scope) -> str:
+    """The account of a request that came through ``Access``."""
+    name = caller.get()
+    return f"key {name}" if name else address_of(scope)
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address; of IPv6 the network of 64 bits, which is what one household gets."""
+    client = scope.get("client")
+    try:
+        address = ipaddress.ip_address(client[0]) if client else None
+    except ValueError:
+        return str(client)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def note_relaxed(places: tuple[str, ...]) -> None:

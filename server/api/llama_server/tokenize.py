@@ -15,8 +15,7 @@ from server.api.fields.messages import Strict, Text
 from server.api.generate.dialog import rendered
 from server.api.generate.events import compact
 from server.api.generate.services import ServedModel, Services
-from server.api.http.body import read_body, validated
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, validated, while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat import EXAMPLE
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat

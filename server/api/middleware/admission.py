@@ -13,8 +13,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
+from server.api.http.record import account, account_of
 from server.api.middleware.auth import take_back
-from server.api.middleware.caller import account, account_of
 from server.deadline import deadline
 from server.errors import LlavaError, Overloaded, ShuttingDown
 from server.metrics import Metrics

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.middleware.caller import caller
+from server.api.http.record import caller
 from server.api.page import PAGE_PATHS
 from server.errors import AuthenticationError, ConfigError, LlavaError
 from server.metrics import Metrics

@@ -13,8 +13,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
+from server.api.http.record import address_of
 from server.api.middleware.auth import is_open
-from server.api.middleware.caller import address_of
 from server.api.options import CallerLimits
 from server.errors import LlavaError, Overloaded
 from server.metrics import Metrics

@@ -26,8 +26,7 @@ from server.api.generate.reply_parts import (
     usage,
 )
 from server.api.generate.services import ServedModel, Services
-from server.api.http.body import read_body
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, while_connected
 from server.api.http.openapi import operation
 from server.api.openai.chat_request import ChatRequest, parse_chat, read_chat
 from server.api.shapes.openai import (

@@ -28,8 +28,7 @@ from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import Source
 from server.api.generate.services import ServedModel, Services
-from server.api.http.body import read_body, validated
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, validated, while_connected
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
 from server.api.shapes.openai import EmbeddingList, VectorOfOne

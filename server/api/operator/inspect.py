@@ -11,8 +11,7 @@ from pydantic import Field
 
 from server.api.fields.messages import Strict
 from server.api.generate.services import Services
-from server.api.http.body import read_body, validated
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, validated, while_connected
 from server.api.http.form import is_form, read_form
 from server.api.http.openapi import operation
 from server.api.shapes.pictures import Inspection as InspectionAnswer

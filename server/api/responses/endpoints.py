@@ -18,8 +18,7 @@ from server.api.generate.dialog import Dialog, prepare, prompt_of
 from server.api.generate.events import EventStream
 from server.api.generate.reply_parts import input_tokens_of
 from server.api.generate.services import Services
-from server.api.http.body import read_body
-from server.api.http.connection import while_connected
+from server.api.http.body import read_body, while_connected
 from server.api.http.openapi import operation
 from server.api.responses.conversation import read_dialog
 from server.api.responses.items import Item, ItemReference, LeftOut, parts_of
