@@ -65,9 +65,10 @@ eval-demo: ## the demo model's accuracy through ours and llama-server; ARGS=--al
 	@$(call setup,--dev)
 	@$(VENV)/python -m scripts.eval_demo $(ARGS)
 
-fuzz: ## damaged pictures, malformed bodies and Pillow's own suite, sent to the server
+fuzz: ## damaged and hostile pictures, malformed bodies, Pillow's own suite: what do they break or cost
 	@$(call setup,--dev)
-	@$(VENV)/python -m scripts.pillow_suite && $(VENV)/python -m scripts.fuzz_server $(ARGS)
+	@$(VENV)/python -m scripts.pillow_suite && $(VENV)/python -m scripts.fuzz_decoders && \
+		$(VENV)/python -m scripts.fuzz_server $(ARGS)
 
 curve: ## write docs/resolution.md's table and plot of accuracy and cost
 	@$(call setup,--dev)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from scripts.fuzz_decoders import Findings, arguments, attack, pictures
+from scripts.hardening.decoder_cost import Cost, MeasuredPool
+from scripts.hardening.health import Health
+from scripts.hardening.hostile import HOSTILE
 from scripts.hardening.mutations import damaged_pictures
 from scripts.hardening.pillow_pixels import compare
 from scripts.hardening.shots import Answer, Shot, chat_shot, form_shot
 from scripts.hardening.tally import Tally
 from scripts.hardening.whole import whole_pictures
 from scripts.resolution_curve import BEGIN, END, Row, drawing, put
+from server.decoders.work import DecoderLimits
 
 WHOLE = whole_pictures()
 FAIR = {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "x"}}
@@ -60,6 +67,55 @@ def test_the_same_seed_makes_the_same_files() -> None:
     assert list(files(1)) != list(files(2))
     changed = [data not in WHOLE.values() for _, data in files(1)]
     assert sum(changed) > 0.9 * len(changed)
+
+
+def test_health_is_judged_beside_a_server_that_does_nothing() -> None:
+    health = Health("http://127.0.0.1:9")
+    health.seconds, health.bare = [0.01] * 98 + [0.15] * 2, [0.001] * 100
+    assert health.flaw() == "/health took 0.150 s (p99), a bare server 0.001 s"
+    health.bare[-2:] = [0.06] * 2  # the machine is busy
+    assert health.flaw() is None
+
+
+def test_the_fuzzer_of_decoders_reaches_every_codec_and_repeats_itself() -> None:
+    names = [name.split("/")[0] for name, _ in islice(pictures(1), 3 * len(WHOLE))]
+    assert {*HOSTILE, *WHOLE} <= set(names)
+    assert list(islice(pictures(1), 6)) == list(islice(pictures(1), 6))
+
+
+def test_the_fuzzer_of_decoders_finds_nothing_wrong(tmp_path: Path) -> None:
+    options = ["--pictures", "12", "--cpu", "0.5", "--folder", str(tmp_path)]
+    findings = Findings(tmp_path)
+    asyncio.run(attack(arguments(options), findings))
+    assert sum(costs.outcomes.total() for costs in findings.costs.values()) == 12
+    assert findings.flaws == []
+
+
+def test_processor_time_and_memory_of_a_picture_are_the_decoder_s() -> None:
+    limits = DecoderLimits(memory_bytes=1024**3, cpu_seconds=0.5, wall_seconds=60)
+
+    async def go() -> list[Cost]:
+        pool = MeasuredPool(limits)
+        try:
+            files = (WHOLE["png"], HOSTILE["jpeg-scans"](1_500_000), HOSTILE["png-deep"](3000))
+            return [await pool.cost(data) for data in files]
+        finally:
+            await pool.stop()
+
+    small, slow, large = asyncio.run(go())
+    assert (small.outcome, slow.outcome, large.outcome) == ("decoded", "cpu", "decoded")
+    assert small.seconds < 0.1
+    assert small.memory < 16 * 1024**2
+    assert 0.3 < slow.seconds < 0.75
+    assert large.memory > 3000 * 3000 * 3
+    assert not any((small.flaw, slow.flaw, large.flaw))
+
+
+def test_what_exceeds_the_limits_is_a_finding(tmp_path: Path) -> None:
+    findings = Findings(tmp_path)
+    findings.take("png/1", b"a file", Cost("decoded", 3.0, 10, "3.00 s of processor time"))
+    assert findings.flaws == ["png/1: 3.00 s of processor time"]
+    assert (tmp_path / "png_1").read_bytes() == b"a file"
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE))

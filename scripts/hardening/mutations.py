@@ -89,7 +89,7 @@ _WAYS: tuple[tuple[Callable[[bytearray, Random], None], int], ...] = (
 )
 
 
-def damage(data: bytes, chance: Random) -> bytes:
+def damage(data: bytes, chance: Random, longest: int = LONGEST) -> bytes:
     """The file with one to sixteen damages; of a PNG, mostly with checksums that fit."""
     changed = bytearray(data)
     ways, weights = zip(*_WAYS, strict=True)
@@ -97,7 +97,7 @@ def damage(data: bytes, chance: Random) -> bytes:
         way(changed, chance)
     if data.startswith(_PNG) and chance.random() < 0.8:
         changed = _checksums_mended(changed)
-    return bytes(changed[:LONGEST])
+    return bytes(changed[:longest])
 
 
 def _checksums_mended(data: bytearray) -> bytearray:
