@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from server.errors import RequestError
 from server.prompt import ChatTemplate, Picture, Specials, Turn
 from server.prompt.builtin import TEMPLATES
-from server.prompt.roles import folded, joined, led_by_user
+from server.prompt.turn import folded, joined, led_by_user
 
 ALTERNATING = ("vicuna", "mistral", "llama-2", "gemma")
 

@@ -20,8 +20,7 @@ from fakes import FakeEngine, chat, wait_for
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.serve.connections import ClientLimits, Connections
-from server.serve.http_protocol import GuardedProtocol
+from server.serve.http_protocol import ClientLimits, Connections, GuardedProtocol
 from server.serve.listener import Listener
 from server.serve.web_server import WebOptions, WebServer
 from server.settings.settings import Settings

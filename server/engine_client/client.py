@@ -181,9 +181,7 @@ class EngineClient:
         end = deadline.get()
         if end == float("inf"):
             return None
-        error = DeadlineExceeded("the request took longer than this server permits")
-        loop = asyncio.get_running_loop()
-        return loop.call_at(end, running.items.put_nowait, error)
+        return asyncio.get_running_loop().call_at(end, _exceed_deadline, running)
 
     def _limited(self, sampling: SamplingParams) -> SamplingParams:
         most = self._max_tokens
@@ -203,3 +201,8 @@ class EngineClient:
 
 def _new_id() -> str:
     return f"ask-{uuid.uuid4().hex}"
+
+
+def _exceed_deadline(running: Running) -> None:
+    error = DeadlineExceeded("the request took longer than this server permits")
+    running.items.put_nowait(error)

@@ -13,8 +13,7 @@ from prometheus_client import (
 from server.metrics.engine import EngineCollector, MetricsSource
 from server.metrics.families import Families
 from server.metrics.llama_server import LlamaServerMetrics
-from server.metrics.pictures import DecoderMetrics, PictureMetrics
-from server.metrics.requests import RequestMetrics, StepMetrics
+from server.metrics.requests import DecoderMetrics, PictureMetrics, RequestMetrics, StepMetrics
 
 
 class HttpMetrics:
@@ -51,13 +50,12 @@ class Metrics:
     def __init__(self, source: MetricsSource, model: str = "") -> None:
         self._registry = CollectorRegistry()
         families = Families(self._registry, model)
-        self.llama_server = LlamaServerMetrics(source)
-        self.requests = RequestMetrics(families, self.llama_server)
+        self.requests = RequestMetrics(families)
         self.pictures = PictureMetrics(families)
         self.decoders = DecoderMetrics(families)
         self.http = HttpMetrics(families)
         self._registry.register(EngineCollector(source, model))
-        self._registry.register(self.llama_server)
+        self._registry.register(LlamaServerMetrics(source, self.requests.totals))
         ProcessCollector(registry=self._registry)
         ProcessCollector("llava_engine", lambda: _pid(source), registry=self._registry)
         source.watch(StepMetrics(families, self.pictures).take)

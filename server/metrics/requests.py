@@ -1,11 +1,100 @@
-"""What requests do and how long it takes them, counted as it happens."""
+"""Requests, their pictures and the steps: what they do and how long it takes, as it happens."""
 
 from __future__ import annotations
 
-from server.messages import Rejected, RequestTimings, StepOutputs
-from server.metrics.families import GAPS, LONG, PICTURES, STEPS, TOKENS, Families, QuickHistograms
-from server.metrics.llama_server import LlamaServerMetrics
-from server.metrics.pictures import FAILED, PictureMetrics
+from dataclasses import dataclass
+
+from server.messages import EncodedImage, ImageInput, Rejected, RequestTimings, StepOutputs
+from server.metrics.families import (
+    GAPS,
+    IMAGE_TOKENS,
+    LONG,
+    PICTURES,
+    PIXELS,
+    SHORT,
+    STEPS,
+    TILES,
+    TOKENS,
+    Families,
+    QuickHistograms,
+)
+
+OK, CACHED, FAILED = "ok", "cached", "failed"
+_STAGES = {
+    "fetch": ("Getting a picture from its URL", (OK, FAILED)),
+    "decode": ("Reading and decoding a picture, or finding it kept", (OK, CACHED, FAILED)),
+    "resize": ("Bringing a decoded picture to the tower's size", (OK, FAILED)),
+    "encode": ("Vision tower, per picture; 0 if cached", (OK, CACHED, FAILED)),
+}
+
+
+class PictureMetrics:
+    """The families of pictures. Written on any thread."""
+
+    def __init__(self, families: Families) -> None:
+        self._count = families.counter("llava_images", "Pictures in prompts")
+        self._tokens = families.histogram(
+            "llava_image_prompt_tokens", "Prompt tokens of a picture", IMAGE_TOKENS
+        )
+        self._pixels = families.histogram(
+            "llava_image_source_pixels", "Pixels of a picture as it came", PIXELS
+        )
+        self._encoded = families.histogram(
+            "llava_image_encoded_pixels", "Pixels of a picture as the tower saw it", PIXELS
+        )
+        self._tiles = families.histogram(
+            "llava_image_tiles", "Squares in which the tower saw a picture", TILES
+        )
+        self.prepared_queries = families.counter(
+            "llava_image_prepared_queries", "Pictures looked up before they were decoded"
+        )
+        self.prepared_hits = families.counter(
+            "llava_image_prepared_hits", "Pictures that were kept as the tower sees them"
+        )
+        self.prepared_bytes = families.gauge(
+            "llava_image_prepared_bytes", "Bytes of pictures kept as the tower sees them"
+        )
+        self._seconds = {
+            stage: families.histograms(
+                f"llava_image_{stage}_seconds", text, SHORT, "result", results
+            )
+            for stage, (text, results) in _STAGES.items()
+        }
+
+    def took(self, stage: str, result: str, seconds: float) -> None:
+        """A stage (fetch, decode, resize, encode) of one picture ended."""
+        self._seconds[stage][result].observe(seconds)
+
+    def encoded(self, image: ImageInput, encoded: EncodedImage) -> None:
+        """A picture went through the vision tower, or came from its cache."""
+        self._count.inc()
+        self._tokens.observe(encoded.tokens)
+        self._pixels.observe(image.source_width * image.source_height)
+        self._encoded.observe(image.encoded_width * image.encoded_height)
+        self._tiles.observe(image.n_squares)
+        self.took("encode", CACHED if encoded.cached else OK, encoded.encode_seconds)
+
+
+class DecoderMetrics:
+    """The families of the processes that decode."""
+
+    def __init__(self, families: Families) -> None:
+        self._alive = families.gauge("llava_decoders", "Processes that decode pictures")
+        self._ended = families.counters(
+            "llava_decoder_restarts",
+            "Decoders that were ended and replaced, by what was exceeded or happened",
+            "reason",
+            ("cpu", "wall", "memory", "crash", "lost", "left", "slow"),
+        )
+
+    def decoders(self, alive: int) -> None:
+        """So many decoders run now."""
+        self._alive.set(alive)
+
+    def decoder_ended(self, reason: str) -> None:
+        """One was ended."""
+        self._ended.inc(reason)
+
 
 ABORTED = "abort"
 _REASONS = ("stop", "length", ABORTED)
@@ -22,11 +111,22 @@ _KNOWN_REFUSALS = (
 )
 
 
+@dataclass(slots=True)
+class Totals:
+    """Of all requests so far; ``prompt_tokens`` are those that were computed, not cached."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_seconds: float = 0.0
+    answer_tokens: int = 0
+    answer_seconds: float = 0.0
+
+
 class RequestMetrics:
     """The families of generation. Written on the event loop."""
 
-    def __init__(self, families: Families, llama_server: LlamaServerMetrics) -> None:
-        self._llama_server = llama_server
+    def __init__(self, families: Families) -> None:
+        self.totals = Totals()
         self._model = families.model
         self.prompt_tokens = families.counter("llava_prompt_tokens", "Prompt tokens, pictures too")
         self.generation_tokens = families.counter("llava_generation_tokens", "Tokens generated")
@@ -104,7 +204,9 @@ class RequestMetrics:
         if timings is not None:
             self._queue.observe(timings.queue_seconds)
             self._prefill.observe(timings.prefill_seconds)
-            self._llama_server.prefilled(prompt_tokens, cached, timings.prefill_seconds)
+            self.totals.prompt_tokens += prompt_tokens - cached
+            self.totals.cached_tokens += cached
+            self.totals.prompt_seconds += timings.prefill_seconds
 
     def finished(
         self,
@@ -120,7 +222,8 @@ class RequestMetrics:
         self._latency.observe(seconds)
         if timings is not None and timings.finished:
             self._decode.observe(timings.decode_seconds)
-            self._llama_server.decoded(completion_tokens, timings.decode_seconds)
+            self.totals.answer_tokens += completion_tokens
+            self.totals.answer_seconds += timings.decode_seconds
             if completion_tokens > 1:
                 self._per_token.observe(timings.decode_seconds / (completion_tokens - 1))
 

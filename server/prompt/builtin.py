@@ -8,7 +8,7 @@ _VICUNA_SYSTEM = (
 )
 
 # These families know one system message, in front, and turns that alternate. What does not is put
-# in order before (server.prompt.roles); an assistant's greeting may come first, as LLaVA's own
+# in order before (server.prompt.turn); an assistant's greeting may come first, as LLaVA's own
 # conversation code writes it.
 _ALTERNATING = """\
 {%- set ns = namespace(system=none, last=none) -%}

@@ -14,7 +14,6 @@ from jinja2 import Template
 from server.errors import ContextLengthExceeded, LlavaError, RequestError
 from server.prompt.literal import Marks, specials_pattern
 from server.prompt.probe import probe
-from server.prompt.roles import folded, joined, led_by_user
 from server.prompt.sandbox import (
     MAX_CHARS,
     ConversationError,
@@ -23,7 +22,18 @@ from server.prompt.sandbox import (
     render,
     variables_of,
 )
-from server.prompt.turn import MessageForm, Part, Picture, Turn, in_words, json_object, write
+from server.prompt.turn import (
+    MessageForm,
+    Part,
+    Picture,
+    Turn,
+    folded,
+    in_words,
+    joined,
+    json_object,
+    led_by_user,
+    write,
+)
 from server.tools import Tool
 from server.tools.reasoning import ThoughtTags
 from server.tools.style import HERMES, ToolStyle

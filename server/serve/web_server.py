@@ -14,8 +14,7 @@ from typing import Any
 import uvicorn
 
 from server.errors import ConfigError
-from server.serve.connections import ClientLimits, Connections
-from server.serve.http_protocol import guarded
+from server.serve.http_protocol import ClientLimits, Connections, guarded
 from server.serve.listener import Listener, tune
 
 # Requests that were cut off get so long to clean up behind them.

@@ -15,7 +15,7 @@ from server.images.limits import ImageLimits
 from server.images.options import ImageOptions
 from server.images.url_policy import FetchOptions
 from server.prompt import check_template
-from server.serve.connections import ClientLimits
+from server.serve.http_protocol import ClientLimits
 from server.serve.web_server import WebOptions
 from server.settings.settings import Settings
 from server.sizes import MIB

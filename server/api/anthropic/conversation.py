@@ -20,7 +20,7 @@ from server.api.generate.dialog import Dialog, DialogReader
 from server.api.openai.chat_request import report_others
 from server.errors import ImageError, RequestError
 from server.prompt import Part, Turn
-from server.prompt.roles import joined
+from server.prompt.turn import joined
 from server.tools import Tool, Toolbox, ToolCall
 from server.tools.tool import make_toolbox
 

@@ -67,7 +67,7 @@ async def prepare(
     toolbox, style = dialog.toolbox, None
     template = await model.template()
     sampling = replace(sampling, continues=dialog.continues)
-    if toolbox.callable:
+    if toolbox.names:
         style = template.tool_style
         grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
         sampling = replace(sampling, grammar=grammar)
@@ -115,9 +115,8 @@ def note_prompt(parts: Iterable[PromptPart]) -> None:
 
 async def rendered(services: Services, model: ServedModel, dialog: Dialog) -> tuple[Part, ...]:
     """The template's text, with places for the pictures."""
-    gap = "\n" if model.facts.vision is None or model.facts.vision.is_llava else ""
     template = await model.template()
-    return await _render(template, dialog, gap, dialog.thinking.variables(template))
+    return await _render(template, dialog, model.picture_gap, dialog.thinking.variables(template))
 
 
 async def _render(

@@ -37,6 +37,7 @@ class ServedModel:
         self._wanted = chat_template
         self._templated: ModelFacts | None = None
         self._template: ChatTemplate | None = None
+        self._picture_gap = "\n"
 
     @property
     def name(self) -> str:
@@ -60,11 +61,18 @@ class ServedModel:
 
     async def template(self) -> ChatTemplate:
         """Its template, compiled when the model is new. Two first requests may both compile."""
-        facts = self.facts.model
-        if self._template is None or facts != self._templated:
-            self._template = await to_thread.run_sync(choose_template, facts, self._wanted)
-            self._templated = facts
+        facts = self.facts
+        if self._template is None or facts.model != self._templated:
+            self._template = await to_thread.run_sync(choose_template, facts.model, self._wanted)
+            self._templated = facts.model
+            is_llava = facts.vision is None or facts.vision.is_llava
+            self._picture_gap = "\n" if is_llava else ""
         return self._template
+
+    @property
+    def picture_gap(self) -> str:
+        """What prompts have after each picture, LLaVA's newline or nothing, as of its template."""
+        return self._picture_gap
 
 
 class Models:

@@ -23,7 +23,7 @@ from starlette.types import Scope
 from server.api.shapes.pictures import PictureReport, Size
 from server.errors import LlavaError
 from server.messages import EncodedImage, ImageInput, PromptPart, RequestTimings
-from server.metrics.pictures import CACHED, FAILED, OK, PictureMetrics
+from server.metrics.requests import CACHED, FAILED, OK, PictureMetrics
 
 log = logging.getLogger(__name__)
 

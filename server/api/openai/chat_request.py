@@ -116,6 +116,8 @@ def report_others(tools: Iterable[Any]) -> None:
 
 def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool | None) -> Toolbox:
     """The functions and the choice among them. Raises RequestError, naming the field."""
+    if not tools and choice in (None, "auto", "none"):
+        return Toolbox()
     report_others(tools or ())
     found = [
         Tool(

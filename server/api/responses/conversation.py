@@ -21,7 +21,7 @@ from server.api.responses.items import (
 from server.api.responses.request import InputRequest, read_toolbox
 from server.errors import ImageError
 from server.prompt import Part, Turn
-from server.prompt.roles import joined
+from server.prompt.turn import joined
 from server.tools import ToolCall
 
 _ROLES = {"developer": "system"}
