@@ -15,8 +15,7 @@ from server.api.app import create_app
 from server.api.generate.upload_store import FileStore
 from server.api.options import ApiOptions
 from server.errors import NotFoundError, PayloadTooLarge
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 
 PNG = encode(corners(), "PNG")
 SMALL = ImageOptions(limits=ImageLimits(max_bytes=2000))

@@ -10,8 +10,7 @@ from fakes import FakeEngine, call, chat, engine_ready, image_part, post_chat, t
 
 from server.api.app import create_app
 from server.api.options import ApiOptions
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 
 PICTURE = "messages[0].content[0]"
 

@@ -281,7 +281,7 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 def test_defaults_are_written_once() -> None:
     """A default that stood in two places was 50 million in one and 64 in the other."""
-    from server.images.limits import ImageLimits
+    from server.images.options import ImageLimits
 
     settings = Settings()
     limits = ImageLimits()

@@ -16,8 +16,7 @@ from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool, Work
 from server.decoders.work import DecoderLimits
 from server.errors import RequestError
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 from server.images.transfer import JOBS, PREPARE
 
 CPU_SECONDS, MEMORY = 1.0, 300 * 1024**2

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from server.errors import ImageError
 from server.images.decode import decode
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 
 LIMITS = ImageLimits()
 

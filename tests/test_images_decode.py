@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from server.errors import ImageError
 from server.images import decode as decode_module
 from server.images.decode import DecodedImage, decode
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 
 LIMITS = ImageLimits()
 PARAM = "messages[0].content[1].image_url.url"

@@ -14,7 +14,7 @@ from stand_in_web import ALSO_PUBLIC, PUBLIC, Web, page, redirect, serving
 
 from server.errors import ConfigError, ImageError
 from server.images.fetch import MAX_REDIRECTS, Fetcher
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 from server.images.url_policy import FetchOptions, UrlPolicy
 
 URL = "http://pictures.test/a.png"

@@ -8,8 +8,7 @@ import pytest
 from image_files import encode, smooth, tower
 
 from server.errors import ImageError
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 from server.images.prepare import prepare
 
 ROUNDS = 50

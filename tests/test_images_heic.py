@@ -12,7 +12,7 @@ from PIL import Image
 
 from server.errors import ImageError
 from server.images.decode import decode
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 
 # Says what the server says of a HEIC where the plug-in is not installed.
 WITHOUT = """
@@ -20,7 +20,7 @@ import sys
 sys.modules["pillow_heif"] = None
 from server.errors import ImageError
 from server.images.decode import decode
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 try:
     decode(sys.stdin.buffer.read(), ImageLimits())
 except ImageError as error:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from server.errors import ConfigError, ImageError
 from server.images.decode import decode
-from server.images.limits import MAX_PIXELS_CEILING, ImageLimits
+from server.images.options import MAX_PIXELS_CEILING, ImageLimits
 
 LIMITS = ImageLimits()
 PARAM = "messages[0].content[1].image_url.url"
@@ -89,7 +89,7 @@ import resource
 from image_files import png
 from server.errors import ImageError
 from server.images.decode import decode
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 
 data = png(20000, 20000, 1, 0, bytes(2501 * 20000))
 decode(png(8, 8, 8, 0, bytes(72)), ImageLimits())

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import ImageError
-from server.images.limits import ImageLimits
 from server.images.local_file import read_file
+from server.images.options import ImageLimits
 
 LIMITS = ImageLimits(max_bytes=100)
 

@@ -11,8 +11,7 @@ from PIL import ExifTags, Image
 
 from server.errors import ImageError
 from server.images.decode import decode
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 from server.images.prepare import prepare
 from server.images.resize import cap_edge, to_square
 from server.messages import ImageInput

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from server.errors import ImageError
 from server.images.data_url import _unquote, read_source
-from server.images.limits import ImageLimits, check_count
+from server.images.options import ImageLimits, check_count
 
 LIMITS = ImageLimits()
 PARAM = "messages[0].content[1].image_url.url"

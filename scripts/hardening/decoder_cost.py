@@ -15,8 +15,7 @@ from server.decoders.pool import DecoderPool, Done, Work
 from server.decoders.process import Decoder
 from server.decoders.work import DecoderLimits
 from server.errors import EngineError, RequestError
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 from server.images.transfer import JOBS, PREPARE
 from server.messages import VisionFacts
 

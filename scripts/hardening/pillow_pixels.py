@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from server.errors import ImageError
 from server.images.decode import decode
 from server.images.formats import FORMATS
-from server.images.limits import ImageLimits
+from server.images.options import ImageLimits
 
 # The server's default; Pillow's own limit is higher.
 LIMITS = ImageLimits(max_pixels=50_000_000)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from server.errors import EngineUnavailable
 from server.messages import (
     Admitted,
     Counted,
@@ -31,12 +30,6 @@ class EngineState(str, Enum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
-
-
-_WHY_NOT = {
-    EngineState.STARTING: "the model is still loading; try again in a moment",
-    EngineState.FAILED: "the engine could not be started again; the server's log says why",
-}
 
 
 class Engine(Protocol):
@@ -96,26 +89,3 @@ class Engine(Protocol):
 
     async def detokenize(self, tokens: tuple[int, ...]) -> Tokenized:
         """The bytes of tokens. Raises RequestError or EngineError."""
-
-
-def require_ready(engine: Engine) -> EngineReady:
-    """The model's facts, or EngineUnavailable with the reason.
-
-    While the engine is being restarted requests may come: they wait for the next one.
-    """
-    ready = engine.ready
-    if engine.state in _WHY_NOT or ready is None:
-        raise EngineUnavailable(_WHY_NOT.get(engine.state, "the engine is not ready"))
-    return ready
-
-
-async def close(outputs: AsyncIterator[Admitted | TokenOutput]) -> None:
-    """End an iterator of ``Engine.generate`` early, which aborts its request."""
-    if isinstance(outputs, _Closable):
-        await outputs.aclose()
-
-
-@runtime_checkable
-class _Closable(Protocol):
-    async def aclose(self) -> None:
-        """As async generators have it."""

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 import pybase64
 
 from server.errors import ImageError
-from server.images.limits import ImageLimits, check_bytes
+from server.images.options import ImageLimits, check_bytes
 
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _WHITESPACE: Final = str.maketrans("", "", " \t\r\n\f\v")

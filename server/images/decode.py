@@ -15,7 +15,7 @@ from PIL import AvifImagePlugin, ExifTags, Image, UnidentifiedImageError
 from server.errors import ImageError
 from server.images.colour import to_rgb
 from server.images.formats import FORMATS, declared_sizes, why_unknown
-from server.images.limits import ImageLimits, check_bytes, check_frames, check_size
+from server.images.options import ImageLimits, check_bytes, check_frames, check_size
 from server.images.resize import Box
 
 # A decoder process has one thread: the cores are the engine's.

@@ -23,7 +23,7 @@ from anyio import fail_after, to_thread
 
 from server import __version__
 from server.errors import ImageError
-from server.images.limits import ImageLimits, check_bytes
+from server.images.options import ImageLimits, check_bytes
 from server.images.url_policy import FetchOptions, UrlPolicy
 
 # Looks a host up: its addresses as text, best first. Raises OSError for a host that has none.

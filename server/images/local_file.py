@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from server.errors import ImageError
-from server.images.limits import ImageLimits, check_bytes
+from server.images.options import ImageLimits, check_bytes
 
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -11,8 +11,7 @@ from server.decoders.work import DecoderLimits
 from server.engine_client.supervisor import EngineLimits
 from server.errors import ConfigError
 from server.hub.resolve import ModelName
-from server.images.limits import ImageLimits
-from server.images.options import ImageOptions
+from server.images.options import ImageLimits, ImageOptions
 from server.images.url_policy import FetchOptions
 from server.prompt import check_template
 from server.serve.http_protocol import ClientLimits

@@ -6,11 +6,10 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from server.api.http.record import ImageReport, current_record, note_relaxed
 from server.api.shapes.openai import ChatFinish, TextFinish
-from server.engine_client.interface import close
 from server.errors import EngineError
 from server.messages import (
     Admitted,
@@ -117,7 +116,7 @@ class Answer:
         except BaseException as exc:
             self._open = False
             self.finish = "error" if isinstance(exc, Exception) else ABORTED
-            await close(self._outputs)
+            await _close(self._outputs)
             raise
         self.prompt_tokens = first.prompt_tokens
         self.image_tokens = first.image_tokens
@@ -141,7 +140,7 @@ class Answer:
 
     async def aclose(self) -> None:
         """Abort what still runs."""
-        await close(self._outputs)
+        await _close(self._outputs)
         self._end(ABORTED)
 
     def _delta(self, output: TokenOutput) -> Delta:
@@ -228,3 +227,15 @@ class Answer:
             self.finish = reason
             seconds = time.monotonic() - self._arrival
             self._metrics.finished(reason, self.completion_tokens, seconds, self.timings)
+
+
+async def _close(outputs: AsyncIterator[Admitted | TokenOutput]) -> None:
+    """End an iterator of ``Engine.generate`` early, which aborts its request."""
+    if isinstance(outputs, _Closable):
+        await outputs.aclose()
+
+
+@runtime_checkable
+class _Closable(Protocol):
+    async def aclose(self) -> None:
+        """As async generators have it."""

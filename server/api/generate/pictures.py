@@ -22,9 +22,8 @@ from server.decoders.pool import DecoderPool, Done, Work
 from server.errors import ImageError, NotFoundError, RequestError
 from server.images.data_url import read_source
 from server.images.fetch import Fetcher
-from server.images.limits import check_bytes, check_count
 from server.images.local_file import read_file
-from server.images.options import Detail, image_digest, source_digest
+from server.images.options import Detail, check_bytes, check_count, image_digest, source_digest
 from server.images.prepared_cache import KeptPictures, PictureKey, size_of
 from server.images.transfer import INSPECT, PREPARE, Inspection, unpack, unpack_inspection
 from server.messages import ImageInput, VisionFacts

@@ -14,13 +14,31 @@ from server.api.middleware.admission import Gate
 from server.api.options import ApiOptions
 from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool
-from server.engine_client.interface import Engine, require_ready
+from server.engine_client.interface import Engine, EngineState
+from server.errors import EngineUnavailable
 from server.messages import EngineReady, ModelFacts
 from server.metrics import Metrics
 from server.prompt import ChatTemplate, choose_template
 
 # OpenAI takes 300,000 token ids in one request for embeddings; they are parsed in some 20 ms.
 _VALUES = 400_000
+
+
+_WHY_NOT = {
+    EngineState.STARTING: "the model is still loading; try again in a moment",
+    EngineState.FAILED: "the engine could not be started again; the server's log says why",
+}
+
+
+def require_ready(engine: Engine) -> EngineReady:
+    """The model's facts, or EngineUnavailable with the reason.
+
+    While the engine is being restarted requests may come: they wait for the next one.
+    """
+    ready = engine.ready
+    if engine.state in _WHY_NOT or ready is None:
+        raise EngineUnavailable(_WHY_NOT.get(engine.state, "the engine is not ready"))
+    return ready
 
 
 class ServedModel:
