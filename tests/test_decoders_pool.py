@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from live import gone
 
@@ -94,6 +95,55 @@ def test_bytes_come_back_and_processes_are_used_again(
         assert os.getpid() not in pids
 
     running(go)
+
+
+def test_a_large_result_stays_in_its_memory_and_nobody_can_change_it() -> None:
+    async def go(pool: Pool) -> None:
+        data = os.urandom(2_000_000)
+        (view,) = (await pool.do("keep", data=data)).decoded.buffers
+        assert isinstance(view, memoryview)
+        assert view.readonly
+        assert set((await pool.do("alter")).decoded.fields["found"].values()) == {"PermissionError"}
+        assert view == data
+        assert not pool.counted.ended  # it was the same decoder
+
+    running(go, Pool(count=1))
+
+
+def open_files() -> int:
+    return psutil.Process().num_fds()
+
+
+def test_its_memory_ends_with_the_last_view_of_it() -> None:
+    async def go(pool: Pool) -> None:
+        await pool.do("mirror")
+        before = open_files()
+        many = [(await pool.do("mirror", n, data=bytes(2_000_000))).decoded for n in range(5)]
+        views = [each.buffers[1] for each in many]
+        assert open_files() >= before + 4
+        del many
+        assert [view[-1] for view in views] == [0] * 5
+        del views
+        assert open_files() <= before
+
+    running(go, Pool(count=1))
+
+
+def test_a_decoder_that_could_change_its_result_is_not_believed() -> None:
+    async def go(pool: Pool) -> None:
+        with pytest.raises(EngineError, match="lost twice"):
+            await pool.do("hold", data=bytes(2_000_000))
+
+    running(go)
+
+
+def test_a_result_beyond_the_shared_memory_s_limit_exceeds_the_memory() -> None:
+    async def go(pool: Pool) -> None:
+        with pytest.raises(RequestError, match="of memory to decode"):
+            await pool.do("mirror", data=bytes(6_000_000))
+        assert pool.counted.ended == {"memory": 1}
+
+    running(go, Pool(shared_bytes=10_000_000))
 
 
 def test_without_memfd_a_temporary_file_serves(monkeypatch: pytest.MonkeyPatch) -> None:

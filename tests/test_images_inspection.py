@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from image_files import corners, encode, tower
 
+from server.decoders.memory import SharedMemory, write_pieces
+from server.decoders.work import Decoded
 from server.errors import ImageError
 from server.images.geometry import Resolution, resolutions
 from server.images.jobs import inspect_picture
@@ -24,7 +26,10 @@ TILED = replace(
 
 def inspect(data: bytes, facts: VisionFacts) -> Inspection:
     """As a decoder and the web process do it together."""
-    return unpack_inspection(inspect_picture(data, facts, ImageOptions()), len(data), "", 0.0)
+    result, memory = inspect_picture(data, facts, ImageOptions()), SharedMemory()
+    places = write_pieces(memory.descriptor, result.pieces)
+    decoded = Decoded(result.fields, memory.copied(places))
+    return unpack_inspection(decoded, len(data), "", 0.0)
 
 
 def tokens(found: tuple[Resolution, ...]) -> dict[int, int]:

@@ -14,15 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from server.decoders.work import (
-    Decoded,
-    DecoderLimits,
-    Job,
-    frame,
-    read_shared,
-    receive_frame,
-    write_shared,
-)
+from server.decoders.memory import read_shared, write_pieces
+from server.decoders.work import DecoderLimits, Job, Result, frame, receive_frame
 from server.errors import LlavaError
 
 # Where the line and the shared memory lie; below are the three standard streams, and no other
@@ -43,10 +36,12 @@ def decode_until_closed(
         _confine(line, memory, limits, size)
         with socket.socket(fileno=_LINE) as ours:
             while (request := receive_frame(ours)) is not None:
-                reply = _reply(request)
+                payload, descriptors = request
+                _take(descriptors)
+                reply = _reply(payload)
                 ours.sendall(frame(json.dumps(reply).encode()))
                 if "exceeded" in reply:
-                    break  # what a codec left behind is nobody's any more
+                    break  # a codec that ran out of memory may have left anything behind
     finally:
         os._exit(0)
 
@@ -73,6 +68,14 @@ def _confine(line: int, memory: int, limits: DecoderLimits, size: int | None) ->
         _bound(resource.RLIMIT_AS, size + limits.memory_bytes)
 
 
+def _take(descriptors: list[int]) -> None:
+    """Puts the shared memory that came with a job in its place, which the last job emptied."""
+    for descriptor in descriptors:
+        if descriptor != _MEMORY:
+            os.dup2(descriptor, _MEMORY)
+            os.close(descriptor)
+
+
 def _bound(what: int, limit: int) -> None:
     try:
         resource.setrlimit(what, (limit, limit))
@@ -95,7 +98,8 @@ def _reply(request: bytes) -> dict[str, Any]:
         job: Job = pickle.loads(request)  # noqa: S301 (from our own web process)
         # Ends the process, by the signal's default action.
         signal.setitimer(signal.ITIMER_PROF, job.cpu_seconds)
-        reply = _done(_function(job.function)(read_shared(_MEMORY, job.n_bytes), *job.arguments))
+        result = _function(job.function)(read_shared(_MEMORY, job.n_bytes), *job.arguments)
+        reply = _done(job, result)
     except LlavaError as error:
         reply = {"refused": [error.message, error.code]}
     except MemoryError:
@@ -115,9 +119,8 @@ def _function(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def _done(decoded: Decoded) -> dict[str, Any]:
-    offset = 0
-    for buffer in decoded.buffers:
-        write_shared(_MEMORY, buffer, offset)
-        offset += len(buffer)
-    return {"fields": decoded.fields, "sizes": [len(buffer) for buffer in decoded.buffers]}
+def _done(job: Job, result: Result) -> dict[str, Any]:
+    places = write_pieces(_MEMORY, result.pieces)
+    if sum(size for _, size in places) > job.most_copied:
+        os.close(_MEMORY)  # it is the web process's, which seals it
+    return {"fields": result.fields, "places": places}

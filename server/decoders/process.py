@@ -11,7 +11,6 @@ import select
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -23,22 +22,12 @@ from typing import Any, Final
 import psutil
 from anyio import to_thread
 
-from server.decoders.work import (
-    HEAD,
-    Decoded,
-    DecoderLimits,
-    Job,
-    frame,
-    frame_size,
-    read_shared,
-    write_shared,
-)
+from server.decoders.memory import SharedMemory
+from server.decoders.work import HEAD, Decoded, DecoderLimits, Job, frame, frame_size
 from server.errors import EngineError
 
 # What is copied on the event loop: 0.1 ms; a thread costs as much.
 _AT_ONCE: Final = 512 * 1024
-# Shared memory beyond this goes back to the system after each file.
-_KEPT: Final = 8 * 1024**2
 # Nothing else of the environment is a codec's business, API keys least of all.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY", "DYLD_", "PYTHON", "COV")
 _LONGEST_REPLY: Final = 1024 * 1024
@@ -47,6 +36,16 @@ _PATIENCE: Final = 2.0
 # A third of the share that others have: enough to end within the wall time beside a busy engine.
 _NICE: Final = 5
 _NURSERY: Final = "server.decoders.nursery"
+# A picture's memory is freed after each, and a fault for each of its pages was a third of the time
+# that decoding took. So what is small stays with the process, and what is large comes in pages of
+# 2 MiB where the system has them. glibc 2.35 knows all three; others ignore them.
+_TUNABLES: Final = ":".join(
+    (
+        "glibc.malloc.hugetlb=1",
+        f"glibc.malloc.mmap_threshold={4 * 1024**2}",
+        f"glibc.malloc.trim_threshold={32 * 1024**2}",
+    )
+)
 
 
 class DecoderLost(Exception):  # noqa: N818 (how a process ended, which may be as it should)
@@ -55,7 +54,7 @@ class DecoderLost(Exception):  # noqa: N818 (how a process ended, which may be a
 
 @dataclass(slots=True, frozen=True)
 class Reply:
-    """A decoder's reply as it came: ``fields`` and ``sizes``, or why there are none."""
+    """A decoder's reply as it came: ``fields`` and ``places``, or why there are none."""
 
     content: dict[str, Any]
     decoded: Decoded | None
@@ -64,13 +63,13 @@ class Reply:
 class Decoder:
     """One decoder process, its line and the memory that it shares. Does one job at a time."""
 
-    def __init__(self, pid: int, line: socket.socket, memory: int) -> None:
+    def __init__(self, pid: int, line: socket.socket, memory: SharedMemory) -> None:
         self.pid = pid
         self._line = line
-        self._memory = memory
+        self._memory: SharedMemory | None = memory
         self._cpu_before = 0.0
         # A decoder ends when its line closes, so that none outlives the pool that forgot it.
-        self.close = weakref.finalize(self, _close, line, memory)
+        self.close = weakref.finalize(self, line.close)
 
     @property
     def waits(self) -> bool:
@@ -94,26 +93,38 @@ class Decoder:
         self, function: str, data: bytes, arguments: tuple[Any, ...], cpu_seconds: float
     ) -> Reply:
         """What ``function`` made of ``data``. Raises DecoderLost."""
-        loop, job = asyncio.get_running_loop(), Job(function, len(data), arguments, cpu_seconds)
-        await _copy(len(data), write_shared, self._memory, data)
+        descriptors = []
         try:
-            await loop.sock_sendall(self._line, frame(pickle.dumps(job)))
+            if self._memory is None:
+                self._memory = SharedMemory()
+                descriptors = [self._memory.descriptor]
+            memory = self._memory
+            await _copy(len(data), memory.write, data)
+            job = Job(function, len(data), arguments, cpu_seconds, memory.most_copied)
+            await self._send(frame(pickle.dumps(job)), descriptors)
             content = json.loads(await self._receive())
             self._cpu_before = float(content["cpu_total"])
-            return await self._with_buffers(content, len(data))
+            return Reply(content, await self._decoded(content, memory))
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DecoderLost from error
 
-    async def _with_buffers(self, content: dict[str, Any], sent: int) -> Reply:
+    async def _send(self, data: bytes, descriptors: list[int]) -> None:
+        # Nothing else is on the line, so the head always fits.
+        socket.send_fds(self._line, [data[:HEAD]], descriptors)
+        await asyncio.get_running_loop().sock_sendall(self._line, data[HEAD:])
+
+    async def _decoded(self, content: dict[str, Any], memory: SharedMemory) -> Decoded | None:
         if "fields" not in content:
-            return Reply(content, None)
-        sizes = [int(size) for size in content["sizes"]]
-        if min(sizes, default=0) < 0 or sum(sizes) > os.fstat(self._memory).st_size:
-            raise DecoderLost
-        buffers: tuple[bytes, ...] = await _copy(sum(sizes), _split, self._memory, sizes)
-        if max(sum(sizes), sent) > _KEPT:
-            os.ftruncate(self._memory, 0)
-        return Reply(content, Decoded(content["fields"], buffers))
+            return None
+        places = [(int(start), int(size)) for start, size in content["places"]]
+        memory.check(places)
+        size = sum(size for _, size in places)
+        if size > memory.most_copied:
+            self._memory = None
+            return Decoded(content["fields"], memory.taken(places))
+        copies: tuple[bytes, ...] = await _copy(size, memory.copied, places)
+        memory.shrink()
+        return Decoded(content["fields"], copies)
 
     async def _receive(self) -> bytes:
         """One reply, which mostly comes in one piece."""
@@ -126,22 +137,10 @@ class Decoder:
         return data[HEAD:]
 
 
-def _close(line: socket.socket, memory: int) -> None:
-    line.close()
-    os.close(memory)
-
-
 async def _copy(size: int, function: Any, *arguments: Any) -> Any:
     if size <= _AT_ONCE:
         return function(*arguments)
     return await to_thread.run_sync(function, *arguments)
-
-
-def _split(memory: int, sizes: list[int]) -> tuple[bytes, ...]:
-    offsets = [sum(sizes[:number]) for number in range(len(sizes))]
-    return tuple(
-        read_shared(memory, size, offset) for size, offset in zip(sizes, offsets, strict=True)
-    )
 
 
 class NurseryProcess:
@@ -163,19 +162,19 @@ class NurseryProcess:
             raise EngineError(f"no decoder could be started: {error}") from error
 
     def _forked(self, limits: DecoderLimits) -> Decoder:
+        memory = SharedMemory()
         ours, theirs = socket.socketpair()
-        memory = _shared_memory()
         try:
             for last in (False, True):
                 try:
-                    pid = self._ask(("fork", limits), theirs.fileno(), memory) or 0
+                    pid = self._ask(("fork", limits), theirs.fileno(), memory.descriptor) or 0
                     break
                 except (OSError, ValueError):  # it was killed; another one is started
                     self.stop()
                     if last:
                         raise
         except BaseException:
-            _close(ours, memory)
+            ours.close()
             raise
         finally:
             theirs.close()
@@ -244,19 +243,8 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "VECLIB_MAXIMUM_THREADS": "1",
+        "GLIBC_TUNABLES": _TUNABLES,
     }
-
-
-def _shared_memory() -> int:
-    """A descriptor of memory that two processes may share, without a name in the file system.
-
-    It is read and written, not mapped: one copy each way, and a decoder that shortens it cannot
-    hurt who reads it. Where the system has no memfd, an unlinked temporary file serves.
-    """
-    with suppress(AttributeError, OSError):
-        return os.memfd_create("llava-decoder", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 @cache

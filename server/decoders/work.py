@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import io
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 _SIZE: Final = struct.Struct("!I")
 
@@ -26,37 +26,54 @@ class DecoderLimits:
     shared_bytes: int = 1024**3
 
 
+class Piece(Protocol):
+    """Bytes that write themselves into the shared memory, so that nothing else has to hold them."""
+
+    def __len__(self) -> int:
+        """How many they are."""
+
+    def write(self, file: io.FileIO) -> None:
+        """Writes them where the file stands. A head may come before them, nothing after them."""
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """What a decoder's function returns: what JSON can hold, and large pieces of bytes."""
+
+    fields: dict[str, Any]
+    pieces: tuple[bytes | Piece, ...] = ()
+
+
 @dataclass(slots=True, frozen=True)
 class Decoded:
-    """What a decoder's function returns: what JSON can hold, and large pieces of bytes.
+    """A ``Result`` as it arrives in the web process.
 
     The process that it comes from may be under a client's control by then, so that no pickle is
     read from it. Who takes the result checks it.
     """
 
     fields: dict[str, Any]
-    buffers: tuple[bytes, ...] = ()
+    buffers: tuple[bytes | memoryview, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)
 class Job:
-    """``function`` is ``module:name``; it is called with the file's bytes and ``arguments``."""
+    """``function`` is ``module:name``; it is called with the file's bytes and ``arguments``.
+
+    A result of more than ``most_copied`` bytes stays in the memory that it was written to: the web
+    process takes that, and the next job brings the decoder another one.
+    """
 
     function: str
     n_bytes: int
     arguments: tuple[Any, ...]
     cpu_seconds: float
+    most_copied: int
 
 
 def frame(payload: bytes) -> bytes:
     """The payload behind its length."""
     return _SIZE.pack(len(payload)) + payload
-
-
-def receive_frame(line: socket.socket) -> bytes | None:
-    """The next payload on a blocking line, None at its end."""
-    head = _receive(line, _SIZE.size)
-    return None if head is None else _receive(line, _SIZE.unpack(head)[0])
 
 
 def frame_size(head: bytes) -> int:
@@ -68,6 +85,14 @@ def frame_size(head: bytes) -> int:
 HEAD: Final = _SIZE.size
 
 
+def receive_frame(line: socket.socket) -> tuple[bytes, list[int]] | None:
+    """The next payload on a blocking line and the descriptors before it, None at the line's end."""
+    head, descriptors, _, _ = socket.recv_fds(line, HEAD, 1)
+    rest = _receive(line, HEAD - len(head)) if head else None
+    payload = None if rest is None else _receive(line, frame_size(head + rest))
+    return None if payload is None else (payload, descriptors)
+
+
 def _receive(line: socket.socket, size: int) -> bytes | None:
     data = bytearray()
     while len(data) < size:
@@ -76,22 +101,3 @@ def _receive(line: socket.socket, size: int) -> bytes | None:
             return None
         data += piece
     return bytes(data)
-
-
-def read_shared(memory: int, size: int, offset: int = 0) -> bytes:
-    """Bytes out of the shared memory: one copy, from page to page."""
-    data = os.pread(memory, size, offset)
-    while len(data) < size:  # more than 2 GiB at once, or a signal
-        piece = os.pread(memory, size - len(data), offset + len(data))
-        if not piece:
-            raise EOFError("the shared memory is shorter than was said")
-        data += piece
-    return data
-
-
-def write_shared(memory: int, data: bytes, offset: int = 0) -> None:
-    """Bytes into the shared memory, which grows as far as they need it."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(memory, view, offset)
-        view, offset = view[written:], offset + written

@@ -135,7 +135,7 @@ class EngineProcess:
     def _write(self) -> None:
         with suppress(OSError):
             while (message := self._outbox.get()) is not None:
-                self._line.send(message)
+                self._line.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
     def stop(self, patience: float) -> int:
         """Asks the process to end, kills it after ``patience`` seconds; returns its exit code."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
@@ -25,7 +25,7 @@ _LOW_POOL: Final = 2
 
 
 @dataclass(slots=True, frozen=True)
-class _Pixels:
+class Fitted:
     """What the tower is to see; ``resized`` is what the picture takes of it, in pixels."""
 
     image: Image.Image
@@ -46,8 +46,22 @@ def prepare(
 
     Raises ImageError with ``param``: not a whole, permitted picture, or too narrow for the tower.
     """
-    image = fit(decode_for(data, tower, options, param), tower, options, param)
-    return replace(image, digest=image_digest(source_digest(data), tower, options))
+    decoded = decode_for(data, tower, options, param)
+    fitted = fit(decoded, tower, options, param)
+    return ImageInput(
+        digest=image_digest(source_digest(data), tower, options),
+        width=fitted.image.width,
+        height=fitted.image.height,
+        rgb=fitted.image.tobytes(),
+        source_width=decoded.source_width,
+        source_height=decoded.source_height,
+        tiles=tuple(each.tobytes() for each in fitted.tiles),
+        layout=fitted.layout,
+        pool=fitted.pool,
+        detail="low" if options.low else "high",
+        resized_width=fitted.resized[0],
+        resized_height=fitted.resized[1],
+    )
 
 
 def decode_for(
@@ -65,32 +79,16 @@ def decode_for(
 
 def fit(
     decoded: DecodedImage, tower: VisionFacts, options: ImageOptions, param: str | None
-) -> ImageInput:
-    """The second half of ``prepare``: the decoded picture as the tower is to see it, its digest
-    left empty.
+) -> Fitted:
+    """The second half of ``prepare``: the decoded picture as the tower is to see it.
 
     Raises ImageError with ``param`` if it is too narrow for the tower.
     """
     if tower.tiled:
-        pixels = _in_tiles(decoded, tower, options)
-    elif tower.fixed:
-        pixels = _in_a_square(decoded, tower, options)
-    else:
-        pixels = _any_size(decoded, tower, options, param)
-    return ImageInput(
-        digest="",
-        width=pixels.image.width,
-        height=pixels.image.height,
-        rgb=pixels.image.tobytes(),
-        source_width=decoded.source_width,
-        source_height=decoded.source_height,
-        tiles=tuple(each.tobytes() for each in pixels.tiles),
-        layout=pixels.layout,
-        pool=pixels.pool,
-        detail="low" if options.low else "high",
-        resized_width=pixels.resized[0],
-        resized_height=pixels.resized[1],
-    )
+        return _in_tiles(decoded, tower, options)
+    if tower.fixed:
+        return _in_a_square(decoded, tower, options)
+    return _any_size(decoded, tower, options, param)
 
 
 def _target(tower: VisionFacts, options: ImageOptions) -> int | None:
@@ -109,14 +107,14 @@ def _cap(options: ImageOptions) -> int | None:
     return options.max_edge
 
 
-def _in_a_square(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> _Pixels:
+def _in_a_square(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> Fitted:
     size = tower.image_size
     image = to_square(decoded.rgb, size, tower.image_mean, shrink=decoded.shrink, box=decoded.box)
     resized = within(decoded.source_width, decoded.source_height, size, enlarge=True)
-    return _Pixels(image, resized, pool=_LOW_POOL if options.low else 1)
+    return Fitted(image, resized, pool=_LOW_POOL if options.low else 1)
 
 
-def _in_tiles(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> _Pixels:
+def _in_tiles(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) -> Fitted:
     """The overview, squeezed to a square as the reference does it, and the tiles."""
     size = tower.image_size
     overview = to_canvas(decoded.rgb, (size, size), (size, size), box=decoded.box)
@@ -126,14 +124,14 @@ def _in_tiles(decoded: DecodedImage, tower: VisionFacts, options: ImageOptions) 
     side = math.isqrt(tower.tokens_per_image)
     tiling = None if options.low else tile(width, height, tower.pinpoints, size, side)
     if tiling is None:
-        return _Pixels(overview, overview.size)
+        return Fitted(overview, overview.size)
     canvas = to_canvas(decoded.rgb, tiling.inner, tiling.canvas, box=decoded.box)
-    return _Pixels(overview, tiling.inner, cut(canvas, size), tiling.layout)
+    return Fitted(overview, tiling.inner, cut(canvas, size), tiling.layout)
 
 
 def _any_size(
     decoded: DecodedImage, tower: VisionFacts, options: ImageOptions, param: str | None
-) -> _Pixels:
+) -> Fitted:
     width, height = decoded.source_width, decoded.source_height
     cap = _cap(options) or options.limits.max_side
     if max(width, height) <= _MAX_ASPECT * min(width, height):
@@ -143,7 +141,7 @@ def _any_size(
             capped = cap_pixels(capped, tower.most_pixels)
         fitted = at_least(capped, tower.patch_size)
         if max(fitted.size) <= cap:
-            return _Pixels(fitted, fitted.size)
+            return Fitted(fitted, fitted.size)
     raise ImageError(
         f"The picture is too narrow for the vision tower ({width}x{height}).", param=param
     )

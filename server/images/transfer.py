@@ -6,7 +6,7 @@ speak for it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from server.decoders.work import Decoded
@@ -34,16 +34,8 @@ class Inspection:
     image: ImageInput
 
 
-def pack(image: ImageInput, **fields: Any) -> Decoded:
-    """A prepared picture, without its digest, and some ``fields`` more."""
-    layout = None if image.layout is None else asdict(image.layout)
-    for name in (*_NUMBERS, *_RESIZED, "detail"):
-        fields[name] = getattr(image, name)
-    return Decoded({**fields, "layout": layout}, (image.rgb, *image.tiles))
-
-
 def unpack(decoded: Decoded, digest: str, seconds: float) -> ImageInput:
-    """The picture that was packed. Raises ValueError for what no picture could be."""
+    """The picture that a decoder packed. Raises ValueError for what no picture could be."""
     fields, (rgb, *tiles) = decoded.fields, decoded.buffers
     numbers = {name: _number(fields[name], 1) for name in _NUMBERS}
     numbers |= {name: _number(fields[name], 0) for name in _RESIZED}

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 from dataclasses import dataclass
+from pickle import PickleBuffer
+
+# A view is of memory that is shared with a decoder and can no longer change. It is pickled, from
+# protocol 5 on, without a copy beside, and arrives as bytes.
+Pixels = bytes | memoryview
+copyreg.pickle(memoryview, lambda view: (bytes, (PickleBuffer(view),)))  # type: ignore[arg-type, return-value]
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,10 +54,10 @@ class ImageInput:
     digest: str
     width: int
     height: int
-    rgb: bytes
+    rgb: Pixels
     source_width: int
     source_height: int
-    tiles: tuple[bytes, ...] = ()
+    tiles: tuple[Pixels, ...] = ()
     layout: TileLayout | None = None
     pool: int = 1
     detail: str = "high"

@@ -117,8 +117,9 @@ def _decoder_limits(settings: Settings) -> DecoderLimits:
         cpu_seconds=seconds,
         # Beside a busy engine a slow decoder may get a sixth of a core.
         wall_seconds=max(60.0, 6 * seconds),
-        # The file goes in and at most all of its pixels come out.
-        shared_bytes=max(int(settings.image_max_bytes), 3 * pixels, 64 * MIB),
+        # The file goes in and at most all of its pixels come out,
+        # with a few bytes of a head before each piece.
+        shared_bytes=max(int(settings.image_max_bytes), 3 * pixels + MIB, 64 * MIB),
     )
 
 

@@ -1,0 +1,125 @@
+"""The memory through which a file reaches its decoder, and the pixels come back.
+
+A decoder writes and reads it and never maps it: pages that are written by a system call need no
+page fault. A large result is not copied out of it. The web process seals the memory, so that
+neither its size nor a byte of it can change any more, maps it, and gives the decoder another one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import mmap
+import os
+import sys
+import tempfile
+import weakref
+from typing import Final
+
+from server.decoders.work import Piece
+
+# What is larger is taken with its memory. A copy costs a page fault for each page of the new one,
+# more than a new memory does from a hundred of them on.
+MOST_COPIED: Final = 512 * 1024
+# Memory beyond this goes back to the system after each file.
+_KEPT: Final = 8 * 1024**2
+Places = list[tuple[int, int]]
+
+
+class SharedMemory:
+    """The web process's side: one descriptor, which a decoder has, too.
+
+    Where the system has no memfd, an unlinked temporary file serves, and all is copied.
+    """
+
+    def __init__(self) -> None:
+        """Raises OSError where the system has none to give."""
+        try:
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            self.descriptor = os.memfd_create("llava-decoder", flags)
+            self.most_copied = MOST_COPIED
+        except (AttributeError, OSError):
+            with tempfile.TemporaryFile() as file:
+                self.descriptor = os.dup(file.fileno())
+            self.most_copied = sys.maxsize
+        self.close = weakref.finalize(self, os.close, self.descriptor)
+
+    def write(self, data: bytes) -> None:
+        """Puts a file at its beginning."""
+        write_shared(self.descriptor, data)
+
+    def check(self, places: Places) -> None:
+        """Raises ValueError for places that do not exist."""
+        whole = os.fstat(self.descriptor).st_size
+        for start, size in places:
+            if start < 0 or size < 0 or start + size > whole:
+                raise ValueError("a place outside of the shared memory")
+
+    def copied(self, places: Places) -> tuple[bytes, ...]:
+        """What lies there."""
+        return tuple(read_shared(self.descriptor, size, start) for start, size in places)
+
+    def taken(self, places: Places) -> tuple[memoryview, ...]:
+        """The same without a copy; this memory ends with the last of the views.
+
+        Raises OSError if the decoder still could change it.
+        """
+        end = max(start + size for start, size in places)
+        os.ftruncate(self.descriptor, end)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        # Private, since Linux before 6.7 maps nothing shared that is sealed; nothing is copied.
+        whole = mmap.mmap(self.descriptor, end, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        self.close()  # the mapping has a descriptor of its own
+        view = memoryview(whole)
+        return tuple(view[start : start + size] for start, size in places)
+
+    def shrink(self) -> None:
+        """Gives back what few files need."""
+        if os.fstat(self.descriptor).st_size > _KEPT:
+            os.ftruncate(self.descriptor, 0)
+
+
+def read_shared(memory: int, size: int, offset: int = 0) -> bytes:
+    """Bytes out of the shared memory: one copy, from page to page."""
+    data = os.pread(memory, size, offset)
+    while len(data) < size:  # more than 2 GiB at once, or a signal
+        piece = os.pread(memory, size - len(data), offset + len(data))
+        if not piece:
+            raise EOFError("the shared memory is shorter than was said")
+        data += piece
+    return data
+
+
+def write_shared(memory: int, data: bytes, offset: int = 0) -> None:
+    """Bytes into the shared memory, which grows as far as they need it."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(memory, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def write_pieces(memory: int, pieces: tuple[bytes | Piece, ...]) -> Places:
+    """Writes them behind each other; where each of them begins, and its length.
+
+    Raises MemoryError where the system has no memory for them, or the limit is reached.
+    """
+    places = []
+    with io.FileIO(memory, "r+", closefd=False) as file:
+        file.seek(0)
+        for piece in pieces:
+            try:
+                end = _write(file, piece)
+            except OSError as error:
+                raise MemoryError from error
+            places.append((end - len(piece), len(piece)))
+    return places
+
+
+def _write(file: io.FileIO, piece: bytes | Piece) -> int:
+    start = file.tell()
+    if isinstance(piece, bytes):
+        write_shared(file.fileno(), piece, start)
+        return file.seek(start + len(piece))
+    piece.write(file)
+    return file.tell()
