@@ -21,14 +21,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quant_shape_to_byte_shape
 
-from scripts.synthetic.files import is_plain, llm_tensors, llm_writer
+from scripts.synthetic.files import is_plain, llm_tensors, llm_writer, q4_k_m
 from scripts.synthetic.shapes import LlmShape
 from server.mmproj.layout import NEWLINES, TowerShape, tensor_shapes
 from server.mmproj.reference import write_metadata
 
 FOLDER: Final = Path(__file__).parents[1] / "models" / "headers"
 _F32, _F16 = GGMLQuantizationType.F32, GGMLQuantizationType.F16
-_Q4_K, _Q6_K = GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K
+_Q4_K = GGMLQuantizationType.Q4_K
 
 _VICUNA_7B = LlmShape(4096, 32, 32, 32, 11008, 32000, 4096)
 _VICUNA_13B = LlmShape(5120, 40, 40, 40, 13824, 32000, 4096)
@@ -73,23 +73,12 @@ def _pack(path: Path, header: bytes) -> None:
 
 def _model(name: str, shape: LlmShape) -> bytes:
     writer = llm_writer(None, name, shape)
-    tensors = llm_tensors(shape)
-    kinds = {tensor: q4_k_m(tensor, size, shape.layers) for tensor, size in tensors.items()}
+    tensors, mix = llm_tensors(shape), q4_k_m(shape.layers)
+    kinds = {
+        tensor: _F32 if is_plain(tensor, size) else mix(tensor) or _Q4_K
+        for tensor, size in tensors.items()
+    }
     return _header(writer, tensors, kinds)
-
-
-def q4_k_m(name: str, size: tuple[int, ...], layers: int) -> GGMLQuantizationType:
-    """The type of a tensor in Q4_K_M (llama_tensor_get_type in llama.cpp's llama-quant.cpp)."""
-    if len(size) == 1:
-        return _F32
-    if name == "output.weight":
-        return _Q6_K
-    if name.endswith(("attn_v.weight", "ffn_down.weight")):
-        layer = int(name.split(".")[1])
-        eighth = layers // 8
-        if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2:
-            return _Q6_K
-    return _Q4_K
 
 
 def _tower(name: str, shape: TowerShape) -> bytes:

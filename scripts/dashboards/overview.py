@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.builders.stat import Panel as Stat
 
 from scripts.dashboards.parts import (
     ASKED,
@@ -30,84 +31,56 @@ def overview() -> Dashboard:
 
 
 def _now(made: Dashboard) -> Dashboard:
+    made = made.with_row(row("Now"))
+    for panel in (*_work(), *_health()):
+        made = made.with_panel(panel)
+    return made
+
+
+def _work() -> list[Stat]:
+    up = of("llava_engine_up")
+    down = f"count({up}) - sum({up})"
+    running, waiting = of("llava_num_requests_running"), of("llava_num_requests_waiting")
+    busy = ((None, "green"), (1, "yellow"), (16, "red"))
+    text = "Models that do not serve now: loading, restarting, failed"
+    tokens = rate("llava_generation_tokens_total")
+    return [
+        number("Engines down", text, "none", down, EIGHTH, colours=GOOD_AT_0),
+        number("Running", "Requests in the batch", "none", f"sum({running})", EIGHTH),
+        number(
+            "Waiting",
+            "Requests that have no slot yet",
+            "none",
+            f"sum({waiting})",
+            EIGHTH,
+            colours=busy,
+        ),
+        number(
+            "Requests", "Generations ended", "reqps", rate("llava_request_success_total"), EIGHTH
+        ),
+        number("Tokens", "Generated", "tps", tokens, EIGHTH),
+    ]
+
+
+def _health() -> list[Stat]:
     failed = f"({rate('llava_requests_failed_total', status='~5..')} or vector(0))"
     answered = rate("llava_http_requests_total", route=ASKED)
     # No traffic is no error: without the second part the panel would show NaN.
     errors = f"({failed} / ({answered} > 0)) or vector(0)"
-    up, waiting = of("llava_engine_up"), of("llava_num_requests_waiting")
+    rare = ((None, "green"), (0.01, "yellow"), (0.05, "red"))
+    restarts = f"sum(increase({of('llava_engine_restarts_total')}[$__range]))"
+    text = "Engines started again in the time shown"
     version = f"max by (version, llama_cpp_python, backends) ({of('llava_build_info')})"
-    return (
-        made.with_row(row("Now"))
-        .with_panel(
-            number(
-                "Engines down",
-                "Models that do not serve now: loading, restarting, failed",
-                "none",
-                f"count({up}) - sum({up})",
-                EIGHTH,
-                colours=GOOD_AT_0,
-            )
-        )
-        .with_panel(
-            number(
-                "Running",
-                "Requests in the batch",
-                "none",
-                f"sum({of('llava_num_requests_running')})",
-                EIGHTH,
-            )
-        )
-        .with_panel(
-            number(
-                "Waiting",
-                "Requests that have no slot yet",
-                "none",
-                f"sum({waiting})",
-                EIGHTH,
-                colours=((None, "green"), (1, "yellow"), (16, "red")),
-            )
-        )
-        .with_panel(
-            number(
-                "Requests",
-                "Generations ended",
-                "reqps",
-                rate("llava_request_success_total"),
-                EIGHTH,
-            )
-        )
-        .with_panel(
-            number("Tokens", "Generated", "tps", rate("llava_generation_tokens_total"), EIGHTH)
-        )
-        .with_panel(
-            number(
-                "Errors",
-                "Share answered 5xx",
-                "percentunit",
-                errors,
-                EIGHTH,
-                colours=((None, "green"), (0.01, "yellow"), (0.05, "red")),
-            )
-        )
-        .with_panel(
-            number(
-                "Restarts",
-                "Engines started again in the time shown",
-                "none",
-                f"sum(increase({of('llava_engine_restarts_total')}[$__range]))",
-                EIGHTH,
-                colours=GOOD_AT_0,
-            )
-        )
-        .with_panel(
-            label(
-                "Version",
-                "Of llava-server, with llama-cpp-python's and the backends",
-                (version, "{{version}} / {{llama_cpp_python}} {{backends}}"),
-                EIGHTH,
-            )
-        )
-    )
+    return [
+        number("Errors", "Share answered 5xx", "percentunit", errors, EIGHTH, colours=rare),
+        number("Restarts", text, "none", restarts, EIGHTH, colours=GOOD_AT_0),
+        label(
+            "Version",
+            "Of llava-server, with llama-cpp-python's and the backends",
+            (version, "{{version}} / {{llama_cpp_python}} {{backends}}"),
+            EIGHTH,
+        ),
+    ]
 
 
 def _traffic(made: Dashboard) -> Dashboard:

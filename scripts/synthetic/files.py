@@ -46,7 +46,9 @@ def write_pair(
 
 def q4_k_m(layers: int) -> Mix:
     """The mix of types that llama.cpp calls Q4_K_M: value and down matrices of half the layers
-    in 6 bits (llama-quant.cpp, use_more_bits), and the output.
+    in 6 bits, and the output; all others in Q4_K (llama_tensor_get_type_impl in llama-quant.cpp,
+    with its use_more_bits). Its exceptions for Falcon, for mixtures of 8 experts and for 70B models
+    are not here.
     """
     more = {n for n in range(layers) if n < layers // 8 or n >= 7 * layers // 8}
     more |= {n for n in range(layers) if (n - layers // 8) % 3 == 2}
