@@ -55,7 +55,7 @@ def hostile(count: int) -> Iterator[Shot]:
 
 
 def leave_early(url: str, count: int, seed: int) -> None:
-    """Requests that end before their body does; there is nobody to answer."""
+    """Requests that end before their body does; no client is left to answer."""
     where, chance = urlsplit(url), Random(seed)
     for shot in pictures(count, seed + 1):
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(shot.content)}\r\n\r\n"

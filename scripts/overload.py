@@ -1,4 +1,4 @@
-"""Overloads our server with the demo model, and tells what became of everybody.
+"""Overloads our server with the demo model, and prints what became of every request.
 
     python -m scripts.overload                     # 500 clients, 10,000 idle connections
     python -m scripts.overload --clients 100 --idle 1000 --seconds 5

@@ -1,4 +1,4 @@
-"""The time by which the request at hand must be over, for whoever waits on its behalf.
+"""The time by which the request at hand must be over, for the code that waits on its behalf.
 
 It is set where the request comes in, and travels with its tasks as context variables do.
 """

@@ -185,7 +185,7 @@ def test_a_reader_that_stops_leaves_the_engine_and_may_read_on(
         line.sendall(request(body))
         wait_running(server)
         wait_running(server, 0)
-        assert metric(server, "llava_requests_laid_aside_total") == 1
+        assert metric(server, "llava_requests_paused_total") == 1
         assert "red" in ask(client, shape("circle", RED), "What colour?").choices[0].message.content
         got = b""
         while b"[DONE]" not in got:

@@ -77,7 +77,8 @@ def test_gauges_follow_the_engine() -> None:
     assert values["llava_num_requests_waiting",] == 7
     assert values["llava_kv_cache_usage_perc",] == 0.25
     assert values["llava_engine_restarts_total",] == 2
-    assert values["llava_requests_laid_aside_total",] == 4
+    assert values["llava_requests_paused_total",] == 4
+    assert values["llava_requests_laid_aside_total",] == 4, "the old name"
     assert values["llava_engine_up",] == 1
     assert values["llava_image_encoder_info", "112", "CPU", "mlp", "positions"] == 1
     engine.stats = SchedulerStats(

@@ -42,7 +42,7 @@ def test_every_endpoint_says_what_it_takes_and_answers() -> None:
             continue
         for method in route.methods or ():
             told = found["paths"][route.path.replace(":path}", "}")][method.lower()]
-            assert told["tags"], f"{method} {route.path}: see server.api.openapi.operation"
+            assert told["tags"], f"{method} {route.path}: see server.api.http.openapi.operation"
             for status, answer in told["responses"].items():
                 assert answer["headers"]["x-request-id"]
                 for kind, content in answer["content"].items():

@@ -123,7 +123,7 @@ async def one_round(
 
 def measure(options: argparse.Namespace) -> Report:
     """All rounds. The servers run beside each other, but only one at a time has work: a machine
-    that is slow for half a minute would else be told as a slow server.
+    that is slow for half a minute would else be reported as a slow server.
     """
     facts = machine.facts()
     word = machine.warning(float(str(facts["busy_before"])))

@@ -69,7 +69,7 @@ async def warm_up(course: Course) -> None:
 
 
 async def new_picture(course: Course) -> Values:
-    """A picture that nobody has seen, alone on the machine."""
+    """A new picture, alone on the machine."""
     seen = [await course.ask(about(course.album.new(), DESCRIBE)) for _ in range(course.times(6))]
     return {"new_picture.first": median(reply.first for reply in seen)}
 

@@ -22,7 +22,7 @@ _STAGES = ("fetch", "decode", "resize", "encode")
 
 
 def pictures() -> Dashboard:
-    """The page on what nobody else shows."""
+    """The page on pictures."""
     made = board("llava-pictures", "llava-server / Pictures", "What pictures are and cost")
     for add in (_now, _what, _cost, _cache):
         made = add(made)

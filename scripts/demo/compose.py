@@ -1,4 +1,4 @@
-"""Makes up scenes: by chance, but fair to whoever is asked about them."""
+"""Makes up scenes: by chance, but fair to the model that is asked about them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ On a machine with a GPU, a compiler for it and the internet, one command does al
 
     make setup BACKEND=cuda && .venv/bin/python -m scripts.gpu_check
 
-A machine without the internet gets everything in one folder, and is told in two calls:
+A machine without the internet gets everything in one folder, and runs two calls:
 
     python -m scripts.gpu_check pack                      # here: source and wheels into .gpu/
     python3 -m scripts.gpu_check build --out "$OUT"       # there: llama.cpp with CUDA

@@ -84,7 +84,7 @@ async def _visit(url: str, *, quick: bool) -> dict[str, float]:
 
 @contextmanager
 def _servers(program: Path, layers: str) -> Iterator[None]:
-    """llama-server is the one that was built, and offloads as much as ours is told to."""
+    """llama-server is the one that was built, and offloads as much as ours does."""
     kept = SERVERS[REFERENCE]
 
     def command(load: Load, port: int) -> Command:

@@ -68,7 +68,7 @@ async def exchange(line: Connection, asked: bytes) -> tuple[int, float]:
 async def client(
     host: str, port: int, number: int, until: float, answers: Answers, *, polite: bool
 ) -> None:
-    """Asks again and again; a polite one waits as long as it is told when it is refused."""
+    """Asks again and again; a polite one waits as long as a refusal says."""
     chance = Random(number)
     # Nobody starts five hundred clients in one instant.
     await asyncio.sleep(chance.random() if number else 0)

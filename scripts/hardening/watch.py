@@ -54,7 +54,7 @@ class Watch:
         return Memory(anonymous(self._server.process.pid), anonymous(self._engine))
 
     def sample(self) -> None:
-        """Notes what the processes hold now; a process that is gone is told by `problems`."""
+        """Notes what the processes hold now; `problems` names a process that is gone."""
         try:
             self.samples.append(self._look())
         except OSError:

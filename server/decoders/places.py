@@ -76,7 +76,7 @@ class Places:
 
     @property
     def crowded(self) -> bool:
-        """Whether somebody waits for a fast place."""
+        """Whether a client waits for a fast place."""
         return bool(self._waiting[False])
 
     @property

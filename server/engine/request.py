@@ -135,7 +135,7 @@ class ImageRun:
 
     @property
     def divisible(self) -> bool:
-        """Whether a part of it is of use to anybody: M-RoPE's rows share their positions."""
+        """Whether another request can use a part of it: M-RoPE's rows share their positions."""
         return not self.whole and self.positions is None
 
 

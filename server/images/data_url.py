@@ -28,7 +28,7 @@ def read_source(url: str, limits: ImageLimits, param: str | None) -> bytes:
     media type is ignored, for the type is found from the bytes. ``param`` names the request field.
 
     Raises ImageError: not a ``data:`` URL (``unsupported_image_url``), bad base64, empty, too
-    large. The message never repeats the URL, which may be megabytes of somebody's picture.
+    large. The message never repeats the URL, which may be megabytes of a client's picture.
     """
     url = url.strip()
     if not url:

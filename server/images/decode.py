@@ -20,7 +20,7 @@ from server.images.resize import Box
 
 # A decoder process has one thread: the cores are the engine's.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-# All plug-ins now rather than during somebody's first request; what Pillow has to say about a
+# All plug-ins now rather than during the first request; what Pillow has to say about a
 # client's bytes is said to the client and not in the log.
 Image.init()
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -143,7 +143,7 @@ def _quiet_pillow() -> None:
     """Keep Pillow's remarks on odd but readable files out of the log.
 
     One filter for all, for ``warnings.catch_warnings`` is not safe in threads; looked up each
-    time, because whoever resets the filters (a test) would bring the remarks back.
+    time, because code that resets the filters (a test) would bring the remarks back.
     """
     if not any(entry[0] == "ignore" and _is_pillow(entry[3]) for entry in warnings.filters):
         warnings.filterwarnings("ignore", module=r"PIL\.")

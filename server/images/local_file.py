@@ -20,7 +20,7 @@ def read_file(url: str, root: Path, limits: ImageLimits, param: str | None) -> b
     Symbolic links are followed as long as they stay below ``root``. Blocks: call it in a thread.
 
     Raises ImageError: too large, or (``image_file_not_found``) not a readable, regular file
-    below ``root``. Which of these it is is not told: that would tell what lies elsewhere.
+    below ``root``. The message does not say which: that would show what lies elsewhere.
     """
     try:
         descriptor = _regular(_open_below(_path(url), root))
@@ -43,7 +43,7 @@ def _path(url: str) -> str:
 def _open_below(path: str, root: Path) -> int:
     """A descriptor of the file; ValueError outside of ``root``.
 
-    Opened folder by folder without following any link: whoever exchanges a folder for a link
+    Opened folder by folder without following any link: a process that exchanges a folder for a link
     after the path was resolved gains nothing.
     """
     base = os.path.realpath(root)

@@ -201,6 +201,6 @@ def at_least(image: Image.Image, min_edge: int) -> Image.Image:
 def _scaled(image: Image.Image, factor: float, box: Box | None = None) -> Image.Image:
     box = box or (0, 0, *image.size)
     size = (max(1, round((box[2] - box[0]) * factor)), max(1, round((box[3] - box[1]) * factor)))
-    # reducing_gap averages whole pixels first down to three times the size: much faster, and not
-    # to be told from the exact result.
+    # reducing_gap averages whole pixels first down to three times the size: much faster, with a
+    # result that cannot be distinguished from the exact one.
     return image.resize(size, _BICUBIC, box=box, reducing_gap=3.0)

@@ -101,7 +101,7 @@ _LONGEST: Final = 8192
 
 @dataclass(slots=True, frozen=True)
 class FetchOptions:
-    """The operator's choices about http(s) URLs. Off until somebody turns it on.
+    """The operator's choices about http(s) URLs. Off by default.
 
     ``allow`` are hosts as ``name``, ``name:port`` or ``[address]:port``: if there are any, only
     these are fetched from, and they may be private. ``timeout`` is in seconds and covers

@@ -33,7 +33,7 @@ class DeviceMemory:
 
     ``kind`` is cpu, gpu, igpu, accel or meta; the memory of a cpu is the RAM that this process may
     have. ``backend`` is CUDA, ROCm, Vulkan, MTL, SYCL, ..., ``device_id`` its PCI address where
-    it has one. ``used`` is what the engine process took of it, None where nobody has measured.
+    it has one. ``used`` is what the engine process took of it, None where it was not measured.
     """
 
     name: str

@@ -88,7 +88,7 @@ class SamplingParams:
     for those of the n most likely ones; ``prompt_logprobs`` does so for the prompt's tokens, all
     of which are computed then. ``continues``: the text goes on where the prompt stops, so
     a space at its beginning is a part of it. Without ``cache_prompt`` the whole prompt is computed,
-    whoever has computed it before.
+    even if another request computed it before.
 
     vLLM's: before ``min_tokens`` no token ends the answer. ``stop_token_ids`` end it as the
     model's own ends do. ``bad_words`` are never completed, in the tokens that spell them. Only

@@ -167,11 +167,10 @@ class EngineCollector(Collector):
         yield self._counter(
             "llava_engine_restarts", "Engine processes started again", self._source.restarts
         )
-        yield self._counter(
-            "llava_requests_laid_aside",
-            "Requests that left the engine because nobody read",
-            self._source.pauses,
-        )
+        text = "Requests that left the engine because their client did not read"
+        yield self._counter("llava_requests_paused", text, self._source.pauses)
+        text = "Old name of llava_requests_paused_total, for one more version"
+        yield self._counter("llava_requests_laid_aside", text, self._source.pauses)
         ready = self._source.ready
         yield self._build(ready)
         if ready is not None:

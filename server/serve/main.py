@@ -37,7 +37,7 @@ def run(settings: Settings, model: ModelName) -> int:
 
     Raises:
         StartupError: the port is taken, or the model cannot be loaded.
-        ConfigError: a setting is wrong, or would let everybody in.
+        ConfigError: a setting is wrong, or would let in every client.
     """
     permit_files(settings.max_connections)
     with ExitStack() as stack:

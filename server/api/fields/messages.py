@@ -66,7 +66,7 @@ CallId = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class Strict(BaseModel):
-    """No coercion ("1" is no number); fields that nobody knows are ignored, as elsewhere."""
+    """No coercion ("1" is no number); unknown fields are ignored, as elsewhere."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 

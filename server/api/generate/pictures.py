@@ -333,6 +333,6 @@ def _hold(picture: ImageInput) -> None:
 
 
 def _distinct(source: Source) -> tuple[str | int, Detail | None]:
-    """What equal sources of one request have in common; long ones are told apart later."""
+    """What equal sources of one request have in common; long ones are compared by digest, later."""
     url = source.url
     return (url if len(url) <= _LONG else id(url)), source.detail

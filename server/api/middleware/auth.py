@@ -49,7 +49,7 @@ class KeyRing:
         self._read = read or tuple
         self._visits: set[Visit] = set()
         self._keys = (*self._fixed, *self._read())
-        # Keys that may come later count, too: an empty file shuts everybody out.
+        # Keys that may come later count, too: an empty file shuts every client out.
         self.needed = bool(self._fixed) or read is not None
 
     def __len__(self) -> int:

@@ -177,7 +177,7 @@ class ChatRequest(SamplingFields, ReasoningFields):
 
     @property
     def continues(self) -> bool:
-        """Whether the last message is begun only: an assistant's, unless told otherwise."""
+        """Whether the last message is begun only: an assistant's, unless the client says no."""
         last = self.messages[-1]
         ours = last.role == "assistant" and not last.tool_calls
         return ours and self.continue_final_message is not False

@@ -83,7 +83,7 @@ def files_router(services: Services) -> APIRouter:
     @router.get("/v1/files/{file_id}/content", **_CONTENT)
     async def file_content(file_id: str) -> Response:
         file = store.get(file_id)
-        # Never shown by a browser as a page of ours, whatever somebody uploaded.
+        # Never shown by a browser as a page of ours, whatever a client uploaded.
         headers = {
             "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
             "x-content-type-options": "nosniff",

@@ -70,7 +70,7 @@ def _read(reader: DialogReader, item: Any, where: str) -> None:
 
 def _read_other(reader: DialogReader, item: OtherCall | OtherOutput, where: str) -> None:
     if item.call_id is None:
-        note_ignored(f"input[].{item.type}", "a call without call_id cannot be told from others")
+        note_ignored(f"input[].{item.type}", "a call without call_id cannot be matched")
     elif isinstance(item, OtherCall):
         reader.add(Turn("assistant", (), (ToolCall(item.call_id, item.function, item.arguments),)))
     else:

@@ -25,8 +25,8 @@ _KEPT = 8
 class DrySamplers:
     """Makes DRY samplers: clones of the last ones made, which cost nothing.
 
-    45 ms were measured for the four default breakers and 49,152 tokens, so whoever knows of a
-    request early calls ``compile_ahead`` in a thread of its own.
+    45 ms were measured for the four default breakers and 49,152 tokens, so the engine, which
+    knows of a request early, calls ``compile_ahead`` in a thread of its own.
     """
 
     def __init__(self, model: Model, n_ctx: int) -> None:

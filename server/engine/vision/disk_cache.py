@@ -92,7 +92,7 @@ class ImageStore:
         return rows
 
     def put(self, digest: str, rows: NDArray[np.float32]) -> None:
-        """Keeps the rows. A full disk is told and not held against the request."""
+        """Keeps the rows. A full disk is logged; the request goes on."""
         path = self._path(digest)
         body = np.ascontiguousarray(rows, "<f4").tobytes()
         shape = (rows.shape[0], rows.shape[1])
