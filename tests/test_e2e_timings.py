@@ -62,3 +62,32 @@ def test_one_token_has_no_speed(demo: LiveServer) -> None:
     times = ask(demo, messages=messages, max_tokens=1)["timings"]
     assert times["predicted_n"] == 1
     assert times["predicted_per_token_ms"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/completions", {"prompt": "A red circle"}),
+    ],
+)
+def test_every_chunk_tells_its_answer_s_progress(
+    demo: LiveServer, path: str, prompt: dict[str, Any]
+) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"stream": True, "stream_options": options, "timings_per_token": True}
+    answer = httpx.post(demo.url + path, json={**prompt, **body, "max_tokens": 6, "n": 2})
+    assert answer.status_code == 200, answer.text
+    assert "x-llava-ignored" not in answer.headers
+    chunks = [json.loads(line[6:]) for line in answer.text.split("\n\n")[:-2]]
+    for index in (0, 1):
+        own = [c for c in chunks if c["choices"] and c["choices"][0]["index"] == index]
+        own = [c for c in own if c["choices"][0].get("delta", {}).get("role") is None]
+        times = [c["timings"] for c in own]
+        counts = [c["usage"]["completion_tokens"] for c in own]
+        assert counts == [one["predicted_n"] for one in times] == sorted(counts)
+        assert counts[0] == 1 < counts[-1] <= 6
+        spent = [one["predicted_ms"] for one in times]
+        assert spent == sorted(spent)
+        assert times[0]["predicted_ms"] == 0 < times[-1]["predicted_ms"]
+        assert len({one["prompt_ms"] for one in times}) == 1, "the prompt's time does not change"

@@ -90,10 +90,11 @@ _LINES: tuple[tuple[tuple[Api, ...], list[Rule]], ...] = (
     (("responses",), _ignored("truncation", "what does not fit is refused, never cut")),
     (("responses",), _ignored("max_tool_calls", "it counts built-in tools; there are none")),
     # More in the answer than its reader needs.
-    (_OPENAI, _ignored("timings_per_token return_progress verbose", "timings come at the end")),
+    (_OPENAI, _ignored("return_progress verbose", "timings come at the end")),
+    (("responses",), _ignored("timings_per_token", "timings come at the end")),
     (_OPENAI, _ignored("response_fields", "the whole answer is sent")),
     (_OPENAI, _ignored("stream_options.include_obfuscation", "no padding is sent")),
-    (_OPENAI, _ignored("stream_options.continuous_usage_stats", "usage comes at the end")),
+    (("responses",), _ignored("stream_options.continuous_usage_stats", "usage comes at the end")),
     (_OPENAI, _ignored("guided_decoding_backend backend", "one library holds all grammars")),
     (_OPENAI, _ignored("length_penalty early_stopping", "they belong to beam search")),
     (_ALL, _ignored("add_special_tokens", "BOS is put where the model's file says so")),

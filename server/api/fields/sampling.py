@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.fields.messages import Strict, Text, writable
@@ -280,3 +280,27 @@ class StreamOptions(Strict):
     """What a stream carries beside the text."""
 
     include_usage: bool | None = None
+
+
+class ChunkOptions(StreamOptions):
+    """What a stream of chunks carries beside the text."""
+
+    continuous_usage_stats: bool | None = None
+
+
+class StreamFields(BaseModel):
+    """Whether an answer is streamed, and what its chunks carry beside the text."""
+
+    stream: bool | None = None
+    stream_options: ChunkOptions | None = None
+    timings_per_token: bool | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that holds the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk holds its answer's usage so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)

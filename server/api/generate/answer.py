@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, runtime_checkable
 
 from server.api.http.record import ImageReport, current_record, note_relaxed
@@ -98,6 +98,7 @@ class Answer:
         self.reasoning_tokens = 0
         self.images: tuple[ImageReport, ...] = ()
         self.timings: RequestTimings | None = None
+        self._decode_seconds = 0.0
         self.finish = ""
         self._record = current_record()
         self._record.answers.append(self)
@@ -106,6 +107,14 @@ class Answer:
     def may_call(self) -> bool:
         """Whether there may be calls in it."""
         return self._parser is not None
+
+    @property
+    def timings_so_far(self) -> RequestTimings | None:
+        """``timings`` as if the last token received were the end."""
+        times = self.timings
+        if times is None or times.finished:
+            return times
+        return replace(times, finished=times.first_token + self._decode_seconds)
 
     async def admit(self) -> None:
         """Wait until the prompt was counted. Raises RequestError when it does not fit."""
@@ -207,6 +216,7 @@ class Answer:
             waited = time.monotonic() - self._arrival
             self._metrics.first_token(waited, self.prompt_tokens, self.cached_tokens, self.timings)
         elif output.gap:
+            self._decode_seconds += output.gap
             self._metrics.token_gap(output.gap)
         if self._record.content is not None:
             self._record.content.answers.append(output.text)

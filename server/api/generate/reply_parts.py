@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from server.api.fields.sampling import StreamFields
 from server.api.http.record import ImageReport
 from server.api.shapes.openai import (
     ChatLogprob,
@@ -13,6 +14,7 @@ from server.api.shapes.openai import (
     CompletionLogprobs,
     ImageFields,
     InputTokens,
+    ProgressFields,
     PromptLogprobs,
     RankedToken,
     TimingFields,
@@ -54,6 +56,14 @@ class Tally(Protocol):
         """When which stage was reached."""
 
 
+class Running(Tally, Protocol):
+    """One answer while it is generated."""
+
+    @property
+    def timings_so_far(self) -> RequestTimings | None:
+        """``timings`` as if the last token received were the end."""
+
+
 def timings(tally: Tally) -> TimingFields:
     """The field ``timings``, and ``memory_peaks`` where there were some.
 
@@ -65,8 +75,21 @@ def timings(tally: Tally) -> TimingFields:
     llama.cpp's tools/server/server-common.h, ``server_slot_stats``.)
     """
     times = tally.timings
-    if times is None or not times.finished:
-        return {}
+    return _timing_fields(tally, times) if times is not None and times.finished else {}
+
+
+def progress(answer: Running, stream: StreamFields) -> ProgressFields:
+    """What a chunk says of its answer so far: ``usage``, ``timings``, or nothing, as asked for."""
+    found: ProgressFields = {}
+    if stream.continuous_usage:
+        found["usage"] = usage(answer)
+    times = answer.timings_so_far if stream.timings_per_token else None
+    if times is not None:
+        found["timings"] = _timing_fields(answer, times)["timings"]
+    return found
+
+
+def _timing_fields(tally: Tally, times: RequestTimings) -> TimingFields:
     computed = tally.prompt_tokens - tally.cached_tokens
     predicted, steps = tally.completion_tokens, max(tally.completion_tokens - 1, 0)
     prefill, decode = times.prefill_seconds, times.decode_seconds

@@ -21,6 +21,7 @@ from server.api.generate.reply_parts import (
     chat_logprobs,
     images,
     input_tokens_of,
+    progress,
     prompt_logprobs,
     timings,
     usage,
@@ -43,6 +44,7 @@ from server.api.shapes.openai import (
     ChatFinish,
     ChatLogprobs,
     InputTokens,
+    ProgressFields,
     PromptScores,
 )
 from server.messages import TokenLogprob
@@ -226,7 +228,7 @@ def chat_router(services: Services) -> APIRouter:
         started = _start(services, model, body, reply.id, arrival)
         choices = await while_connected(request.receive, started)
         if body.stream:
-            events = _events(reply, choices, body.include_usage)
+            events = _events(reply, choices, body)
             interval = body.ping_interval(services.options.sse_ping_interval)
             return EventStream(events, choices.aclose, services, ping_interval=interval, last=DONE)
         whole = _whole(reply, choices, body)
@@ -282,28 +284,29 @@ async def _whole(reply: ChatReply, choices: Choices, body: ChatRequest) -> Respo
     return JSONResponse(reply.whole(made, choices, scores))
 
 
-async def _events(reply: ChatReply, choices: Choices, include_usage: bool) -> AsyncIterator[bytes]:
+async def _events(reply: ChatReply, choices: Choices, body: ChatRequest) -> AsyncIterator[bytes]:
     for index, answer in enumerate(choices.answers):
         content = None if answer.may_call else ""
         yield event(reply.delta({"role": "assistant", "content": content}, index=index))
     async for delta in choices:
-        for piece in _chunks(reply, delta):
+        so_far = progress(choices.answers[delta.index], body)
+        for piece in _chunks(reply, delta, so_far):
             yield piece
         if delta.finish_reason:
             index = delta.index
-            chunk = reply.delta({}, delta.finish_reason, index=index)
+            chunk = {**reply.delta({}, delta.finish_reason, index=index), **so_far}
             if not index:
                 chunk = {**chunk, **images(choices)}
-            if not include_usage:
+            if not body.include_usage:
                 chunk = {**chunk, **timings(choices)}
             yield event(chunk)
-    if include_usage:
+    if body.include_usage:
         yield event(reply.usage_chunk(choices))
 
 
-def _chunks(reply: ChatReply, delta: Delta) -> Iterator[bytes]:
+def _chunks(reply: ChatReply, delta: Delta, so_far: ProgressFields) -> Iterator[bytes]:
     pieces, index = delta.pieces, delta.index
-    if not delta.logprobs and all(isinstance(piece, Content) for piece in pieces):
+    if not delta.logprobs and not so_far and all(isinstance(piece, Content) for piece in pieces):
         if pieces:
             yield reply.text(delta.text, index)
         return
@@ -314,7 +317,7 @@ def _chunks(reply: ChatReply, delta: Delta) -> Iterator[bytes]:
         changes = [{"content": ""}]
     for change in changes:
         own = logprobs if "content" in change else None
-        yield event(reply.delta(change, logprobs=own, index=index))
+        yield event({**reply.delta(change, logprobs=own, index=index), **so_far})
         logprobs = None if own else logprobs
 
 

@@ -30,7 +30,7 @@ from server.api.fields.sampling import (
     WHOLE,
     PromptLogprobs,
     SamplingFields,
-    StreamOptions,
+    StreamFields,
     TokenLimit,
     check_names,
     check_same,
@@ -147,13 +147,11 @@ def read_toolbox(tools: list[Any] | None, choice: Any, parallel_tool_calls: bool
 _MAX_PARTS = 10_000
 
 
-class ChatRequest(SamplingFields, ReasoningFields):
+class ChatRequest(SamplingFields, ReasoningFields, StreamFields):
     """A chat completion as OpenAI's specification has it, as far as it is served."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
     model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_completion_tokens: TokenLimit | None = None
     response_format: ResponseFormat | None = None
     add_generation_prompt: bool | None = None
@@ -169,11 +167,6 @@ class ChatRequest(SamplingFields, ReasoningFields):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, Any] | None = None
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that holds the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def continues(self) -> bool:

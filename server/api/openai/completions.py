@@ -18,6 +18,7 @@ from server.api.generate.events import DONE, EventStream, event
 from server.api.generate.reply_parts import (
     echoed_logprobs,
     images,
+    progress,
     prompt_logprobs,
     text_logprobs,
     timings,
@@ -232,6 +233,7 @@ async def _events(
         offsets[index] += len(text)
         if text or delta.logprobs or reason:
             chunk = reply.chunk([choice(index, text, reason, logprobs)])
+            chunk = {**chunk, **progress(reply.choices.answers[index], body)}
             if not left:
                 chunk = {**chunk, **images(reply.choices)}
             if not left and not body.include_usage:

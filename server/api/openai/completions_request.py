@@ -16,7 +16,7 @@ from server.api.fields.sampling import (
     WHOLE,
     PromptLogprobs,
     SamplingFields,
-    StreamOptions,
+    StreamFields,
     TokenId,
     check_names,
     check_same,
@@ -92,7 +92,7 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, StreamFields):
     """A completion as OpenAI has it, with llama-server's prompts."""
 
     prompt: Prompts
@@ -105,8 +105,6 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     prompt_logprobs: PromptLogprobs | None = None
     n_probs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     best_of: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
     user: ClientName | None = None
@@ -127,11 +125,6 @@ class CompletionRequest(SamplingFields):
     def with_logprobs(self) -> int | None:
         """How many log-probabilities a token has beside its own; None: there are none."""
         return self.logprobs if self.logprobs is not None else self.n_probs or None
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that holds the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def most_tokens(self) -> int | None:

@@ -77,6 +77,13 @@ class TimingFields(TypedDict):
     memory_peaks: NotRequired[list[Peak]]
 
 
+class ProgressFields(TypedDict):
+    """What a chunk of a stream says of its answer so far, where that was asked for."""
+
+    usage: NotRequired[Usage]
+    timings: NotRequired[Timings]
+
+
 class ImageFields(TypedDict):
     """Where there were pictures."""
 
