@@ -54,8 +54,10 @@ def python_environment(group: str) -> Path:
         print(f"installing {group} into {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        pip += ["--disable-pip-version-check", "--require-hashes", "-r", lock]
-        subprocess.run(pip, check=True)
+        pip += ["--disable-pip-version-check"]
+        # Older ones try releases that a lock with extras does not name, and give up.
+        subprocess.run([*pip, "pip>=25"], check=True)
+        subprocess.run([*pip, "--require-hashes", "-r", lock], check=True)
         (folder / "ready").touch()
     return folder / "bin" / "python"
 

@@ -11,7 +11,7 @@ from server.api.generate.answer import Answer
 from server.api.generate.choices import Choices
 from server.api.openai.chat import ChatReply, _whole
 from server.errors import EngineError
-from server.messages import Admitted, FinishReason, TokenOutput
+from server.messages import Admitted, FinishReason, RequestTimings, TokenOutput
 from server.metrics import Metrics
 
 
@@ -80,3 +80,23 @@ def test_the_gap_between_tokens_is_the_engines_however_late_they_are_read() -> N
     asyncio.run(go())
     page = metrics.render().decode()
     assert 'llava_inter_token_latency_seconds_sum{model_name=""} 0.25\n' in page
+
+
+def test_an_answer_that_is_cut_off_has_decoded_until_then() -> None:
+    times = RequestTimings(queued=1.0, started=2.0, first_token=5.0)
+    first = TokenOutput("id", "one", 1, timings=times)
+    outputs = Outputs(Admitted("id", 1, 0), first, TokenOutput("id", "two", 2, gap=0.25))
+
+    async def go() -> Answer:
+        begun = answer_of(outputs)
+        await begun.admit()
+        both = aiter(begun)
+        await anext(both)
+        await anext(both)
+        await begun.aclose()
+        return begun
+
+    cut = asyncio.run(go())
+    assert cut.timings == times
+    assert cut.timings_so_far is not None
+    assert (cut.timings_so_far.prefill_seconds, cut.timings_so_far.decode_seconds) == (3.0, 0.25)

@@ -45,6 +45,16 @@ def wrapped(schema: Any, **more: Any) -> dict[str, Any]:
             CLOSED,
             "response_format.schema",
         ),
+        (
+            {"response_format": {"type": "json_schema", "schema": OBJECT}},
+            CLOSED,
+            "response_format.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": OBJECT}}},
+            CLOSED,
+            "response_format.json_schema.schema",
+        ),
         ({"json_schema": OBJECT}, CLOSED, "json_schema"),
         ({"json_schema": {}}, {"type": "object"}, "json_schema"),
         ({"json_schema": True}, {}, "json_schema"),

@@ -123,6 +123,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         (["--port", "99999"], "--port: should be less than or equal to 65535 (got '99999')"),
         (["--port", "x"], "--port: should be a valid integer"),
         (["--parallel", "0"], "--parallel: should be greater than or equal to 1"),
+        (["--parallel", "256"], "--parallel: should be less than or equal to 255 (got '256')"),
         (["-ngl", "most"], "--n-gpu-layers: must be auto, all or a number of layers (got 'most')"),
         (["--image-background", "grue"], "--image-background: must be a colour such as white"),
         (["--image-max-bytes", "lots"], "--image-max-bytes: could not parse value and unit"),

@@ -192,11 +192,13 @@ def test_keys_certificates_and_metrics_of_their_own(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_tls_file_that_is_none_is_told_at_once(tmp_path: Path) -> None:
+def test_a_file_or_folder_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("nothing")
     flags = ("--ssl-key-file", str(wrong), "--ssl-cert-file", str(wrong))
     assert "--ssl-cert-file" in one_line(run_serve(tmp_path, *flags), 2)
     assert "go together" in one_line(run_serve(tmp_path, *flags[:2]), 2)
+    line = one_line(run_serve(tmp_path, "--image-cache-dir", str(wrong / "folder")), 2)
+    assert line.endswith(f"--image-cache-dir: cannot use {wrong / 'folder'}: Not a directory")
     line = one_line(run_serve(tmp_path, "--max-connections", "100000000"), 2)
     assert "--max-connections" in line

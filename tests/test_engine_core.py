@@ -70,6 +70,15 @@ def test_a_prompt_larger_than_the_context_is_refused_with_the_numbers() -> None:
         assert number in output.error.message
 
 
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_an_answer() -> None:
+    core, _ = make_core(n_cells=12)
+    core.add(add("a", "123456789012"))
+    (output,) = drain(core)["a"]
+    assert isinstance(output, Rejected)
+    assert "has 12 " in output.error.message
+    assert "the answer needs one more; prompt is too long: 12 tokens > 11" in output.error.message
+
+
 def test_an_empty_prompt_and_a_refused_picture_leave_nothing_behind() -> None:
     core, _ = make_core()
     core.add(add("a", ""))

@@ -58,6 +58,14 @@ others = st.one_of(
     st.sampled_from([{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/tree"}]),
 )
 names = st.sampled_from(["a", "b", 'q"', "é"])
+name_rules: list[Any] = [
+    True,
+    {},
+    {"type": "string"},
+    {"enum": ["a", "é"]},
+    {"type": "string", "enum": ['q"']},
+    {"pattern": "^[ab]$"},
+]
 
 
 def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -69,6 +77,13 @@ def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
             required=st.lists(names, max_size=2, unique=True),
             additionalProperties=st.booleans() | inner,
             patternProperties=st.dictionaries(st.sampled_from(["^x", "y$"]), inner, max_size=1),
+        ),
+        typed(
+            "object",
+            propertyNames=st.sampled_from(name_rules),
+            additionalProperties=st.booleans() | inner,
+            required=st.lists(names, max_size=1),
+            maxProperties=st.integers(1, 3),
         ),
         typed("array", items=inner, minItems=st.integers(0, 3), maxItems=st.integers(3, 5)),
         typed("array", prefixItems=several, items=inner, maxItems=st.integers(0, 4)),

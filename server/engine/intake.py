@@ -54,11 +54,12 @@ def make_request(
 
 def overflow_message(total: int, pictures: int, n_ctx: int) -> str:
     """In words by which clients recognize an overflow: OpenAI's first, then Anthropic's."""
+    answer = " and the answer needs one more" if total == n_ctx else ""
     return (
         f"This model's maximum context length is {n_ctx} tokens, but the prompt has {total}"
-        f" ({total - pictures} of text, {pictures} of pictures); prompt is too long:"
-        f" {total} tokens > {n_ctx} maximum. Shorten the messages or start the server with a"
-        " larger --ctx-size."
+        f" ({total - pictures} of text, {pictures} of pictures){answer}; prompt is too long:"
+        f" {total} tokens > {n_ctx - bool(answer)} maximum. Shorten the messages or start the"
+        " server with a larger --ctx-size."
     )
 
 

@@ -14,7 +14,7 @@ closed schema fits the open one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from server.errors import RequestError
@@ -25,9 +25,13 @@ _TOGETHER = frozenset(
     {"allOf", "$ref", "$dynamicRef", "if", "dependentSchemas", "not", "unevaluatedProperties"}
 )
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_LISTS = ("anyOf", "oneOf", "prefixItems")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONES = ("items", "additionalProperties")
 
+
+MAX_TEXT = 128 * 1024
+MAX_NODES = 5000
+MAX_DEPTH = 100  # the compiler's JSON reader stops at 128
 
 _TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
 _VALUES = ("enum", "const", "default", "examples")
@@ -65,19 +69,25 @@ def _shapes(schema: dict[str, Any]) -> bool:
     return "properties" in schema or "required" in schema
 
 
-def _closed(schema: Any) -> Any:
-    if not isinstance(schema, dict):
-        return schema
+def _with_changed_parts(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """A copy in which ``change`` has replaced the schemas that it holds."""
     result = dict(schema)
     for key in _MAPS:
         if isinstance(result.get(key), dict):
-            result[key] = {name: _closed(each) for name, each in result[key].items()}
+            result[key] = {name: change(each) for name, each in result[key].items()}
     for key in _LISTS:
         if isinstance(result.get(key), list):
-            result[key] = [_closed(each) for each in result[key]]
+            result[key] = [change(each) for each in result[key]]
     for key in _ONES:
         if key in result:
-            result[key] = _closed(result[key])
+            result[key] = change(result[key])
+    return result
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    result = _with_changed_parts(schema, _closed)
     if _may_close(schema):
         result["additionalProperties"] = False
     return result
@@ -99,9 +109,50 @@ def _may_close(schema: dict[str, Any]) -> bool:
     )
 
 
-MAX_TEXT = 128 * 1024
-MAX_NODES = 5000
-MAX_DEPTH = 100  # the compiler's JSON reader stops at 128
+def with_names(schema: Any) -> Any:
+    """A copy of ``schema``, of bounded depth, without those ``propertyNames`` that can be said in
+    words which the compiler knows: any name (zod's ``z.record``), some names, names of a pattern.
+    """
+    room = MAX_TEXT  # a schema is written once for each name, and records may hold records
+
+    def change(schema: Any) -> Any:
+        nonlocal room
+        if not isinstance(schema, dict):
+            return schema
+        result = _with_changed_parts(schema, change)
+        rule = _name_rule(result)
+        if rule is None:
+            return result
+        kind, names = rule
+        if kind:
+            value = result.get("additionalProperties", True)
+            room -= len(names) * len(json.dumps(value))
+            if room < 0:
+                return result
+            result |= {kind: dict.fromkeys(names, value), "additionalProperties": False}
+        del result["propertyNames"]
+        return result
+
+    return change(schema)
+
+
+def _name_rule(schema: dict[str, Any]) -> tuple[str, list[str]] | None:
+    """What ``propertyNames`` comes to: the word for it and its names; "" if any name will do."""
+    rule = schema.get("propertyNames")
+    rule = {} if rule is True else rule
+    if not isinstance(rule, dict) or rule.get("type", "string") != "string":
+        return None
+    words = rule.keys() - {"type", "title", "description"}
+    if not words:
+        return "", []
+    if {"properties", "patternProperties"} & schema.keys():
+        return None
+    names, pattern = rule.get("enum"), rule.get("pattern")
+    if words == {"enum"} and isinstance(names, list) and all(isinstance(n, str) for n in names):
+        return "properties", names
+    if words == {"pattern"} and isinstance(pattern, str):
+        return "patternProperties", [pattern]
+    return None
 
 
 def schema_grammar(schema: Any, param: str, *, strict: bool = True) -> Grammar:
@@ -119,7 +170,7 @@ def schema_rule(
     check_schema(schema, param)
     # true is JSON schema's word for anything, false for nothing.
     schema = {True: {}, False: {"enum": []}}[schema] if isinstance(schema, bool) else schema
-    text = json.dumps(closed(spelled(schema)), ensure_ascii=False)
+    text = json.dumps(closed(with_names(spelled(schema))), ensure_ascii=False)
     check_text(text, param)
     return SchemaRule(name, text, param, strict, droppable)
 

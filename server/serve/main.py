@@ -23,7 +23,13 @@ from server.serve.listener import Listener, bind, inherited, notify, permit_file
 from server.serve.progress import Downloads, show
 from server.serve.startup_messages import announce, is_brief
 from server.serve.web_server import WebOptions, WebServer
-from server.serve.wiring import api_options, engine_limits, tracing, web_options
+from server.serve.wiring import (
+    api_options,
+    check_image_cache_dir,
+    engine_limits,
+    tracing,
+    web_options,
+)
 from server.settings.engine_config import engine_config
 from server.settings.settings import Settings
 
@@ -45,6 +51,7 @@ def run(settings: Settings, model: ModelName) -> int:
         listener = inherited() or bind(settings.host, settings.port, reuse_port=settings.reuse_port)
         stack.enter_context(closing(listener))
         refuse_exposure(settings, listener)
+        check_image_cache_dir(settings)
         ops = None
         if settings.metrics_port is not None:
             ops = bind(settings.host, settings.metrics_port, reuse_port=settings.reuse_port)

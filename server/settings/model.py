@@ -74,7 +74,7 @@ class EngineSettings(BaseModel):
         description="context in tokens, shared by all requests; 0 is the model's maximum",
     )
     parallel: Annotated[AutoCount, Flag("Engine", ("-np",), "N", "auto")] = Field(
-        None, ge=1, le=256, description="requests that run at the same time"
+        None, ge=1, le=255, description="requests that run at the same time"
     )
     threads: Annotated[int, Flag("Engine", ("-t",), "N", "one per usable core")] = Field(
         0, ge=-1, le=1024, description="processor threads; 0 or -1 is one per usable core"

@@ -163,7 +163,7 @@ def _format(value: Any, param: str) -> Grammar:
 class JsonSchema(Strict):
     """OpenAI's wrapping of a schema; unless ``strict``, what cannot be enforced is dropped."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
@@ -182,7 +182,7 @@ class Format(Protocol):
 
 
 class ResponseFormat(Strict):
-    """What the answer has to look like; ``schema`` with ``json_object`` is llama-server's."""
+    """What the answer has to look like; ``schema`` beside ``type`` is llama-server's."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -190,8 +190,10 @@ class ResponseFormat(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise PydanticCustomError("no_schema", "json_schema is missing")
+        if self.json_schema is not None and self.schema_ is not None:
+            raise PydanticCustomError("two_schemas", "json_schema and schema cannot both be given")
         return self
 
     @property

@@ -108,6 +108,10 @@ class Answered(Protocol):
     timings: RequestTimings | None
     finish: str
 
+    @property
+    def timings_so_far(self) -> RequestTimings | None:
+        """``timings`` as if the last token received were the end."""
+
 
 @dataclass(slots=True)
 class Content:

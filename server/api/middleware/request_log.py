@@ -61,7 +61,8 @@ def _answered(answers: list[Answered]) -> dict[str, Any]:
         "finish": ",".join(dict.fromkeys(one.finish for one in answers)),
     }
     # Several choices run side by side: their times are those of the slowest.
-    timings = [one.timings for one in answers if one.timings is not None]
+    # An answer that was cut off has decoded until then.
+    timings = [times for one in answers if (times := one.timings_so_far) is not None]
     if timings:
         encodes = (image.encoded for one in answers for image in one.images)
         found["queue_ms"] = _ms(max(one.queue_seconds for one in timings))

@@ -27,7 +27,7 @@ from server.memory.estimate.vision import image_tokens
 from server.memory.estimate.weights import CPU
 from server.memory.fit.fit import Fit
 from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
-from server.memory.fit.search_space import MAX_SEQUENCES, Placement, SearchSpace
+from server.memory.fit.search_space import Placement, SearchSpace
 from server.messages import DeviceMemory, EngineConfig, MemoryOptions
 from server.mmproj.checks import check_pair, check_picture_settings
 from server.mmproj.facts import TowerFacts, facts_of
@@ -306,9 +306,8 @@ def fit_model(
 
 
 def _check_slots(config: EngineConfig) -> None:
-    most = min(MAX_SEQUENCES, config.batch_size)
-    if config.parallel is not None and config.parallel >= most:
+    if config.parallel is not None and config.parallel >= config.batch_size:
         raise ConfigError(
-            f"--parallel {config.parallel}: must be less than --batch-size ({config.batch_size})"
-            f" and than llama.cpp's {MAX_SEQUENCES} sequences"
+            f"--parallel {config.parallel}: must be less than --batch-size ({config.batch_size}),"
+            " since a step takes a token of each; raise that"
         )
