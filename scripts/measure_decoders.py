@@ -27,7 +27,7 @@ from server.decoders.pool import DecoderPool, Work
 from server.decoders.work import DecoderLimits
 from server.images.options import ImageOptions, image_digest
 from server.images.prepare import prepare
-from server.images.transfer import JOBS, PREPARE, unpack
+from server.images.prepared import JOBS, PREPARE, unpack
 from server.messages import ImageInput, VisionFacts
 
 OPTIONS = ImageOptions()

@@ -17,7 +17,7 @@ from server.decoders.pool import DecoderPool, Work
 from server.decoders.work import DecoderLimits
 from server.errors import RequestError
 from server.images.options import ImageLimits, ImageOptions
-from server.images.transfer import JOBS, PREPARE
+from server.images.prepared import JOBS, PREPARE
 
 CPU_SECONDS, MEMORY = 1.0, 300 * 1024**2
 LIMITS = DecoderLimits(memory_bytes=MEMORY, cpu_seconds=CPU_SECONDS, wall_seconds=300.0)

@@ -13,7 +13,7 @@ from server.errors import ImageError
 from server.images.geometry import Resolution, resolutions
 from server.images.jobs import inspect_picture
 from server.images.options import ImageOptions
-from server.images.transfer import Inspection, unpack_inspection
+from server.images.prepared import Inspection, unpack_inspection
 from server.messages import VisionFacts
 
 CLIP = tower(image_size=336)

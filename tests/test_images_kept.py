@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.images.options import ImageOptions
-from server.images.prepared_cache import KeptPictures, PictureKey
+from server.images.prepared import PictureKey, PreparedCache
 from server.messages import ImageInput
 
 PICTURE = ImageInput("d", 10, 10, bytes(300), 10, 10, decode_seconds=0.5)
@@ -23,7 +23,7 @@ def key(number: int, **changes: object) -> PictureKey:
 
 
 def test_the_least_recently_used_one_goes_first() -> None:
-    kept = KeptPictures(3 * EACH)
+    kept = PreparedCache(3 * EACH)
     for number in range(3):
         kept.put(key(number), PICTURE)
     assert kept.get(key(0)) is not None
@@ -33,13 +33,13 @@ def test_the_least_recently_used_one_goes_first() -> None:
 
 
 def test_a_picture_that_is_found_was_not_decoded() -> None:
-    kept = KeptPictures(EACH)
+    kept = PreparedCache(EACH)
     kept.put(key(0), PICTURE)
     assert kept.get(key(0)) == replace(PICTURE, decode_seconds=0.0)
 
 
 def test_none_is_taken_for_another() -> None:
-    kept = KeptPictures(10 * EACH)
+    kept = PreparedCache(10 * EACH)
     kept.put(key(0), PICTURE)
     assert kept.get(key(1)) is None
     assert kept.get(key(0, detail="low")) is None
@@ -51,20 +51,20 @@ def test_none_is_taken_for_another() -> None:
 
 def test_none_is_kept_where_none_fits() -> None:
     for bound in (0, EACH - 1):
-        kept = KeptPictures(bound)
+        kept = PreparedCache(bound)
         kept.put(key(0), PICTURE)
         assert (kept.get(key(0)), kept.n_bytes) == (None, 0)
 
 
 def test_tiles_count() -> None:
-    kept = KeptPictures(2 * EACH)
+    kept = PreparedCache(2 * EACH)
     kept.put(key(0), replace(PICTURE, tiles=(bytes(300), bytes(300))))
     assert kept.n_bytes == EACH + 600
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 5000)), max_size=40))
 def test_the_bound_holds_whatever_comes(puts: list[tuple[int, int]]) -> None:
-    kept, sizes = KeptPictures(8000), {}
+    kept, sizes = PreparedCache(8000), {}
     for number, size in puts:
         sizes.setdefault(number, size)
         kept.put(key(number), replace(PICTURE, rgb=bytes(sizes[number])))

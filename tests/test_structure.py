@@ -28,7 +28,6 @@ SMALL = {
     "server.api.middleware.paths": "each middleware is a file, as app lists them",
     "server.api.middleware.security_headers": "each middleware is a file, as app lists them",
     "server.engine.embedding": "generating, the engine's main way, is read without it",
-    "server.images.prepared_cache": "decoding's cache policy, tested by itself",
 }
 
 

@@ -16,7 +16,7 @@ from server.decoders.process import Decoder
 from server.decoders.work import DecoderLimits
 from server.errors import EngineError, RequestError
 from server.images.options import ImageLimits, ImageOptions
-from server.images.transfer import JOBS, PREPARE
+from server.images.prepared import JOBS, PREPARE
 from server.messages import VisionFacts
 
 _OPTIONS = ImageOptions(limits=ImageLimits())

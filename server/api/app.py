@@ -39,7 +39,7 @@ from server.api.responses import responses_router
 from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine
-from server.images.transfer import JOBS
+from server.images.prepared import JOBS
 from server.metrics import Metrics
 from server.settings.key_file import read_keys
 

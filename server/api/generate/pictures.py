@@ -24,8 +24,16 @@ from server.images.data_url import read_source
 from server.images.fetch import Fetcher
 from server.images.local_file import read_file
 from server.images.options import Detail, check_bytes, check_count, image_digest, source_digest
-from server.images.prepared_cache import KeptPictures, PictureKey, size_of
-from server.images.transfer import INSPECT, PREPARE, Inspection, unpack, unpack_inspection
+from server.images.prepared import (
+    INSPECT,
+    PREPARE,
+    Inspection,
+    PictureKey,
+    PreparedCache,
+    size_of,
+    unpack,
+    unpack_inspection,
+)
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
 
@@ -207,7 +215,7 @@ class PictureReader:
         self._decoders = decoders
         # Threads that read files and undo base64.
         self._readers = CapacityLimiter(_READERS)
-        self._kept = KeptPictures(options.image_prepared_bytes)
+        self._kept = PreparedCache(options.image_prepared_bytes)
         self._work: SharedWork[PictureKey, ImageInput] = SharedWork()
 
     async def read(

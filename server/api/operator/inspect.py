@@ -16,7 +16,7 @@ from server.api.http.form import is_form, read_form
 from server.api.http.openapi import operation
 from server.api.shapes.pictures import Inspection as InspectionAnswer
 from server.images.geometry import resolutions
-from server.images.transfer import Inspection
+from server.images.prepared import Inspection
 from server.messages import Counted, VisionFacts
 
 

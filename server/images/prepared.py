@@ -1,4 +1,4 @@
-"""Prepared pictures between a decoder and the web process, which loads no codec.
+"""Prepared pictures: on the way from a decoder to the web process, and those that are kept there.
 
 What a decoder returns is checked before it is used: a picture that found a way into its codec may
 speak for it.
@@ -6,11 +6,14 @@ speak for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cachetools import LRUCache
+
 from server.decoders.work import Decoded
-from server.messages import ImageInput, TileLayout
+from server.images.options import ImageOptions
+from server.messages import ImageInput, TileLayout, VisionFacts
 
 # The functions that a decoder calls, and what it imports for them.
 JOBS: Final = "server.images.jobs"
@@ -84,3 +87,46 @@ def _number(value: object, least: int) -> int:
     if not isinstance(value, int) or value < least:
         raise ValueError("a size that is none")
     return value
+
+
+# A key, the objects around the pixels, and their places in the dictionary; a picture may have as
+# few as three bytes of pixels, and there must be no room for millions of them.
+_OVERHEAD: Final = 2048
+
+
+@dataclass(slots=True, frozen=True)
+class PictureKey:
+    """All that a prepared picture depends on. ``source`` is the SHA-256 of what it came from."""
+
+    source: bytes
+    tower: VisionFacts
+    options: ImageOptions
+
+
+class PreparedCache:
+    """Prepared pictures, least recently used out, of ``max_bytes`` together; 0 keeps none.
+
+    ``n_bytes`` counts their pixels and what is around them. For one thread.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._pictures: LRUCache[PictureKey, ImageInput] = LRUCache(max_bytes, getsizeof=size_of)
+
+    @property
+    def n_bytes(self) -> int:
+        """What all pictures take."""
+        return int(self._pictures.currsize)
+
+    def get(self, key: PictureKey) -> ImageInput | None:
+        """The picture, whose ``decode_seconds`` are 0, or None."""
+        return self._pictures.get(key)
+
+    def put(self, key: PictureKey, picture: ImageInput) -> None:
+        """Keeps the picture if it fits at all, and drops the oldest ones beyond the bound."""
+        if key not in self._pictures and size_of(picture) <= self._pictures.maxsize:
+            self._pictures[key] = replace(picture, decode_seconds=0.0)
+
+
+def size_of(picture: ImageInput) -> int:
+    """Bytes that a prepared picture takes."""
+    return len(picture.rgb) + sum(map(len, picture.tiles)) + _OVERHEAD
