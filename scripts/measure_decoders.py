@@ -22,13 +22,13 @@ import psutil
 from anyio import to_thread
 from PIL import Image
 
-from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool, Work
 from server.decoders.work import DecoderLimits
 from server.images.options import ImageOptions, image_digest
 from server.images.prepare import prepare
 from server.images.prepared import JOBS, PREPARE, unpack
 from server.messages import ImageInput, VisionFacts
+from server.usage import Usage
 
 OPTIONS = ImageOptions()
 Way = Callable[[bytes], Awaitable[ImageInput]]

@@ -48,6 +48,7 @@ from server.messages import (
 )
 from server.messages.sampling import SamplingParams
 from server.serve.http_protocol import HttpProtocol
+from server.usage import Usage
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -122,6 +123,7 @@ class FakeEngine:
     stats: SchedulerStats = field(default_factory=SchedulerStats)
     restarts: int = 0
     pauses: int = 0
+    usage: Usage = field(default_factory=Usage)
     step_age: float = 0.0
     error: Exception | None = None
     error_after: int = 0

@@ -12,12 +12,12 @@ import pytest
 from image_files import corners, encode, tower
 
 from scripts.hardening.hostile import HOSTILE
-from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool, Work
 from server.decoders.work import DecoderLimits
 from server.errors import RequestError
 from server.images.options import ImageLimits, ImageOptions
 from server.images.prepared import JOBS, PREPARE
+from server.usage import Usage
 
 CPU_SECONDS, MEMORY = 1.0, 300 * 1024**2
 LIMITS = DecoderLimits(memory_bytes=MEMORY, cpu_seconds=CPU_SECONDS, wall_seconds=300.0)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.decoders import places
-from server.decoders.places import HALF_LIFE, Place, Places, Usage
+from server import usage as usage_module
+from server.decoders.places import Place, Places
+from server.usage import HALF_LIFE, Usage
 
 
 class Clock:
@@ -39,7 +40,7 @@ def test_half_of_what_a_client_took_is_forgotten_in_a_minute() -> None:
 def test_accounts_are_bounded_and_those_who_took_much_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(places, "_MOST_CLIENTS", 10)
+    monkeypatch.setattr(usage_module, "_MOST_CLIENTS", 10)
     usage = Usage(Clock())
     usage.charge("hog", 100.0)
     for number in range(100):
@@ -89,6 +90,51 @@ def test_a_client_who_took_more_waits_behind_those_who_took_less() -> None:
         ours.release(held)
         await asyncio.gather(*tasks)
         assert order[-1] == "b" or usage.of("hog") > usage.of("b")
+
+    run(go())
+
+
+def test_places_of_one_client_are_granted_in_the_order_of_their_arrival() -> None:
+    async def go() -> None:
+        clock = Clock()
+
+        def goes_on() -> float:
+            clock.now += 0.001
+            return clock.now
+
+        usage = Usage(goes_on)
+        usage.charge("hog", 30.0)
+        ours = Places(1, 1, usage, goes_on)
+        held = await ours.take("hog")
+        order: list[int] = []
+
+        async def want(number: int) -> None:
+            place = await ours.take("hog")
+            order.append(number)
+            ours.release(place)
+
+        tasks = []
+        for number in range(10):
+            tasks.append(asyncio.ensure_future(want(number)))
+            await settle()
+        ours.release(held)
+        await asyncio.gather(*tasks)
+        assert order == list(range(10))
+
+    run(go())
+
+
+def test_a_client_never_has_all_places_where_that_is_bounded() -> None:
+    async def go() -> None:
+        ours = Places(3, 0, Usage(Clock()), Clock(), most_of_one=2)
+        first, _ = await ours.take("hog"), await ours.take("hog")
+        third = asyncio.ensure_future(ours.take("hog"))
+        await settle()
+        assert not third.done()
+        await ours.take("new")
+        ours.release(first)
+        await settle()
+        assert third.done()
 
     run(go())
 

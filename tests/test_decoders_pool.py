@@ -18,11 +18,11 @@ from live import gone
 
 from server.decoders import pool as pool_module
 from server.decoders import process
-from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool, Done, Work
 from server.decoders.process import nursery
 from server.decoders.work import DecoderLimits
 from server.errors import EngineError, RequestError
+from server.usage import Usage
 
 LIMITS = DecoderLimits(
     memory_bytes=200 * 1024**2, cpu_seconds=0.6, wall_seconds=30.0, shared_bytes=64 * 1024**2

@@ -15,13 +15,15 @@ import pytest
 from fakes import engine_ready
 
 import server.engine_client.supervisor as supervisor_module
+from server.engine_client.client import EngineClient
 from server.engine_client.interface import EngineState
 from server.engine_client.process import EngineProcess
 from server.engine_client.requests import Requests
 from server.engine_client.supervisor import RESTART_PAUSES, EngineLimits, EngineSupervisor
 from server.engine_client.watch import LOAD_PATIENCE, LOAD_SECONDS, STOPPED_SECONDS, LoadWatch
 from server.errors import EngineUnavailable, StartupError
-from server.messages import CountRequest, EngineConfig, EngineProgress
+from server.messages import CountRequest, EngineConfig, EngineProgress, StepOutputs
+from server.usage import Account, account
 
 CONFIG = EngineConfig(Path("no.gguf"), None, Path("no"), 0, 1, 1)
 
@@ -247,3 +249,22 @@ def test_a_slow_disk_is_known_by_the_load_that_came_to_its_end() -> None:
     watch.reset()
     assert [watch.tick() for _ in range(200 * LOAD_PATIENCE)] == [None] * 200 * LOAD_PATIENCE
     assert watch.tick() is not None
+
+
+def test_what_the_engine_took_for_a_client_is_charged_and_sent_on(processes: Processes) -> None:
+    async def go() -> None:
+        supervisor = await started(processes)
+        sent: list[Any] = []
+        supervisor._requests.connect(sent.append)
+        processes.made[0].say(StepOutputs(taken=Account("key a", 2.5)))
+        assert supervisor.usage.of("key a") == pytest.approx(2.5, rel=0.01)
+        client = EngineClient(supervisor, supervisor._requests)
+        account.set("key a")
+        counting = asyncio.ensure_future(client.count(("x",)))
+        await until(lambda: sent)
+        assert sent[0].account.client == "key a"
+        assert sent[0].account.seconds == pytest.approx(2.5, rel=0.01)
+        counting.cancel()
+        await supervisor.stop()
+
+    asyncio.run(go())

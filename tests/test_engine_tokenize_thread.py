@@ -6,12 +6,14 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from engine_fakes import FakeRunner, add, picture
 
 from server.engine import tokenize_thread
+from server.engine.client_time import ClientTime
 from server.engine.prompt_tokens import Strips
 from server.engine.seams import PIECE, Seams, find_seams
 from server.engine.tokenize_thread import TokenizedPrompt, TokenizeThread, is_long
@@ -20,11 +22,23 @@ from server.messages import (
     Counted,
     CountRequest,
     DetokenizeRequest,
+    EmbedRequest,
     LiteralText,
+    Pooling,
     Rejected,
     StepOutputs,
     TokenizeRequest,
 )
+from server.usage import Account
+
+
+def name_of(result: Any) -> str:
+    return getattr(result, "request_id", "") or result.message.request_id
+
+
+def embed(name: str, text: str) -> EmbedRequest:
+    return EmbedRequest(name, (text,), Pooling.HIDDEN, 0.0)
+
 
 LONG = "ab " * PIECE  # three pieces
 
@@ -63,10 +77,15 @@ class Running:
         self.runner = FakeRunner(n_ctx)
         self.vocabulary: Any = Vocabulary()
         self.runner.vocabulary = self.vocabulary
+        self.taken: list[Account] = []
         self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.thread = TokenizeThread(self.runner, self.results.put, self._take)
+        self.thread = TokenizeThread(
+            self.runner, self.results.put, self._take, ClientTime(self._take)
+        )
 
     def _take(self, outputs: StepOutputs) -> None:
+        if outputs.taken is not None:
+            self.taken.append(outputs.taken)
         for output in outputs.outputs:
             self.results.put(output)
 
@@ -106,8 +125,43 @@ def test_clients_take_turns_by_the_piece(running: Running) -> None:
     running.thread.submit(TokenizeRequest("third", "short", False, False))
     running.vocabulary.go_on.set()
     order = [running.result() for _ in range(3)]
-    names = [getattr(one, "request_id", "") or one.message.request_id for one in order]
-    assert names == ["third", "second", "first"]
+    assert list(map(name_of, order)) == ["third", "second", "first"]
+
+
+def test_a_client_with_many_texts_waits_behind_one_with_a_text(running: Running) -> None:
+    hog, honest = Account("hog", 3.0), Account("honest")
+    running.thread.submit(replace(add("first", "x" + LONG), account=hog))
+    assert running.vocabulary.reached.wait(10)
+    for number in range(30):
+        running.thread.submit(replace(add(f"hog {number}", LONG * 2), account=hog))
+    asked = TokenizeRequest("tokenize", LONG, False, False, honest)
+    for message in (replace(add("honest", LONG), account=honest), asked):
+        running.thread.submit(message)
+    running.thread.submit(CountRequest("count", (LONG,), honest))
+    running.thread.submit(replace(embed("embed", LONG), account=honest))
+    running.vocabulary.go_on.set()
+    # Nothing of the hog's is done before, though all of it came first.
+    names = {name_of(running.result()) for _ in range(4)}
+    assert names == {"honest", "tokenize", "count", "embed"}
+
+
+def test_what_a_client_took_elsewhere_counts_too(running: Running) -> None:
+    running.thread.submit(replace(add("first", "x" + LONG), account=Account("other")))
+    assert running.vocabulary.reached.wait(10)
+    running.thread.submit(replace(add("dear", LONG), account=Account("dear", 100.0)))
+    running.thread.submit(replace(add("cheap", LONG * 4), account=Account("cheap", 1.0)))
+    running.vocabulary.go_on.set()
+    assert [name_of(running.result()) for _ in range(3)] == ["first", "cheap", "dear"]
+
+
+def test_what_texts_took_is_reported_by_client(running: Running) -> None:
+    running.thread.submit(replace(add("a", LONG * 400), account=Account("hog")))
+    running.thread.submit(add("b", LONG * 4))
+    for _ in range(2):
+        running.result()
+    assert running.taken
+    assert {each.client for each in running.taken} == {"hog"}, "nothing of nobody"
+    assert all(each.seconds >= 0.02 for each in running.taken)
 
 
 def test_one_who_leaves_is_given_up_between_pieces(running: Running) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.decoders.places import Place, Usage
+from server.decoders.places import Place
 from server.decoders.pool import DecoderPool, Done, Work
 from server.decoders.process import Decoder
 from server.decoders.work import DecoderLimits
@@ -18,6 +18,7 @@ from server.errors import EngineError, RequestError
 from server.images.options import ImageLimits, ImageOptions
 from server.images.prepared import JOBS, PREPARE
 from server.messages import VisionFacts
+from server.usage import Usage
 
 _OPTIONS = ImageOptions(limits=ImageLimits())
 _LOOKS = 0.02  # seconds between two looks at a decoder

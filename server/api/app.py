@@ -15,6 +15,7 @@ from server.api.generate.pictures import PictureReader, SourceReader
 from server.api.generate.services import Models, ServedModel, Services
 from server.api.generate.upload_store import FileStore
 from server.api.http import errors
+from server.api.http.fair_threads import FairThreads
 from server.api.http.openapi import docs_router
 from server.api.llama_server.props import props_router
 from server.api.llama_server.tokenize import texts_router
@@ -36,7 +37,6 @@ from server.api.operator.memory import memory_router
 from server.api.options import ApiOptions
 from server.api.page import page_router
 from server.api.responses import responses_router
-from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine
 from server.images.prepared import JOBS
@@ -91,7 +91,11 @@ def middleware(services: Services, keys: KeyRing, tracing: Tracing | None) -> li
         *([Middleware(Access, keys=keys, metrics=metrics)] if keys.needed else []),
         *([Middleware(Rates, limits=options.caller, metrics=metrics)] if rates else []),
         Middleware(
-            GateKeeper, gate=services.gate, metrics=metrics, seconds=options.request_timeout
+            GateKeeper,
+            gate=services.gate,
+            metrics=metrics,
+            seconds=options.request_timeout,
+            fair_threads=services.threads,
         ),
     ]
 
@@ -170,9 +174,8 @@ def _services(engine: Engine, options: ApiOptions) -> Services:
     model = ServedModel(engine, options.model_alias, options.chat_template)
     metrics = Metrics(engine, model.name)
     files = FileStore(options.files_max_bytes, options.files_expire)
-    usage = Usage()
     decoders = DecoderPool(
-        options.decoding, options.image_decoders, (JOBS,), metrics.decoders, usage
+        options.decoding, options.image_decoders, (JOBS,), metrics.decoders, engine.usage
     )
     return Services(
         models=Models(model),
@@ -180,7 +183,7 @@ def _services(engine: Engine, options: ApiOptions) -> Services:
         metrics=metrics,
         pictures=PictureReader(options, SourceReader(options, files, metrics), decoders, metrics),
         decoders=decoders,
-        usage=usage,
+        threads=FairThreads(engine.usage),
         files=files,
         gate=Gate(
             options.max_queue,

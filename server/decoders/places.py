@@ -1,4 +1,7 @@
-"""Who decodes next: two lanes, and in each the client who took least goes first."""
+"""Who decodes next: two lanes, and in each the client who took least goes first.
+
+The threads of the web process use it too, with the fast lane alone.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +9,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
-# After so many seconds half of what a client took is forgotten.
-HALF_LIFE: Final = 60.0
-_MOST_CLIENTS: Final = 10_000
-_FORGOTTEN: Final = 0.001
-
-
-class Usage:
-    """Seconds of processor time that each client's requests took lately, halved every minute.
-
-    A client is a key's name or an address. What takes processor time outside of a decoder (a
-    grammar, a template, a long text) is charged here too.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._clients: dict[str, tuple[float, float]] = {}
-
-    def charge(self, client: str, seconds: float) -> None:
-        """Adds processor time to a client's account."""
-        if len(self._clients) >= _MOST_CLIENTS and client not in self._clients:
-            self._forget()
-        self._clients[client] = (self.of(client) + seconds, self._clock())
-
-    def of(self, client: str) -> float:
-        """What is left of a client's seconds now."""
-        seconds, since = self._clients.get(client, (0.0, 0.0))
-        return float(seconds * 0.5 ** ((self._clock() - since) / HALF_LIFE))
-
-    def _forget(self) -> None:
-        """Drops the clients whose account is empty, or else the half that took least."""
-        accounts = sorted((self.of(client), client) for client in self._clients)
-        for number, (seconds, client) in enumerate(accounts):
-            if seconds < _FORGOTTEN or number < _MOST_CLIENTS // 2:
-                del self._clients[client]
+from server.usage import Usage
 
 
 class Place:
-    """A right to decode, in one of the lanes, or the wait for it."""
+    """A right to work, in one of the lanes, or the wait for it."""
 
     def __init__(self, client: str, *, slow: bool, now: float) -> None:
         self.client = client
@@ -55,7 +24,8 @@ class Place:
 
 
 class Places:
-    """``fast`` places, and ``slow`` ones for what turned out to take long.
+    """``fast`` places, and ``slow`` ones for what turned out to take long. A client may hold
+    ``most_of_one`` places of a lane, however many are free.
 
     Short work never waits behind long work: what takes long moves to the slow lane if that has a
     place, or goes back and waits for one. Lives on one event loop.
@@ -67,8 +37,11 @@ class Places:
         slow: int,
         usage: Usage,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        most_of_one: int | None = None,
     ) -> None:
         self._most = {False: fast, True: slow}
+        self._most_of_one = most_of_one or max(fast, slow)
         self._usage = usage
         self._clock = clock
         self._running: dict[bool, set[Place]] = {False: set(), True: set()}
@@ -115,14 +88,23 @@ class Places:
 
     def _grant(self) -> None:
         for slow, waiting in self._waiting.items():
-            while waiting and len(self._running[slow]) < self._most[slow]:
+            while len(self._running[slow]) < self._most[slow]:
+                may = [place for place in waiting if self._may_run(place)]
+                if not may:
+                    break
+                # Once for each client: it becomes less with time, and the last would be the first.
+                taken = {client: self._taken(client) for client in {one.client for one in may}}
                 # The first of those who took least; min() keeps the order of arrival.
-                place = min(waiting, key=lambda one: self._taken(one.client))
+                place = min(may, key=lambda one: taken[one.client])
                 waiting.remove(place)
                 if not place.granted.done():
                     place.since = self._clock()
                     self._running[slow].add(place)
                     place.granted.set_result(None)
+
+    def _may_run(self, place: Place) -> bool:
+        running = sum(one.client == place.client for one in self._running[place.slow])
+        return running < self._most_of_one
 
     def _taken(self, client: str) -> float:
         """With what runs now, or a client could fill all places before anything is charged."""

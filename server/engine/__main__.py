@@ -10,13 +10,17 @@ import logging
 import signal
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from server.engine.client_time import ClientTime
 from server.engine.grammar_thread import GrammarThread
 from server.engine.loop import EngineLoop, Inbox, Outbox
 from server.errors import EngineError, LlavaError
 from server.logs import configure_logging
 from server.messages import EngineConfig, EngineDead
+
+if TYPE_CHECKING:
+    from server.engine.loading.load import LoadedEngine
 
 logger = logging.getLogger("server.engine")
 
@@ -39,7 +43,8 @@ def main(descriptor: int) -> int:
     except LlavaError as error:
         outbox.send(EngineDead(error))
         return 1
-    inbox.grammar_thread = GrammarThread(engine.core.runner.compile_ahead, inbox.put)
+    client_time = ClientTime(outbox.send)
+    inbox.grammar_thread = GrammarThread(engine.core.runner.compile_ahead, inbox.put, client_time)
     # What is loaded stays, so no step should wait while the garbage collector looks through it.
     gc.collect()
     gc.freeze()
@@ -49,9 +54,15 @@ def main(descriptor: int) -> int:
     if engine.encoders is not None:
         engine.encoders.beat(engine.core.work)
     engine.core.work.start(outbox.send)
+    loop = EngineLoop(
+        engine.core, inbox, outbox, slices, client_time, stream_interval=config.stream_interval
+    )
+    return _serve(loop, engine, outbox)
+
+
+def _serve(loop: EngineLoop, engine: LoadedEngine, outbox: Outbox) -> int:
     try:
-        interval = config.stream_interval
-        EngineLoop(engine.core, inbox, outbox, slices, stream_interval=interval).serve()
+        loop.serve()
     except Exception as error:
         logger.exception("the engine failed")
         outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))

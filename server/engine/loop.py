@@ -11,6 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from server.engine.client_time import ClientTime
 from server.engine.core import EngineCore
 from server.engine.cpu_cores import unbind
 from server.engine.grammar_thread import GrammarThread
@@ -143,6 +144,7 @@ class EngineLoop:
         inbox: Inbox,
         outbox: Outbox,
         slices: SlicedEncodes | None = None,
+        client_time: ClientTime | None = None,
         *,
         stream_interval: float = 0.0,
     ) -> None:
@@ -153,7 +155,8 @@ class EngineLoop:
         self._slices = slices
         self._stopped = False
         self._work = core.work
-        self._texts = TokenizeThread(core.runner, inbox.put, outbox.send)
+        self._client_time = client_time or ClientTime(outbox.send)
+        self._texts = TokenizeThread(core.runner, inbox.put, outbox.send, self._client_time)
 
     def serve(self) -> None:
         """Returns after a Shutdown. An exception of a step passes: llama.cpp may be damaged."""
@@ -227,7 +230,9 @@ class EngineLoop:
             if is_long(message.parts):
                 self._texts.submit(message)
             else:
-                self._begin(message)
+                self._client_time.note(message.account)
+                with self._client_time.charging(message.account):
+                    self._begin(message)
         elif isinstance(message, TokenizedPrompt):
             if self._texts.release(message.message.request_id):
                 self._begin(message.message, message.runs)

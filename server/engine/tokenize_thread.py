@@ -1,6 +1,7 @@
 """Tokenizing that takes long, in a thread beside the loop: piece by piece, in turn for each client.
 
-No stream waits for a long text, and a long text does not wait for a longer one.
+No stream waits for a long text, and a long text does not wait for a longer one. The next piece is
+of the client who took least.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.client_time import ClientTime
 from server.engine.cpu_cores import unbind
 from server.engine.intake import overflow_message
 from server.engine.prompt_tokens import (
@@ -85,8 +86,10 @@ class TokenizeThread:
         runner: Runner,
         deliver: Callable[[TokenizedPrompt], None],
         send: Callable[[StepOutputs], None],
+        client_time: ClientTime,
     ) -> None:
         self._runner = runner
+        self._client_time = client_time
         self._deliver = deliver
         self._send = send
         self._held: set[str] = set()
@@ -96,6 +99,7 @@ class TokenizeThread:
 
     def submit(self, job: Job) -> None:
         """Queues a job; returns at once."""
+        self._client_time.note(job.account)
         self._held.add(job.request_id)
         self._new.put(job)
 
@@ -119,18 +123,22 @@ class TokenizeThread:
         unbind()
         if self._runner.vocabulary is not None:
             self._runner.vocabulary.seams(PIECE + 1)  # takes half a second, once
-        jobs: deque[tuple[Job, Steps]] = deque()
+        # In the order in which they had their last piece.
+        jobs: dict[str, tuple[Job, Steps]] = {}
         while True:
             while not jobs or not self._new.empty():
-                job = self._new.get()
-                if job is None:
+                new = self._new.get()
+                if new is None:
                     return
-                jobs.append((job, self._steps(job)))
-            job, steps = jobs.popleft()
-            if job.request_id in self._held:
-                with suppress(StopIteration):
-                    next(steps)
-                    jobs.append((job, steps))
+                jobs[new.request_id] = new, self._steps(new)
+            jobs = {name: each for name, each in jobs.items() if name in self._held}
+            if not jobs:
+                continue
+            job = self._client_time.next_of([job for job, _ in jobs.values()])
+            _, steps = jobs.pop(job.request_id)
+            with suppress(StopIteration), self._client_time.charging(job.account):
+                next(steps)
+                jobs[job.request_id] = job, steps
 
     def _steps(self, job: Job) -> Steps:
         """Does the job, a piece at a time."""

@@ -33,6 +33,7 @@ from server.messages import (
     TokenOutput,
 )
 from server.messages.sampling import SamplingParams
+from server.usage import Usage
 
 
 class EngineClient:
@@ -80,6 +81,11 @@ class EngineClient:
     def step_age(self) -> float:
         """Seconds that the engine has been at its present work; 0 if it waits for some."""
         return self._supervisor.step_age
+
+    @property
+    def usage(self) -> Usage:
+        """What each client's requests took."""
+        return self._supervisor.usage
 
     @property
     def pauses(self) -> int:
@@ -173,7 +179,7 @@ class EngineClient:
 
     def _open(self, message: Message) -> Running:
         if self._supervisor.accepts:
-            return self._requests.open(message)
+            return self._requests.open(replace(message, account=self.usage.now()))
         raise EngineUnavailable(f"the engine is {self.state.value}; try again shortly")
 
     def _set_alarm(self, running: Running) -> asyncio.TimerHandle | None:

@@ -21,6 +21,7 @@ from server.messages import (
     TokenOutput,
 )
 from server.messages.sampling import SamplingParams
+from server.usage import Usage
 
 
 class EngineState(str, Enum):
@@ -58,6 +59,10 @@ class Engine(Protocol):
     @property
     def restarts(self) -> int:
         """How often the engine was started again."""
+
+    @property
+    def usage(self) -> Usage:
+        """What each client's requests took, in the engine and elsewhere."""
 
     @property
     def pauses(self) -> int:

@@ -23,6 +23,7 @@ from server.messages import (
     SchedulerStats,
     StepOutputs,
 )
+from server.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class EngineSupervisor:
         self.progress: EngineProgress | None = None
         self.stats = SchedulerStats()
         self.restarts = 0
+        # What each client's requests took, here and in the engine.
+        self.usage = Usage()
         self._limits = limits or EngineLimits()
         self._requests = requests
         self._config: EngineConfig | None = None
@@ -177,6 +180,8 @@ class EngineSupervisor:
     def _deliver(self, message: StepOutputs) -> None:
         if message.stats is not None:
             self.stats = message.stats
+        if message.taken is not None:
+            self.usage.charge(*message.taken)
         self._on_step(message)
         for output in message.outputs:
             self._requests.take(output)

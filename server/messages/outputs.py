@@ -11,6 +11,7 @@ from server.messages.facts import BuildFacts, ModelFacts, VisionFacts
 from server.messages.memory import MemoryPeak, MemoryReport
 from server.messages.pictures import EncodedImage
 from server.messages.requests import Embedded, Tokenized
+from server.usage import Account
 
 
 @dataclass(slots=True, frozen=True)
@@ -203,10 +204,12 @@ class SchedulerStats:
 class StepOutputs(NamedTuple):
     """The outputs of one step, and the seconds that it took, in llama.cpp and in all.
 
-    ``stats`` do not come with every step (server.engine.core). A tuple as TokenOutput is.
+    ``stats`` do not come with every step (server.engine.core). ``taken`` is processor time that
+    the engine spent on a client's texts or grammars. A tuple as TokenOutput is.
     """
 
     outputs: tuple[Admitted | Counted | Embedded | Rejected | Tokenized | TokenOutput, ...] = ()
     stats: SchedulerStats | None = None
     step_seconds: float = 0.0
     llama_seconds: float = 0.0
+    taken: Account | None = None

@@ -1,4 +1,7 @@
-"""Messages of the web process to the engine process."""
+"""Messages of the web process to the engine process.
+
+Their ``account`` says for which client the engine works.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from server.defaults import (
 from server.messages.memory import MemoryOptions
 from server.messages.pictures import ImageInput
 from server.messages.sampling import SamplingParams
+from server.usage import NOBODY, Account
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,6 +30,7 @@ class TokenizeRequest:
     text: str
     add_special: bool
     parse_special: bool
+    account: Account = NOBODY
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,6 +39,7 @@ class DetokenizeRequest:
 
     request_id: str
     tokens: tuple[int, ...]
+    account: Account = NOBODY
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,6 +130,7 @@ class AddRequest:
     sampling: SamplingParams
     arrival: float
     resumed: tuple[int, ...] = ()
+    account: Account = NOBODY
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,6 +146,7 @@ class CountRequest:
 
     request_id: str
     parts: tuple[PromptPart, ...]
+    account: Account = NOBODY
 
 
 @dataclass(slots=True, frozen=True)
@@ -166,6 +174,7 @@ class EmbedRequest:
     parts: tuple[PromptPart, ...]
     pooling: Pooling
     arrival: float
+    account: Account = NOBODY
 
 
 @dataclass(slots=True, frozen=True)

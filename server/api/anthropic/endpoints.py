@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -19,6 +19,7 @@ from server.api.generate.events import EventStream
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, while_connected
 from server.api.http.errors import anthropic_error
+from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
 from server.grammar import schema_grammar
@@ -100,7 +101,7 @@ def _add_count(router: APIRouter, services: Services) -> None:
         model = services.models[body.model]
 
         async def work() -> Counted:
-            dialog = await to_thread.run_sync(read_dialog, body)
+            dialog = await in_turn(partial(read_dialog, body))
             parts = await prompt_of(services, model, dialog)
             return {"input_tokens": (await model.engine.count(parts)).prompt_tokens}
 
@@ -110,11 +111,11 @@ def _add_count(router: APIRouter, services: Services) -> None:
 async def _start(
     services: Services, model: ServedModel, body: MessagesRequest, request_id: str, arrival: float
 ) -> Answer:
-    dialog = await to_thread.run_sync(read_dialog, body)
+    dialog = await in_turn(partial(read_dialog, body))
     sampling = body.sampling()
     form = body.format_and_field
     if form is not None:
-        grammar = await to_thread.run_sync(schema_grammar, form[0].json_schema, form[1])
+        grammar = await in_turn(partial(schema_grammar, form[0].json_schema, form[1]))
         sampling = replace(sampling, grammar=grammar)
     prepared = await prepare(services, model, dialog, sampling)
     return await begin(services, prepared, request_id=request_id, arrival=arrival)

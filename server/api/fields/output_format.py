@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
-from anyio import to_thread
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.fields.messages import Strict, Text, unsupported
+from server.api.http.fair_threads import in_turn
 from server.errors import RequestError
 from server.grammar import choice_grammar, client_grammar, gbnf_grammar, regex_grammar
 from server.grammar import schema_grammar as _schema_grammar
@@ -233,4 +233,4 @@ async def with_grammar(
         )
     if not given:
         return sampling
-    return replace(sampling, grammar=await to_thread.run_sync(given[0].grammar))
+    return replace(sampling, grammar=await in_turn(given[0].grammar))

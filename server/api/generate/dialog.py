@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-
-from anyio import fail_after, to_thread
+from functools import partial
 
 from server.api.fields.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.pictures import Source
 from server.api.generate.services import ServedModel, Services
+from server.api.http.fair_threads import in_turn
 from server.api.http.record import current_record
 from server.errors import LlavaError
 from server.images.options import Detail
@@ -69,7 +69,7 @@ async def prepare(
     sampling = replace(sampling, continues=dialog.continues)
     if toolbox.names:
         style = template.tool_style
-        grammar = await to_thread.run_sync(with_tools, sampling.grammar, toolbox, style)
+        grammar = await in_turn(partial(with_tools, sampling.grammar, toolbox, style))
         sampling = replace(sampling, grammar=grammar)
     parts = await prompt_of(services, model, dialog)
     note_prompt(parts)
@@ -127,8 +127,7 @@ async def _render(
         return template.parts(turns, tools, continues=dialog.continues, gap=gap, switches=switches)
 
     try:
-        with fail_after(_TEMPLATE_SECONDS):
-            return await to_thread.run_sync(render, abandon_on_cancel=True)
+        return await in_turn(render, _TEMPLATE_SECONDS)
     except TimeoutError as exc:
         raise LlavaError(
             "the model's chat template takes too long", code="chat_template_error"

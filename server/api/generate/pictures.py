@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from anyio import CapacityLimiter, to_thread
 
 from server.api.generate.upload_store import FileStore
-from server.api.http.record import account, failing, spared, stage, stages_took
+from server.api.http.record import failing, spared, stage, stages_took
 from server.api.middleware.admission import visiting
 from server.api.options import ApiOptions
 from server.decoders.pool import DecoderPool, Done, Work
@@ -36,6 +36,7 @@ from server.images.prepared import (
 )
 from server.messages import ImageInput, VisionFacts
 from server.metrics import Metrics
+from server.usage import account
 
 _WEB: Final = re.compile(r"https?:", re.IGNORECASE)
 _FILE: Final = re.compile(r"file:", re.IGNORECASE)

@@ -10,9 +10,9 @@ from anyio import to_thread
 from server.api.generate.pictures import PictureReader
 from server.api.generate.upload_store import FileStore
 from server.api.http.body import BodyLimits
+from server.api.http.fair_threads import FairThreads
 from server.api.middleware.admission import Gate
 from server.api.options import ApiOptions
-from server.decoders.places import Usage
 from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine, EngineState
 from server.errors import EngineUnavailable
@@ -120,7 +120,7 @@ class Services:
     pictures: PictureReader
     files: FileStore
     decoders: DecoderPool
-    usage: Usage
+    threads: FairThreads
     gate: Gate = field(default_factory=Gate)
     started: int = field(default_factory=lambda: int(time.time()))
 

@@ -11,12 +11,12 @@ from typing import Any, NoReturn, TypeVar
 
 import jiter
 import numpy as np
-from anyio import to_thread
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from server.api.http.errors import ClientGone, field_path, validation_error
+from server.api.http.fair_threads import in_turn
 from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ async def read_body(
         _check_values(raw, limits.n_values)
         return validate(_parse_object(raw))
 
-    return parse() if _quick(raw) else await to_thread.run_sync(parse)
+    return parse() if _quick(raw) else await in_turn(parse)
 
 
 def validated(model: type[M], body: Mapping[str, Any]) -> M:

@@ -179,9 +179,6 @@ def set_record(record: RequestRecord) -> None:
 # that a key can be exchanged for a new one.
 caller: ContextVar[str] = ContextVar("caller", default="")
 
-# On whose account the request's work goes: the key's, or the address's where there are no keys.
-account: ContextVar[str] = ContextVar("account", default="")
-
 
 def account_of(scope: Scope) -> str:
     """The account of a request that came through ``Access``."""

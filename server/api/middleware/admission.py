@@ -13,11 +13,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.http.record import account, account_of
+from server.api.http.fair_threads import FairThreads, threads
+from server.api.http.record import account_of
 from server.api.middleware.auth import take_back
 from server.deadline import deadline
 from server.errors import LlavaError, Overloaded, ShuttingDown
 from server.metrics import Metrics
+from server.usage import account
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +191,11 @@ class GateKeeper:
     Each gets ``seconds`` from now until it must be over (server.deadline), 0 for ever.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gate, metrics: Metrics, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, gate: Gate, metrics: Metrics, seconds: float, fair_threads: FairThreads
+    ) -> None:
         self._app = app
+        self._threads = fair_threads
         self._gate = gate
         self._metrics = metrics
         self._seconds = seconds
@@ -222,6 +227,7 @@ class GateKeeper:
         visitor = Visitor(self._gate, receive, send)
         visiting.set(visitor)
         account.set(account_of(scope))
+        threads.set(self._threads)
         try:
             await self._app(scope, visitor.receive, visitor.send)
         except asyncio.CancelledError:

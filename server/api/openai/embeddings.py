@@ -6,10 +6,10 @@ import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import Source
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, validated, while_connected
+from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
 from server.api.shapes.openai import EmbeddingList, VectorOfOne
@@ -220,7 +221,7 @@ def embeddings_router(services: Services) -> APIRouter:
         check_dimensions(body, model.facts.model.n_embd_out or model.facts.model.n_embd)
         vectors = await while_connected(request.receive, _embed_all(services, model, body))
         name = model.name
-        return JSONResponse(await to_thread.run_sync(_reply, vectors, body, name))
+        return JSONResponse(await in_turn(partial(_reply, vectors, body, name)))
 
     return router
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
@@ -19,6 +19,7 @@ from server.api.generate.events import EventStream
 from server.api.generate.reply_parts import input_tokens_of
 from server.api.generate.services import Services
 from server.api.http.body import read_body, while_connected
+from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.responses.conversation import read_dialog
 from server.api.responses.items import Item, ItemReference, LeftOut, parts_of
@@ -81,7 +82,7 @@ def resolved(store: ResponseStore, request: Body) -> Body:
 async def dialog_of(request: InputRequest, before: Items) -> Dialog:
     """The whole conversation. Raises RequestError, naming the field."""
     # Pictures from before may be many megabytes.
-    earlier = await to_thread.run_sync(_parsed, before) if before else ()
+    earlier = await in_turn(partial(_parsed, before)) if before else ()
     return read_dialog(request, earlier)
 
 
@@ -95,7 +96,7 @@ async def keep(
     """Keep a response that has ended, unless the client said not to."""
     if reply.request.store is False:
         return
-    store.add(await to_thread.run_sync(_stored, reply.request, response, before))
+    store.add(await in_turn(partial(_stored, reply.request, response, before)))
 
 
 def _stored(request: InputRequest, response: dict[str, Any], before: Items) -> StoredResponse:
