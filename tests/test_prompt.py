@@ -8,7 +8,14 @@ import pytest
 from fakes import CHATML, model_facts
 
 from server.errors import ConfigError, LlavaError, RequestError
-from server.prompt import ChatTemplate, Picture, Specials, Turn, check_template, choose_template
+from server.prompt import (
+    ChatTemplate,
+    Placeholder,
+    Specials,
+    Turn,
+    check_template,
+    choose_template,
+)
 from server.prompt.builtin import TEMPLATES
 
 
@@ -21,7 +28,7 @@ def written(template: ChatTemplate, *turns: Turn) -> str:
     return "".join(p if isinstance(p, str) else f"[{p.index}]" for p in parts)
 
 
-ASK = Turn("user", (Picture(0), "What is it?"))
+ASK = Turn("user", (Placeholder(0), "What is it?"))
 CHAT = (
     Turn("system", ("Be brief.",)),
     ASK,
@@ -69,15 +76,25 @@ def test_vicuna_begins_with_its_own_system_text() -> None:
 
 
 def test_pictures_stand_where_the_user_put_them() -> None:
-    turn = Turn("user", ("one", Picture(0), Picture(1), "two", "three", Picture(2)))
+    turn = Turn(
+        "user",
+        (
+            "one",
+            Placeholder(0),
+            Placeholder(1),
+            "two",
+            "three",
+            Placeholder(2),
+        ),
+    )
     assert written(builtin("plain"), turn) == "one[0]\n[1]\ntwo\nthree[2]\n"
     assert builtin("plain").parts([turn]) == (
         "one",
-        Picture(0),
+        Placeholder(0),
         "\n",
-        Picture(1),
+        Placeholder(1),
         "\ntwo\nthree",
-        Picture(2),
+        Placeholder(2),
         "\n",
     )
 
@@ -87,7 +104,10 @@ def test_pictures_stand_where_the_user_put_them() -> None:
 )
 def test_what_users_type_stays_text(text: str) -> None:
     assert builtin("plain").parts([Turn("user", (text,))]) == (text,)
-    assert builtin("plain").parts([Turn("user", (Picture(0), text))]) == (Picture(0), "\n" + text)
+    assert builtin("plain").parts([Turn("user", (Placeholder(0), text))]) == (
+        Placeholder(0),
+        "\n" + text,
+    )
 
 
 def test_leading_bos_is_left_to_llama_cpp() -> None:
@@ -140,7 +160,7 @@ def test_conversation_that_the_template_refuses_is_the_client_s_fault() -> None:
 def test_template_that_drops_a_picture_is_noticed() -> None:
     source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
     with pytest.raises(RequestError, match="leaves out"):
-        ChatTemplate("t", source, "").parts([ASK, Turn("assistant", (Picture(1),))])
+        ChatTemplate("t", source, "").parts([ASK, Turn("assistant", (Placeholder(1),))])
 
 
 def test_broken_template_is_the_server_s_fault() -> None:

@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import RequestError
-from server.prompt import ChatTemplate, Picture, Specials, Turn
+from server.prompt import ChatTemplate, Placeholder, Specials, Turn
 from server.prompt.builtin import TEMPLATES
 from server.prompt.turn import folded, joined, led_by_user
 
 ALTERNATING = ("vicuna", "mistral", "llama-2", "gemma")
 
 
-def system(*content: str | Picture) -> Turn:
+def system(*content: str | Placeholder) -> Turn:
     return Turn("system", content)
 
 
-def user(*content: str | Picture) -> Turn:
+def user(*content: str | Placeholder) -> Turn:
     return Turn("user", content)
 
 
-def assistant(*content: str | Picture) -> Turn:
+def assistant(*content: str | Placeholder) -> Turn:
     return Turn("assistant", content)
 
 
@@ -37,7 +37,7 @@ def written(template: ChatTemplate | str, *turns: Turn) -> str:
 
 CASES = {
     "a picture, then the question": (
-        (system("S"), user(Picture(0)), user("What is it?")),
+        (system("S"), user(Placeholder(0)), user("What is it?")),
         {
             "vicuna": "S USER: [0]\nWhat is it? ASSISTANT:",
             "mistral": "[INST] S\n\n[0]\nWhat is it? [/INST]",
@@ -47,7 +47,7 @@ CASES = {
         },
     ),
     "the question, then a picture": (
-        (system("S"), user("This:"), user(Picture(0))),
+        (system("S"), user("This:"), user(Placeholder(0))),
         {
             "vicuna": "S USER: This:\n[0]\n ASSISTANT:",
             "mistral": "[INST] S\n\nThis:\n[0]\n [/INST]",

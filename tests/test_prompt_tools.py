@@ -6,7 +6,7 @@ import pytest
 from fakes import CHATML
 from tool_templates import BY_STYLE
 
-from server.prompt import ChatTemplate, Picture, Specials, Turn
+from server.prompt import ChatTemplate, Placeholder, Specials, Turn
 from server.prompt.builtin import TEMPLATES
 from server.tools import Tool, ToolCall
 from server.tools.style import HERMES
@@ -18,7 +18,7 @@ WEATHER = Tool(
     "tools[0].function.parameters",
 )
 CALLED = Turn("assistant", ("",), tool_calls=(ToolCall("call_123", "weather", '{"town":"Bonn"}'),))
-ANSWERED = Turn("tool", ("It rains: ", Picture(0)), tool_call_id="call_123", name="weather")
+ANSWERED = Turn("tool", ("It rains: ", Placeholder(0)), tool_call_id="call_123", name="weather")
 ASKED = Turn("user", ("And in Bonn?",))
 
 

@@ -12,7 +12,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A file's bytes. ``read`` is asked for no byte beyond ``size``."""
 
     @property
@@ -87,7 +87,7 @@ class LongList:
 class Cursor:
     """Reads on from ``place``. Lists of more than ``longest`` items are passed over."""
 
-    def __init__(self, source: Source, longest: int | None = None) -> None:
+    def __init__(self, source: ByteSource, longest: int | None = None) -> None:
         self._source = source
         self._longest = longest
         self._size = source.size

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.gguf.cursor import Cursor, MalformedError, Source, Tensor
+from server.gguf.cursor import ByteSource, Cursor, MalformedError, Tensor
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,7 +34,7 @@ class GGUFHeader:
     end: int
 
 
-def parse_header(source: Source, *, raw: bool = True, longest: int | None = None) -> GGUFHeader:
+def parse_header(source: ByteSource, *, raw: bool = True, longest: int | None = None) -> GGUFHeader:
     """Reads the header of a GGUF file of version 2 or 3; tensor data is not read.
 
     Without ``raw`` entries carry no bytes; lists of more than ``longest`` items become LongList.

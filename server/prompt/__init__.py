@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from server.prompt.choose import check_template, choose_template
 from server.prompt.template import ChatTemplate, Specials
-from server.prompt.turn import MARKER, Part, Picture, Turn
+from server.prompt.turn import MARKER, Part, Placeholder, Turn
 
 __all__ = [
     "MARKER",
     "ChatTemplate",
     "Part",
-    "Picture",
+    "Placeholder",
     "Specials",
     "Turn",
     "check_template",

@@ -25,7 +25,7 @@ from server.prompt.sandbox import (
 from server.prompt.turn import (
     MessageForm,
     Part,
-    Picture,
+    Placeholder,
     Turn,
     folded,
     in_words,
@@ -227,13 +227,13 @@ class _Writing:
         return tuple(
             part
             for odd, piece in enumerate(pieces)
-            for part in ((Picture(int(piece)),) if odd % 2 else self.marks.show(piece))
+            for part in ((Placeholder(int(piece)),) if odd % 2 else self.marks.show(piece))
             if part != ""
         )
 
 
 def _check_pictures(turns: Sequence[Turn], parts: tuple[Part, ...]) -> None:
-    asked = {piece for turn in turns for piece in turn.content if isinstance(piece, Picture)}
+    asked = {piece for turn in turns for piece in turn.content if isinstance(piece, Placeholder)}
     if asked.difference(parts):
         raise RequestError(
             "the model's chat template leaves out a message that holds a picture",

@@ -22,13 +22,13 @@ MARKER = "<__media__>"
 
 
 @dataclass(slots=True, frozen=True)
-class Picture:
+class Placeholder:
     """Stands for the request's picture ``index``, counted from 0."""
 
     index: int
 
 
-Part = str | LiteralText | Picture
+Part = str | LiteralText | Placeholder
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,12 +114,12 @@ def write(content: tuple[Part, ...], stem: str, gap: str = "\n") -> str:
     written: list[str] = []
     text_before = False
     for piece in content:
-        if isinstance(piece, Picture):
+        if isinstance(piece, Placeholder):
             written.append(f"{stem}{piece.index}]{gap}")
         else:
             text = piece.text if isinstance(piece, LiteralText) else piece
             written.append("\n" + text if text_before else text)
-        text_before = not isinstance(piece, Picture)
+        text_before = not isinstance(piece, Placeholder)
     return "".join(written)
 
 
@@ -232,7 +232,12 @@ def led_by_user(turns: Sequence[Turn]) -> list[Turn]:
 def _together(first: Turn, second: Turn, between: tuple[Part, ...] = ()) -> Turn:
     """One turn that says both; a picture behind a text begins a line of its own."""
     before, after = first.content, second.content
-    if before and after and isinstance(after[0], Picture) and not isinstance(before[-1], Picture):
+    if (
+        before
+        and after
+        and isinstance(after[0], Placeholder)
+        and not isinstance(before[-1], Placeholder)
+    ):
         between = (*between, "")
     calls = first.tool_calls + second.tool_calls
     content = (*before, *between, *after) if before and after else before + after

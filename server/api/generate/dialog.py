@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from server.api.fields.reasoning import Thinking, thought_rule, thought_tags
-from server.api.generate.pictures import Source
+from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
 from server.api.http.fair_threads import in_turn
 from server.api.http.record import current_record
@@ -20,7 +20,7 @@ from server.errors import LlavaError
 from server.images.options import Detail
 from server.messages import LiteralText, PromptPart
 from server.messages.sampling import SamplingParams, ThoughtRule
-from server.prompt import ChatTemplate, Part, Picture, Turn
+from server.prompt import ChatTemplate, Part, Placeholder, Turn
 from server.tools import Toolbox
 from server.tools.grammar import with_tools
 from server.tools.style import ToolStyle
@@ -38,7 +38,7 @@ class Dialog:
     """
 
     turns: Sequence[Turn]
-    sources: Sequence[Source] = ()
+    sources: Sequence[PictureSource] = ()
     toolbox: Toolbox = field(default_factory=Toolbox)
     continues: bool = False
     thinking: Thinking = field(default_factory=Thinking)
@@ -102,7 +102,7 @@ async def prompt_of(
     """
     pictures = await services.pictures.read(dialog.sources, model.facts.vision)
     parts = await rendered(services, model, dialog)
-    return tuple(pictures[part.index] if isinstance(part, Picture) else part for part in parts)
+    return tuple(pictures[part.index] if isinstance(part, Placeholder) else part for part in parts)
 
 
 def note_prompt(parts: Iterable[PromptPart]) -> None:
@@ -139,14 +139,14 @@ class DialogReader:
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
-        self.sources: list[Source] = []
+        self.sources: list[PictureSource] = []
         self._called: dict[str, str] = {}
         self._thought = ""
 
-    def picture(self, url: str, param: str, detail: Detail | None = None) -> Picture:
+    def picture(self, url: str, param: str, detail: Detail | None = None) -> Placeholder:
         """The place of a picture in a turn; ``param`` is the request's field that holds it."""
-        self.sources.append(Source(url, param, detail))
-        return Picture(len(self.sources) - 1)
+        self.sources.append(PictureSource(url, param, detail))
+        return Placeholder(len(self.sources) - 1)
 
     def think(self, text: str) -> None:
         """A thought that belongs to the assistant's turn that comes next, if one does."""

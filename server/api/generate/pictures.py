@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, frozen=True)
-class Source:
+class PictureSource:
     """Where a picture comes from: the URL, the request's field that holds it, and how much of
     it is to be seen; None leaves that to the operator, as "auto" does.
     """
@@ -67,7 +67,7 @@ class Source:
 
 
 @dataclass(slots=True, frozen=True)
-class Load:
+class PictureFile:
     """A picture's file, to be read in a thread, or at once where that is ``quick``."""
 
     data: Callable[[], bytes]
@@ -95,7 +95,7 @@ class SourceReader:
         self._hosts: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def open(self, url: str, param: str | None) -> AsyncIterator[Load]:
+    async def open(self, url: str, param: str | None) -> AsyncIterator[PictureFile]:
         """What to read in a thread. Raises ImageError, here or there.
 
         A slow host is waited for here, where it takes no thread from other pictures, and no more
@@ -107,15 +107,15 @@ class SourceReader:
             async with self._host(url), self._slots:
                 with stage(self._metrics, "fetch"):
                     data = await self._fetcher.fetch(url, param)
-                yield Load(lambda: data)
+                yield PictureFile(lambda: data)
         elif upload := _UPLOAD.fullmatch(url):
             content = self._upload(upload[0], param)
-            yield Load(lambda: content, len(content) <= _SHORT)
+            yield PictureFile(lambda: content, len(content) <= _SHORT)
         elif self._root is not None and _FILE.match(url):
             async with self._open_files:
-                yield Load(partial(read_file, url, self._root, self._limits, param))
+                yield PictureFile(partial(read_file, url, self._root, self._limits, param))
         else:
-            yield Load(partial(read_source, url, self._limits, param), len(url) <= _SHORT)
+            yield PictureFile(partial(read_source, url, self._limits, param), len(url) <= _SHORT)
 
     def _host(self, url: str) -> CapacityLimiter:
         name = url.partition("//")[2].partition("/")[0].lower()
@@ -220,7 +220,7 @@ class PictureReader:
         self._work: SharedWork[PictureKey, ImageInput] = SharedWork()
 
     async def read(
-        self, sources: Sequence[Source], tower: VisionFacts | None
+        self, sources: Sequence[PictureSource], tower: VisionFacts | None
     ) -> tuple[ImageInput, ...]:
         """The pictures in order. Raises ImageError, naming the field, or Overloaded."""
         if not sources:
@@ -244,18 +244,18 @@ class PictureReader:
             replace(tasks[_distinct(source)].result(), param=source.param) for source in sources
         )
 
-    async def _prepare(self, source: Source, tower: VisionFacts) -> ImageInput:
+    async def _prepare(self, source: PictureSource, tower: VisionFacts) -> ImageInput:
         picture = await self._prepared(source, tower)
         _hold(picture)
         return picture
 
-    async def _prepared(self, source: Source, tower: VisionFacts) -> ImageInput:
+    async def _prepared(self, source: PictureSource, tower: VisionFacts) -> ImageInput:
         options = self._options
         if source.detail in ("low", "high"):
             options = self._detailed[source.detail]
-        async with self._sources.open(source.url, source.param) as load:
+        async with self._sources.open(source.url, source.param) as file:
             start = time.monotonic()
-            data, digest = await self._read(load)
+            data, digest = await self._read(file)
             key = PictureKey(digest, tower, options)
             kept = self._look_up(key)
             if kept is None and key not in self._work:
@@ -265,12 +265,12 @@ class PictureReader:
             spared(self._metrics, "decode", start)
             return kept
 
-    async def _read(self, load: Load) -> tuple[bytes, bytes]:
+    async def _read(self, file: PictureFile) -> tuple[bytes, bytes]:
         """The file and its digest. Raises ImageError."""
         with failing(self._metrics, "decode"):
-            if load.quick:
-                return load.read()
-            return await to_thread.run_sync(load.read, limiter=self._readers)
+            if file.quick:
+                return file.read()
+            return await to_thread.run_sync(file.read, limiter=self._readers)
 
     def _look_up(self, key: PictureKey) -> ImageInput | None:
         kept = self._kept.get(key)
@@ -307,12 +307,12 @@ class PictureReader:
     async def inspect(self, source: str | bytes, tower: VisionFacts, param: str) -> Inspection:
         """What a picture is and becomes; ``source`` is a URL or the file itself."""
         if isinstance(source, bytes):
-            return await self._inspect(Load(lambda: source), tower, param)
-        async with self._sources.open(source, param) as load:
-            return await self._inspect(load, tower, param)
+            return await self._inspect(PictureFile(lambda: source), tower, param)
+        async with self._sources.open(source, param) as file:
+            return await self._inspect(file, tower, param)
 
-    async def _inspect(self, load: Load, tower: VisionFacts, param: str) -> Inspection:
-        data, digest = await self._read(load)
+    async def _inspect(self, file: PictureFile, tower: VisionFacts, param: str) -> Inspection:
+        data, digest = await self._read(file)
         key = PictureKey(digest, tower, self._options)
         done = await self._decode(INSPECT, data, key, param)
         found = unpack_inspection(done.decoded, len(data), _digest(key), done.seconds)
@@ -341,7 +341,7 @@ def _hold(picture: ImageInput) -> None:
         visitor.hold(size_of(picture))
 
 
-def _distinct(source: Source) -> tuple[str | int, Detail | None]:
+def _distinct(source: PictureSource) -> tuple[str | int, Detail | None]:
     """What equal sources of one request have in common; long ones are compared by digest, later."""
     url = source.url
     return (url if len(url) <= _LONG else id(url)), source.detail

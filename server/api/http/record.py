@@ -114,7 +114,7 @@ class Answered(Protocol):
 
 
 @dataclass(slots=True)
-class Content:
+class LoggedContent:
     """Prompts as the model reads them, pictures left out, and what it answered."""
 
     prompts: list[str] = field(default_factory=list)
@@ -148,7 +148,7 @@ class RequestRecord:
     answers: list[Answered] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     ignored: dict[str, None] = field(default_factory=dict)
-    content: Content | None = None
+    content: LoggedContent | None = None
     relaxed: tuple[str, ...] = ()
 
     def fail(self, error: LlavaError) -> None:

@@ -28,7 +28,7 @@ from server.api.shapes.operator import (
 )
 from server.errors import RequestError
 from server.messages import LiteralText, Tokenized
-from server.prompt import MARKER, Part, Picture
+from server.prompt import MARKER, Part, Placeholder
 
 # As for prompts.
 _MOST = 4 * 1024 * 1024
@@ -218,6 +218,6 @@ def _piece(piece: bytes) -> str | list[int]:
 
 
 def _plain(part: Part) -> str:
-    if isinstance(part, Picture):
+    if isinstance(part, Placeholder):
         return MARKER
     return part.text if isinstance(part, LiteralText) else part

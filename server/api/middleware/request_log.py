@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response, internal_error
-from server.api.http.record import Answered, Content, RequestRecord, seconds_of, set_record
+from server.api.http.record import Answered, LoggedContent, RequestRecord, seconds_of, set_record
 from server.api.middleware.tracing import Trace, Tracing, read_trace
 from server.api.options import ApiOptions
 from server.metrics import Metrics
@@ -168,7 +168,7 @@ class RequestLog:
             path=quote(scope["path"]),
             client=str(scope["client"][0]) if scope.get("client") else "",
             model=self._model,
-            content=Content() if self._log_content else None,
+            content=LoggedContent() if self._log_content else None,
         )
         set_record(record)
         return record

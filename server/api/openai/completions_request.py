@@ -21,7 +21,7 @@ from server.api.fields.sampling import (
     check_names,
     check_same,
 )
-from server.api.generate.pictures import Source
+from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import validated
 from server.errors import ContextLengthExceeded, ImageError, RequestError
@@ -221,7 +221,8 @@ async def with_pictures(
             code="invalid_value",
         )
     sources = [
-        Source(_url(each), f"{param}.multimodal_data[{number}]") for number, each in enumerate(data)
+        PictureSource(_url(each), f"{param}.multimodal_data[{number}]")
+        for number, each in enumerate(data)
     ]
     pictures = await services.pictures.read(sources, model.facts.vision)
     parts: list[PromptPart] = [pieces[0]]

@@ -26,7 +26,7 @@ from server.api.fields.messages import (
 )
 from server.api.fields.policy import apply_policy
 from server.api.fields.sampling import WHOLE
-from server.api.generate.pictures import Source
+from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, validated, while_connected
 from server.api.http.fair_threads import in_turn
@@ -179,7 +179,7 @@ async def _content(
     alone: bool = False,
 ) -> list[PromptPart]:
     sources = [
-        Source(
+        PictureSource(
             part.source,
             f"{param}.{part.field}" if alone else f"{param}[{place}].{part.field}",
             part.detail if isinstance(part, ImagePart) else None,

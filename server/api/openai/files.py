@@ -14,7 +14,7 @@ from server.api.generate.upload_store import StoredFile
 from server.api.http.body import validated
 from server.api.http.form import Form, read_form
 from server.api.http.openapi import operation
-from server.api.http.page import PageQuery, page
+from server.api.http.pagination import PageQuery, page
 from server.api.shapes.resources import FileDeleted, FileList, FileObject
 from server.errors import RequestError
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from server.api.fields.policy import refuse_fields
 from server.api.http.body import validated
 from server.api.http.openapi import operation
-from server.api.http.page import PageQuery, page
+from server.api.http.pagination import PageQuery, page
 from server.api.http.record import caller
 from server.api.shapes.responses import ResponseDeleted, ResponseItems, ResponseObject
 from server.errors import NotFoundError, RequestError
