@@ -289,7 +289,9 @@ def test_exit_codes_of_what_stops_a_command(
 
 
 def test_the_web_process_starts_without_llama_cpp() -> None:
-    code = "import sys, server.cli.main, server.serve.main; print('llama_cpp' in sys.modules)"
+    code = (
+        "import sys, server.cli.main, server.serve.web_process; print('llama_cpp' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

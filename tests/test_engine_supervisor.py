@@ -35,19 +35,24 @@ class Processes:
         self.errors: list[Exception] = []
         self.made: list[Any] = []
 
-    def __call__(self, _config: object, take: Any, _loop: object) -> Any:
+    def __call__(self, config: EngineConfig) -> Any:
         if self.errors:
             raise self.errors.pop(0)
         killed: list[bool] = []
         process = SimpleNamespace(
+            config=config,
             popen=SimpleNamespace(kill=lambda: killed.append(True)),
             killed=killed,
             stopped=False,
             send=lambda _: None,
             stop=lambda _: -9,
         )
-        process.say = lambda message: take(process, message)
-        self.made.append(process)
+
+        def deliver(take: Any) -> None:
+            process.say = lambda message: take(process, message)
+            self.made.append(process)
+
+        process.deliver = deliver
         return process
 
 
@@ -268,3 +273,31 @@ def test_what_the_engine_took_for_a_client_is_charged_and_sent_on(processes: Pro
         await supervisor.stop()
 
     asyncio.run(go())
+
+
+def test_an_engine_that_was_started_early_is_adopted(processes: Processes) -> None:
+    async def run() -> None:
+        supervisor = EngineSupervisor(Requests())
+        early = processes(CONFIG)
+        started = asyncio.create_task(supervisor.start(CONFIG, early))
+        await until(lambda: processes.made)
+        early.say(engine_ready())
+        await started
+        assert processes.made == [early], "and no second one is started"
+        early.say(None)
+        await until(lambda: len(processes.made) == 2)
+        await supervisor.stop(0.0)
+
+    asyncio.run(run())
+
+
+def test_an_early_engine_that_died_before_it_was_adopted_is_reported() -> None:
+    """Its last words and the end of its line wait until somebody reads them."""
+
+    async def run() -> None:
+        early = EngineProcess(CONFIG)
+        early.popen.wait(30)
+        with pytest.raises(StartupError, match=r"no\.gguf"):
+            await EngineSupervisor(Requests()).start(CONFIG, early)
+
+    asyncio.run(run())

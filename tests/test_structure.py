@@ -145,7 +145,7 @@ def test_the_web_process_never_loads_the_engine(module: str) -> None:
 
 def test_the_web_process_loads_no_codec() -> None:
     """What clients send is decoded in processes of their own (server.decoders)."""
-    code = "import sys, server.serve.main, server.settings.settings; print(*sys.modules)"
+    code = "import sys, server.serve.web_process, server.settings.settings; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

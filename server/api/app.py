@@ -142,7 +142,7 @@ _ROUTERS = (
 def create_app(engine: Engine, options: ApiOptions, tracing: Tracing | None = None) -> FastAPI:
     """The app. It starts nothing and stops nothing: the engine belongs to the caller.
 
-    ``state.controls`` are for the code that runs it (server.serve.main).
+    ``state.controls`` are for the code that runs it (server.serve.web_process).
 
     Raises:
         ConfigError: the file of API keys is wrong.

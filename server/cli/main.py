@@ -102,7 +102,7 @@ def _run(line: list[str], command: str | None) -> int:
 
 @contextmanager
 def _quiet_interrupt(command: str | None) -> Iterator[None]:
-    """Ctrl-C ends ``serve`` with 0, as it does once the server has handlers of its own.
+    """Ctrl-C and SIGTERM end ``serve`` with 0, as they do once the server has its own handlers.
 
     As an exception it would come out of any import, often as a traceback; and before the server
     runs there is nothing to clean up.
@@ -111,11 +111,14 @@ def _quiet_interrupt(command: str | None) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    # An engine that was started by then notices that the line to it has closed.
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: os._exit(0)) for number in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _discard_output() -> None:

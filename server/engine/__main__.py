@@ -31,7 +31,10 @@ def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     line: Connection[Any, Any] = Connection(descriptor)
-    config = line.recv()
+    try:
+        config = line.recv()
+    except EOFError:
+        return 0  # the web process has ended
     assert isinstance(config, EngineConfig)
     configure_logging("warning" if config.brief else config.log_level, config.log_format)
     inbox, outbox = Inbox(line), Outbox(line)
@@ -43,6 +46,14 @@ def main(descriptor: int) -> int:
     except LlavaError as error:
         outbox.send(EngineDead(error))
         return 1
+    code = _serve(engine, config, inbox, outbox)
+    if code == 0:
+        engine.close()
+    return code
+
+
+def _serve(engine: LoadedEngine, config: EngineConfig, inbox: Inbox, outbox: Outbox) -> int:
+    """Works until a Shutdown comes, which is 0, or something fails."""
     client_time = ClientTime(outbox.send)
     inbox.grammar_thread = GrammarThread(engine.core.runner.compile_ahead, inbox.put, client_time)
     # What is loaded stays, so no step should wait while the garbage collector looks through it.
@@ -67,7 +78,6 @@ def _serve(loop: EngineLoop, engine: LoadedEngine, outbox: Outbox) -> int:
         logger.exception("the engine failed")
         outbox.send(EngineDead(EngineError(f"the engine failed: {error}")))
         return 1
-    engine.close()
     return 0
 
 

@@ -85,18 +85,12 @@ class LineReader:
 class EngineProcess:
     """Starts, feeds and ends one engine process; what is written to it has a thread of its own."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        receive: Callable[[EngineProcess, Any], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        """Starts the process; ``receive(process, message)`` is called on the loop.
-
-        A message of None says that the line has closed: the process is gone.
+    def __init__(self, config: EngineConfig) -> None:
+        """Starts the process; what it sends waits until ``deliver`` is called.
 
         Raises OSError or RuntimeError where the system has no more memory, files or threads.
         """
+        self.config = config
         line, theirs = Pipe()
         self._line: Connection[Any, Any] = line
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -115,8 +109,13 @@ class EngineProcess:
             self.popen.kill()
             self.popen.wait()
             raise
-        reader = LineReader(line, partial(receive, self))
-        loop.call_soon_threadsafe(reader.start, loop)
+
+    def deliver(self, receive: Callable[[EngineProcess, Any], None]) -> None:
+        """Calls ``receive(process, message)`` on the running loop, for all that the engine sends.
+
+        A message of None says that the line has closed: the process is gone.
+        """
+        LineReader(self._line, partial(receive, self)).start(asyncio.get_running_loop())
 
     @property
     def stopped(self) -> bool:

@@ -104,15 +104,20 @@ class EngineSupervisor:
         """What is done before the engine can be started, such as a download."""
         self.progress = progress
 
-    async def start(self, config: EngineConfig) -> None:
+    async def start(self, config: EngineConfig, early: EngineProcess | None = None) -> None:
         """Starts the process and waits until the model is loaded.
+
+        ``early``: a process that loads this config already.
 
         Raises:
             StartupError: the engine could not load the model.
         """
         self._config, self._sizes = config, LoadSizes(config)
         self._run(self._watch_on())
-        await self._spawn()
+        if early is not None:
+            self._adopt(early)
+        else:
+            await self._spawn()
         await _first(self._loaded, self._failed)
         if self._failed.is_set():
             raise self._error or StartupError("the engine cannot be started")
@@ -140,16 +145,18 @@ class EngineSupervisor:
         assert self._config is not None, "started before"
         self.progress = None
         self._load_watch.reset()
-        loop = asyncio.get_running_loop()
         try:
-            process = await asyncio.to_thread(EngineProcess, self._config, self._take, loop)
+            process = await asyncio.to_thread(EngineProcess, self._config)
         except (OSError, RuntimeError) as error:
             raise StartupError(f"the engine process cannot be started: {error}") from error
         if self._stopping:
             await asyncio.to_thread(process.stop, 0.0)
-            return
-        if process is not self._gone:
-            self._process = process
+        else:
+            self._adopt(process)
+
+    def _adopt(self, process: EngineProcess) -> None:
+        self._process = process
+        process.deliver(self._take)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.errors import ConfigError, StartupError
 from server.gguf.file import read_header
@@ -13,11 +14,13 @@ from server.gguf.split import split_names
 from server.hub import catalogue
 from server.hub.catalogue import CatalogueEntry
 from server.hub.choose import choose, projector_for
-from server.hub.download import Report
-from server.hub.files import HubFiles, RemoteFile
 from server.hub.names import RepositoryName, parse_repository
 from server.mmproj.facts import facts_of
 from server.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from server.hub.download import Report
+    from server.hub.files import HubFiles, RemoteFile
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +88,24 @@ def resolve(
     return ResolvedModel(named.name, model, tower, named.chat_template)
 
 
+def on_this_machine(settings: Settings) -> ResolvedModel | None:
+    """The model that the settings name, where nothing is to be downloaded or asked for it.
+
+    Raises:
+        ConfigError: it cannot be loaded with these settings.
+    """
+    entry = catalogue.load().get(settings.model)
+    if parse_repository(settings.model) or (entry and not is_downloaded(entry)):
+        return None
+    return resolve(settings)
+
+
 def is_downloaded(entry: CatalogueEntry) -> bool:
     """Whether all files of a catalogue entry are on this machine."""
     if entry.repo is None:
         folder = catalogue.models_dir()
         return (folder / entry.file).is_file() and (folder / entry.mmproj).is_file()
-    return not HubFiles(offline=True).missing(entry.remote_files())
+    return not _hub(offline=True).missing(entry.remote_files())
 
 
 def _local(name: str) -> Path:
@@ -139,6 +154,13 @@ def _fits(model: Path, mmproj: Path) -> bool:
     return width is not None and facts.n_out == width.value
 
 
+def _hub(*, offline: bool) -> HubFiles:
+    # huggingface-hub takes a quarter of a second to import, and files of one's own do not need it.
+    from server.hub.files import HubFiles  # noqa: PLC0415
+
+    return HubFiles(offline)
+
+
 def _from_catalogue(
     entry: CatalogueEntry, settings: Settings, report: Report | None, *, repair: bool
 ) -> tuple[Path, Path | None]:
@@ -152,14 +174,14 @@ def _from_catalogue(
         wanted = entry.remote_files()
         if settings.mmproj is not None:
             wanted = wanted[:1]
-        files = _fetch(HubFiles(settings.offline), wanted, entry.name, report, repair=repair)
+        files = _fetch(_hub(offline=settings.offline), wanted, entry.name, report, repair=repair)
     return files[0], files[1] if len(files) > 1 else None
 
 
 def _from_repository(
     name: RepositoryName, settings: Settings, report: Report | None, *, repair: bool
 ) -> tuple[Path, Path | None]:
-    hub = HubFiles(settings.offline)
+    hub = _hub(offline=settings.offline)
     repo, wanted = files_of(name, hub, settings.model, own_mmproj=settings.mmproj is not None)
     files = _fetch(hub, wanted, settings.model, report, repair=repair)
     # Of a split model llama.cpp gets the first part and finds the others beside it.

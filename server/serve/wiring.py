@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,21 +149,6 @@ def _image_root(settings: Settings) -> Path | None:
     if root is not None and not root.is_dir():
         raise ConfigError(f"--image-root: no such folder: {root}")
     return root
-
-
-def check_image_cache_dir(settings: Settings) -> None:
-    """Raise ConfigError where encoded pictures cannot be kept, before a model is downloaded."""
-    folder = settings.image_cache_dir
-    if folder is None:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"--image-cache-dir: cannot use {folder}: {error.strerror or error}"
-        ) from error
 
 
 def tracing(settings: Settings) -> OpenTelemetry | None:

@@ -127,11 +127,15 @@ class Loader:
         context = self._open_context(placement, model, config)
         stack.callback(context.close)
         self.report(EngineProgress("warm-up", 0.0))
-        speed = warm_up(context, model, config.batch_size)
+        speed = warm_up(context, model, config.batch_size, on_gpu=self._on_gpu(placement))
         if tower is not None and vision is not None:
-            warm_up_tower(tower, largest_picture(config, vision), context, config)
+            largest = largest_picture(config, vision)
+            warm_up_tower(tower, largest, context, config, cuts)
         lines += log.take()
         return Handles(config, model, tower, vision, cuts, context, speed, tuple(lines))
+
+    def _on_gpu(self, placement: Placement) -> bool:
+        return placement.use_gpu and bool(self.gpus)
 
     def _open_model(self, placement: Placement) -> Model:
         options = self.config.memory

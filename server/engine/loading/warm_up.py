@@ -1,7 +1,9 @@
-"""Before ready: one full prefill batch and the largest picture that is permitted.
+"""Before ready: what must have been computed once, so that no request finds too little memory.
 
-Buffers that grow with use have grown by then, and a model that does not fit fails now and not in
-the middle of a request.
+On a GPU that is one full batch and the largest picture: libraries such as cuBLAS take memory when
+they first compute. On a CPU nothing does. llama.cpp and libmtmd reserve their buffers for the
+largest batch before they compute, so a few tokens are enough there, and the largest picture is
+stopped once its buffers are there: a full batch of a 7B takes a CPU half a minute.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.engine.llama.context import Batch, Context
+from server.engine.llama.ggml import Cuts
 from server.engine.llama.model import Model
 from server.engine.vision.tower import Tower
 from server.errors import StartupError
@@ -22,34 +25,48 @@ from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
 from server.mmproj.projectors import picture_grid
 
 _GREY = 0x7F
+# Enough to tell prefill's speed from a decode's; the first real chunks correct it.
+_CPU_TOKENS = 8
 
 
-def warm_up(context: Context, model: Model, n_batch: int) -> float:
-    """One full batch of tokens; returns its speed, in positions per second.
+def warm_up(context: Context, model: Model, n_batch: int, *, on_gpu: bool) -> float:
+    """A full batch on a GPU, a few tokens on a CPU; returns its speed, in positions per second.
 
     Raises:
-        StartupError: the context cannot hold one batch.
+        StartupError: the context cannot hold the batch.
     """
-    batch = Batch(min(n_batch, context.n_ctx))
-    tokens = np.full(batch.capacity, max(model.tokenize("a", add_special=False)), np.int32)
-    batch.add(tokens, 0, 0, want_last=True)
+    token = max(model.tokenize("a", add_special=False))
+    if on_gpu:
+        return _speed(context, token, min(n_batch, context.n_ctx))
+    _speed(context, token, 1)  # reads the weights from the disk
+    return _speed(context, token, min(_CPU_TOKENS, n_batch, context.n_ctx))
+
+
+def _speed(context: Context, token: int, count: int) -> float:
+    batch = Batch(count)
+    batch.add(np.full(count, token, np.int32), 0, 0, want_last=True)
     start = time.perf_counter()
     if not context.decode(batch):
         raise StartupError("the context is too small for one batch (try a larger --ctx-size)")
     seconds = time.perf_counter() - start
     context.clear()
-    return batch.size / seconds
+    return count / seconds
 
 
 def warm_up_tower(
-    tower: Tower, picture: ImageInput, context: Context, config: EngineConfig
+    tower: Tower, picture: ImageInput, context: Context, config: EngineConfig, cuts: Cuts | None
 ) -> None:
     """Encodes the largest picture that this server lets in, and computes a batch of it.
+
+    With ``cuts``, on a CPU, the encode ends at its first cut.
 
     Raises:
         StartupError: the tower cannot encode it.
     """
     try:
+        if cuts is not None:
+            _reserve(tower, picture, cuts)
+            return
         (rows,) = tower.encode([picture])
     except (RuntimeError, ValueError) as error:
         raise StartupError(f"the vision tower cannot encode the largest picture: {error}") from None
@@ -64,6 +81,15 @@ def warm_up_tower(
     finally:
         context.attend_causally(True)
     context.clear()
+
+
+def _reserve(tower: Tower, picture: ImageInput, cuts: Cuts) -> None:
+    """Has libmtmd take the memory that a picture needs: it does before it computes anything."""
+    try:
+        cuts.run(lambda: tower.encode([picture]), lambda: False)
+    except RuntimeError:
+        if not cuts.ended:
+            raise
 
 
 def largest_picture(config: EngineConfig, tower: VisionFacts) -> ImageInput:
