@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
+from server.engine_client.process import EngineProcess
 from server.errors import ConfigError
-from server.hub.resolve import ModelName
-from server.serve.early_engine import start_early
+from server.hub.resolve import ModelName, on_this_machine
 from server.serve.listener import Listener, bind, inherited, permit_files
 from server.serve.startup_messages import is_brief
+from server.settings.engine_config import engine_config
 from server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,3 +74,19 @@ def check_image_cache_dir(settings: Settings) -> None:
         raise ConfigError(
             f"--image-cache-dir: cannot use {folder}: {error.strerror or error}"
         ) from error
+
+
+def start_early(settings: Settings) -> EngineProcess | None:
+    """An engine that loads the model while this process imports the web framework.
+
+    None where files are to be downloaded first, or where the system gives no process now: the
+    supervisor tries again, and reports why.
+    """
+    found = on_this_machine(settings)
+    if found is None:
+        return None
+    brief = is_brief(settings)
+    config = engine_config(settings, found.model, found.mmproj, brief=brief)
+    with suppress(OSError, RuntimeError):
+        return EngineProcess(config)
+    return None

@@ -18,13 +18,13 @@ from server.engine_client.supervisor import EngineSupervisor
 from server.errors import StartupError
 from server.hub.resolve import ModelName, resolve
 from server.messages import EngineReady
-from server.serve.early_engine import start_config
 from server.serve.lifecycle import Life
 from server.serve.listener import Listener, notify
 from server.serve.progress import Downloads, show
 from server.serve.startup_messages import announce, is_brief
 from server.serve.web_server import WebOptions, WebServer
 from server.serve.wiring import api_options, engine_limits, tracing, web_options
+from server.settings.engine_config import engine_config
 from server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,9 @@ class WebProcess:
             return
         downloads = Downloads(self._supervisor)
         model = await in_daemon_thread(lambda: resolve(self._settings, downloads))
-        await self._supervisor.start(start_config(self._settings, model))
+        brief = is_brief(self._settings)
+        config = engine_config(self._settings, model.model, model.mmproj, brief=brief)
+        await self._supervisor.start(config)
 
     def _announce(self, ready: EngineReady) -> None:
         first, *ops = self._servers

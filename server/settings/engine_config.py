@@ -8,7 +8,9 @@ from server.messages import EngineConfig, MemoryOptions
 from server.settings.settings import Settings
 
 
-def engine_config(settings: Settings, model: Path, mmproj: Path | None) -> EngineConfig:
+def engine_config(
+    settings: Settings, model: Path, mmproj: Path | None, *, brief: bool = False
+) -> EngineConfig:
     """The engine's part of the settings, for these files."""
     return EngineConfig(
         model=model,
@@ -36,6 +38,7 @@ def engine_config(settings: Settings, model: Path, mmproj: Path | None) -> Engin
         image_cache_dir_bytes=settings.image_cache_dir_bytes,
         mtmd_batch_max_tokens=settings.mtmd_batch_max_tokens,
         log_level=settings.log_level,
+        brief=brief,
         log_format=settings.log_format,
     )
 
