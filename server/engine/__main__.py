@@ -68,10 +68,6 @@ def _serve(engine: LoadedEngine, config: EngineConfig, inbox: Inbox, outbox: Out
     loop = EngineLoop(
         engine.core, inbox, outbox, slices, client_time, stream_interval=config.stream_interval
     )
-    return _serve(loop, engine, outbox)
-
-
-def _serve(loop: EngineLoop, engine: LoadedEngine, outbox: Outbox) -> int:
     try:
         loop.serve()
     except Exception as error:
