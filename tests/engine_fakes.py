@@ -22,9 +22,13 @@ from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.scheduling.step import (
     CacheChange,
+    CellCopy,
     Chunk,
+    CopyRuns,
     Forget,
+    JoinRun,
     Pace,
+    PlaceRuns,
     RestoreWindow,
     SaveWindow,
     SwapIn,
@@ -58,6 +62,8 @@ class Cell:
         self.key = key
         self.position = position
         self.lost = False
+        # Shifted, and its key is rotated with the next batch.
+        self.pending = False
 
 
 class FakeRunner:
@@ -108,6 +114,8 @@ class FakeRunner:
         self.windows: dict[int, dict[int, object]] = {}
         self.saved_windows: dict[StoredPrompt, set[int]] = {}
         self.restored_windows = 0
+        self.copies: dict[int, list[Cell]] = {}
+        self.shifted = 0
         self.copy_seconds = 0.0
         self.more_bytes = 3  # than was estimated
 
@@ -163,6 +171,16 @@ class FakeRunner:
                 self.windows[change.seq_id] = {p: object() for p in have if p < change.end}
                 self.restored_windows += 1
                 self._check_size()
+            elif isinstance(change, CopyRuns):
+                self._copy_runs(change)
+            elif isinstance(change, PlaceRuns):
+                self._place_runs(change)
+            elif isinstance(change, JoinRun):
+                run = change.run
+                cells = [c for c in self.cells[change.source] if run.start <= c.position < run.end]
+                assert len(cells) == run.count
+                assert not [c for c in cells if c.pending], "shared before its key was rotated"
+                self.cells[change.target] += cells
             else:
                 assert change.target not in self.cells, "used again without being forgotten"
                 # The very same cell objects: a shared cell is one cell.
@@ -171,6 +189,35 @@ class FakeRunner:
                 assert self.cells[change.target] == source[: change.count]
                 window = self.windows.get(change.source, {})
                 self.windows[change.target] = {p: w for p, w in window.items() if p < change.end}
+
+    def _copy_runs(self, change: CopyRuns) -> None:
+        assert change.seq_id not in self.cells, "used again without being forgotten"
+        ranges = [range(run.source, run.source_end) for run in change.runs]
+        cells = [c for c in self.cells[change.source] if any(c.position in r for r in ranges)]
+        assert not [c for c in cells if c.pending or c.lost], "not to be copied"
+        change.copy.state = np.zeros(1, np.uint8)
+        self.copies[id(change.copy)] = [copy(cell) for cell in cells]
+
+    def _place_runs(self, change: PlaceRuns) -> None:
+        """As llama.cpp: cells for the whole copy, then what is not wanted is freed."""
+        assert change.seq_id not in self.cells, "used again without being forgotten"
+        if isinstance(change.copy, CellCopy):
+            found = self.copies.pop(id(change.copy))
+        else:
+            found = self.swapped[change.copy]
+        self.cells[change.seq_id] = own = [copy(cell) for cell in found]
+        self._check_size()
+        kept = []
+        for run in change.runs:
+            places = range(run.source, run.source_end)
+            cells = [cell for cell in own if cell.position in places]
+            assert len(cells) == run.count
+            kept += [(cell, run.shift) for cell in cells]
+        for cell, shift in kept:
+            cell.position += shift
+            cell.pending = shift != 0
+        self.cells[change.seq_id] = [cell for cell, _ in kept]
+        self.shifted += len(kept)
 
     def _save_window(self, change: SaveWindow) -> None:
         cells, checkpoint = self.cells[change.seq_id], change.checkpoint
@@ -193,6 +240,7 @@ class FakeRunner:
         cells, prompt = self.cells[change.seq_id], change.prompt
         keys = [tuple(key) for key in prompt.keys.tolist()]
         assert [cell.key for cell in cells] == keys, "another prompt's cells"
+        assert not [c for c in cells if c.pending], "copied before its key was rotated"
         assert self.store is not None
         if prompt not in self.store.prompts:
             return
@@ -222,6 +270,8 @@ class FakeRunner:
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         assert sum(chunk.count for chunk in chunks) <= self.n_batch
         self.calls += bool(chunks)
+        for cell in (cell for cells in self.cells.values() for cell in cells if chunks):
+            cell.pending = False
         kinds, sampled = set(), {}
         for chunk in chunks:
             request = chunk.request
@@ -335,6 +385,7 @@ def make_core(
     encode_at_once: int = 0,
     one_batch: int = 0,
     idle_cells: int = 2048,
+    least_run: int = 0,
     store: PromptStore | None = None,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
@@ -342,7 +393,7 @@ def make_core(
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
     runner.store = store or PromptStore()
-    prefixes = PrefixCache(window, most_cells=idle_cells, store=runner.store)
+    prefixes = PrefixCache(window, least_run=least_run, most_cells=idle_cells, store=runner.store)
     kv, encodes = KVCache(n_seq + idle, n_cells), EncodeQueue(encode_at_once)
     scheduler = Scheduler(
         kv, n_batch, n_seq, pace, prefixes=prefixes, encodes=encodes, one_batch=one_batch

@@ -74,7 +74,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "image_max_count": 9, "image_background": "#010203", "image_urls": False,
         "image_url_allow": "a.test,127.0.0.1:81", "image_fetch_timeout": 2.5, "image_root": "/r",
         "files_max_bytes": 10, "files_expire": 11, "itl_target": 12.5, "stream_interval": 13.5,
-        "prefix_cache_cells": 77, "cache_ram": 78, "image_cache_bytes": 13,
+        "prefix_cache_cells": 77, "cache_ram": 78, "cache_reuse": 79, "image_cache_bytes": 13,
         "image_prepared_bytes": 23, "image_decoders": 24, "image_decode_seconds": 25.5,
         "image_decode_bytes": 26,
         "image_cache_dir": "/kept", "image_cache_dir_bytes": 14,

@@ -168,21 +168,25 @@ def check_told(outputs: list[object], max_tokens: int, n_cells: int, *, aborted:
 
 
 @pytest.mark.parametrize(
-    ("kind", "window", "one_batch", "stored"),
+    ("kind", "window", "one_batch", "stored", "least_run"),
     [
-        ("plain", 0, 0, 0),
-        ("whole", 0, 0, 0),
-        ("mrope", 0, 0, 0),
-        ("tiled", 0, 0, 0),
-        ("plain", 12, 0, 0),
-        ("whole", 30, 0, 0),
-        ("plain", 0, 100, 0),
-        ("tiled", 0, 14, 0),
-        ("tiled", 12, 100, 0),
-        ("plain", 0, 0, 120),
-        ("whole", 30, 0, 500),
-        ("mrope", 0, 0, 500),
-        ("tiled", 12, 100, 120),
+        ("plain", 0, 0, 0, 0),
+        ("whole", 0, 0, 0, 0),
+        ("mrope", 0, 0, 0, 0),
+        ("tiled", 0, 0, 0, 0),
+        ("plain", 12, 0, 0, 0),
+        ("whole", 30, 0, 0, 0),
+        ("plain", 0, 100, 0, 0),
+        ("tiled", 0, 14, 0, 0),
+        ("tiled", 12, 100, 0, 0),
+        ("plain", 0, 0, 120, 0),
+        ("whole", 30, 0, 500, 0),
+        ("mrope", 0, 0, 500, 0),
+        ("tiled", 12, 100, 120, 0),
+        ("plain", 0, 0, 0, 3),
+        ("whole", 0, 0, 120, 2),
+        ("tiled", 0, 100, 120, 4),
+        ("plain", 30, 0, 300, 3),
     ],
 )
 @settings(max_examples=120, deadline=None, derandomize=True)
@@ -192,6 +196,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
     window: int,
     one_batch: int,
     stored: int,
+    least_run: int,
     events: list[tuple[list[object], int, int, bool]],
     n_seq: int,
     idle: int,
@@ -210,6 +215,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
         encode_at_once=n_batch * (n_seq % 3),
         one_batch=one_batch,
         idle_cells=20 if stored else 2048,
+        least_run=least_run,
         store=PromptStore(stored, block=3),
     )
     told: dict[str, list[object]] = {}

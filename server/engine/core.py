@@ -216,19 +216,21 @@ class EngineCore:
         if plan.tokens:
             self._decodes += 1
             self._decode_sequences += len({chunk.request for chunk in plan.tokens})
-            self._decode(plan.tokens)
+            self._decode(plan.tokens, plan.shifting)
         if plan.pictures:
-            self._decode(plan.pictures)
+            self._decode(plan.pictures, plan.shifting)
         if plan.pooled:
             self._outputs += self._embedder.run(plan.pooled)
             self._score(plan.pooled)
 
-    def _decode(self, chunks: list[Chunk]) -> None:
+    def _decode(self, chunks: list[Chunk], shifting: float | None) -> None:
         start, pace = time.perf_counter(), self.scheduler.pace
         positions = sum(chunk.count for chunk in chunks)
-        self.work["loop"] = Work("decode", time.monotonic(), positions / pace.speed)
+        expected = positions / pace.speed + (shifting or 0.0)
+        self.work["loop"] = Work("decode", time.monotonic(), expected)
         sampled = self.runner.decode(chunks)
-        pace.observe(positions, time.perf_counter() - start)
+        if shifting is None:  # else it took longer than such a batch does
+            pace.observe(positions, time.perf_counter() - start)
         for chunk in chunks:
             chunk.request.num_computed += chunk.count
         for request, sample in sampled.items():

@@ -142,6 +142,62 @@ class ImageRun:
 Run = TokenRun | ImageRun
 
 
+@dataclass(slots=True, frozen=True)
+class ShiftedRun:
+    """``count`` tokens of a prompt, ``start`` the first, which another one has at ``source``."""
+
+    source: int
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """The index after the last token."""
+        return self.start + self.count
+
+    @property
+    def source_end(self) -> int:
+        """The index after the last token, in the other prompt."""
+        return self.source + self.count
+
+    @property
+    def shift(self) -> int:
+        """By how much the positions grow."""
+        return self.start - self.source
+
+
+@dataclass(slots=True, eq=False)
+class ShiftedRuns:
+    """Copies of another prompt's cells, shifted to the positions that this prompt has them at.
+
+    They wait in the sequence ``seq_id`` until the request is computed up to the next run, because
+    llama.cpp computes no token before others of its sequence. The request has ``joined`` of them.
+    """
+
+    seq_id: int
+    runs: tuple[ShiftedRun, ...]
+    joined: int = 0
+
+    @property
+    def following(self) -> ShiftedRun | None:
+        """The next run that the request will have."""
+        return self.runs[self.joined] if self.joined < len(self.runs) else None
+
+    @property
+    def num_left(self) -> int:
+        """Tokens of the runs that the request does not have yet."""
+        return sum(run.count for run in self.runs[self.joined :])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all runs: the cells of the sequence."""
+        return sum(run.count for run in self.runs)
+
+    def holds(self, index: int) -> bool:
+        """Whether the token there will not be computed, because a run has it."""
+        return any(run.start <= index < run.end for run in self.runs[self.joined :])
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A request's whole state.
@@ -149,7 +205,7 @@ class Request:
     ``num_computed`` counts the tokens whose keys and values are in the cache. Prefill,
     decode and the recomputation after a preemption are all the same thing: the tokens
     from there up to ``num_tokens`` are still to be computed. ``num_cached`` tokens were
-    taken from another sequence when the request was first admitted; ``keys`` say what the
+    taken from other sequences before the first one was sampled; ``keys`` say what the
     prompt's ``num_prompt`` tokens are, pictures included (scheduling/prompt_keys), and by
     ``blocks`` it is looked up in the RAM (scheduling/ram_store). After M-RoPE's pictures,
     ``num_skipped`` positions are missing: they have fewer than they have tokens.
@@ -168,6 +224,8 @@ class Request:
     num_cached: int = 0
     keys: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     blocks: tuple[int, ...] = ()
+    # Runs behind a change, while some of them are still to join (scheduling/shifted_runs).
+    shifted: ShiftedRuns | None = None
     # Where its sliding window is copied to the RAM (scheduling/prefix_cache).
     checkpoints: tuple[int, ...] = ()
     num_prompt: int = field(init=False)
@@ -205,7 +263,8 @@ class Request:
     @property
     def num_remaining(self) -> int:
         """Positions still to be computed before the next token can be sampled."""
-        return self.num_tokens - self.num_computed
+        shifted = self.shifted.num_left if self.shifted else 0
+        return self.num_tokens - self.num_computed - shifted
 
     @property
     def decoding(self) -> bool:
@@ -267,6 +326,7 @@ class Request:
         self.status = RequestStatus.WAITING
         self.seq_id = -1
         self.num_computed = 0
+        self.shifted = None
         if self.pool is not None:
             self.pool.clear()
         if self.scores is not None:

@@ -22,7 +22,10 @@ from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.step import (
     CacheChange,
     Chunk,
+    CopyRuns,
     Forget,
+    JoinRun,
+    PlaceRuns,
     RestoreWindow,
     SaveWindow,
     Share,
@@ -84,6 +87,20 @@ class Swapper:
         assert checkpoint.state is not None, "only what was copied is found"
         self._context.restore(change.seq_id, checkpoint.state, change.end, window_only=True)
         self._store.copied_back(checkpoint, time.perf_counter() - start)
+
+    def shift(self, change: CopyRuns | PlaceRuns | JoinRun) -> None:
+        """One part of giving a request what another prompt has at other positions."""
+        if isinstance(change, JoinRun):
+            run = change.run
+            self._context.share(change.source, change.target, run.end, run.start)
+        elif isinstance(change, CopyRuns):
+            ranges = [(run.source, run.source_end) for run in change.runs]
+            state = self._context.copy_ranges(change.source, change.seq_id, ranges)
+            change.copy.state = state
+        else:
+            assert change.copy.state is not None, "only what was copied is placed"
+            shifts = [(run.source, run.source_end, run.shift) for run in change.runs]
+            self._context.place_shifted(change.seq_id, change.copy.state, shifts)
 
 
 class Runner(Protocol):
@@ -202,6 +219,8 @@ class LlamaRunner:
                     self._swapper.save_window(change)
                 case RestoreWindow():
                     self._swapper.restore_window(change)
+                case CopyRuns() | PlaceRuns() | JoinRun():
+                    self._swapper.shift(change)
 
     def decode(self, chunks: Sequence[Chunk]) -> dict[Request, Sample]:
         """One ``llama_decode``, then a sample for every chunk that asks for one."""

@@ -106,6 +106,7 @@ class EngineConfig:
     itl_target: float = 0.07
     stream_interval: float = 0.025
     prefix_cache_cells: int = 512
+    cache_reuse: int = 0
     prompt_cache_bytes: int | None = None
     image_cache_bytes: int = IMAGE_CACHE_BYTES
     image_cache_dir: Path | None = None

@@ -32,6 +32,7 @@ def engine_config(
         itl_target=settings.itl_target / 1000,
         stream_interval=settings.stream_interval / 1000,
         prefix_cache_cells=settings.prefix_cache_cells,
+        cache_reuse=settings.cache_reuse,
         prompt_cache_bytes=settings.prompt_cache_bytes,
         image_cache_bytes=settings.image_cache_bytes,
         image_cache_dir=settings.image_cache_dir,

@@ -104,6 +104,13 @@ class EngineSettings(BaseModel):
         description="KV cache cells kept for finished prompts; more make every step slower, "
         "and the rest goes to --cache-ram",
     )
+    cache_reuse: Annotated[int, Flag("Engine", (), "N")] = Field(
+        0,
+        ge=0,
+        le=1 << 30,
+        description="reuse at least this many tokens behind a change in a prompt by shifting their "
+        "cells; answers may differ slightly; 0 disables",
+    )
     cache_ram: Annotated[AutoCount, Flag("Engine", ("-cram",), "MIB", "auto")] = Field(
         None,
         ge=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,6 +122,7 @@ class Context:
         params.type_k, params.type_v = (CACHE_TYPES[name].number for name in cache_types)
         params.flash_attn_type = FLASH_ATTENTION[flash_attn]
         params.no_perf = True
+        self._exact_keys = cache_types[0] in {"f16", "f32"}
         self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise StartupError(
@@ -186,9 +187,12 @@ class Context:
         """Frees the cells of a sequence that no other one shares."""
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
 
-    def share(self, source: int, target: int, end: int) -> None:
-        """Lets ``target`` have the cells of ``source`` before position ``end``, at no cost."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, end)
+    def share(self, source: int, target: int, end: int, start: int = 0) -> None:
+        """Lets ``target`` have the cells of ``source`` from ``start`` to ``end``, at no cost.
+
+        These are positions, the last one excluded.
+        """
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def save(self, seq_id: int, *, window_only: bool = False) -> NDArray[np.uint8]:
         """A copy of a sequence's cells with their positions, uint8 [n].
@@ -213,7 +217,7 @@ class Context:
     def restore(
         self, seq_id: int, state: NDArray[np.uint8], end: int, *, window_only: bool = False
     ) -> None:
-        """Gives a sequence the cells of a copy, those before position ``end``.
+        """Gives a sequence the cells of a copy, those before position ``end``; -1 is all.
 
         The sequence is empty; with ``window_only`` it keeps its cells in the other layers.
         Raises RuntimeError where there are not so many free cells as the whole copy has.
@@ -222,7 +226,48 @@ class Context:
         source, size = _pointer(state, ctypes.c_uint8), state.nbytes
         if not llama_cpp.llama_state_seq_set_data_ext(self.handle, source, size, seq_id, flags):
             raise RuntimeError("llama.cpp found no free cells where the scheduler counted some")
-        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, end, -1)
+        if end >= 0:
+            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, end, -1)
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether llama.cpp can shift cells to other positions without harm.
+
+        It aborts where keys are bfloat16 (ggml_compute_forward_rope), and crashes where they are
+        quantized and heads have no multiple of 64 numbers (build_rope_shift). Other quantized keys
+        would need memory for all cells of a layer as float32.
+        """
+        return self._exact_keys and bool(llama_cpp.llama_memory_can_shift(self._memory))
+
+    def copy_ranges(
+        self, source: int, helper: int, ranges: Iterable[tuple[int, int]]
+    ) -> NDArray[np.uint8]:
+        """A copy of a sequence's cells in ranges of positions; ``helper`` is an empty sequence."""
+        for start, end in ranges:
+            self.share(source, helper, end, start)
+        state = self.save(helper)
+        self.forget(helper)
+        return state
+
+    def place_shifted(
+        self, seq_id: int, state: NDArray[np.uint8], shifts: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Gives an empty sequence the cells of a copy in these ranges, shifted.
+
+        Each is its first position in the copy, the one after its last, and by how much positions
+        grow; they are in order before and after. Keys are rotated with the next decode; until then
+        the cells must not be saved. Raises RuntimeError as ``restore``.
+        """
+        place = 0
+        self.restore(seq_id, state, -1)
+        for start, end, _ in shifts:
+            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, place, start)
+            place = end
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, place, -1)
+        # No range may meet another one that is still at its old place.
+        forward = [each for each in reversed(shifts) if each[2] > 0]
+        for start, end, shift in [*forward, *(each for each in shifts if each[2] < 0)]:
+            llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, end, shift)
 
     def attend_causally(self, causal: bool) -> None:
         """Whether rows see only those before them (the usual), or all of their sequence.

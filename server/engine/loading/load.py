@@ -180,12 +180,20 @@ def _make_scheduler(
     placement: Placement, handles: Handles, one_batch: int, store: PromptStore
 ) -> Scheduler:
     config, tower, model = handles.config, handles.tower, handles.model
+    prefixes = PrefixCache(
+        model.window,
+        model.shares_prefixes,
+        0 if handles.shift.refusal else config.cache_reuse,
+        handles.shift.seconds,
+        config.prefix_cache_cells,
+        store,
+    )
     return Scheduler(
         KVCache(placement.sequences(config.batch_size), handles.context.n_ctx),
         config.batch_size,
         placement.parallel,
         Pace(config.itl_target, handles.speed),
-        prefixes=PrefixCache(model.window, model.shares_prefixes, config.prefix_cache_cells, store),
+        prefixes=prefixes,
         encodes=EncodeQueue(tower.batch_tokens if tower else 0),
         # llama_decode aborts where more than a micro-batch is to be attended to at once.
         n_pictures=config.ubatch_size if tower and tower.whole else config.batch_size,

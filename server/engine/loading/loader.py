@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -12,13 +13,22 @@ from server.engine.llama.context import Context
 from server.engine.llama.ggml import Cuts, device_handle
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
-from server.engine.loading.warm_up import for_pictures, largest_picture, warm_up, warm_up_tower
+from server.engine.llama.shift_check import ShiftCheck, check_shift
+from server.engine.loading.warm_up import (
+    for_pictures,
+    largest_picture,
+    sample_tokens,
+    warm_up,
+    warm_up_tower,
+)
 from server.engine.vision.encoders import choose_cuts
 from server.engine.vision.open_tower import open_tower
 from server.engine.vision.tower import Tower
 from server.errors import OutOfMemory, StartupError
 from server.memory.fit.search_space import Placement
 from server.messages import DeviceMemory, EngineConfig, EngineProgress, VisionFacts
+
+logger = logging.getLogger(__name__)
 
 # From ggml-alloc.c, ggml-backend.cpp, ggml-cuda.cu, ggml-vulkan.cpp, llama-model.cpp.
 _BUFFER = re.compile(r"(?:failed|unable) to allocate (\w+) buffer")
@@ -66,7 +76,8 @@ class Handles:
     """What was loaded, warm; ``lines`` is what llama.cpp logged about model and context.
 
     ``config`` has batches as large as its pictures want them. With ``cuts`` the tower can be
-    interrupted. ``speed`` is that of prefill, in positions per second.
+    interrupted. ``speed`` is that of prefill, in positions per second. ``shift`` is refused
+    without ``--cache-reuse``, too.
     """
 
     config: EngineConfig
@@ -76,6 +87,7 @@ class Handles:
     cuts: Cuts | None
     context: Context
     speed: float
+    shift: ShiftCheck
     lines: tuple[str, ...]
 
     def close(self) -> None:
@@ -131,8 +143,9 @@ class Loader:
         if tower is not None and vision is not None:
             largest = largest_picture(config, vision)
             warm_up_tower(tower, largest, context, config, cuts)
+        shift = _check_shift(config, model, context, placement.sequences(config.batch_size))
         lines += log.take()
-        return Handles(config, model, tower, vision, cuts, context, speed, tuple(lines))
+        return Handles(config, model, tower, vision, cuts, context, speed, shift, tuple(lines))
 
     def _on_gpu(self, placement: Placement) -> bool:
         return placement.use_gpu and bool(self.gpus)
@@ -176,3 +189,23 @@ class Loader:
             cache_types=(placement.cache_type_k, placement.cache_type_v),
             flash_attn=config.memory.flash_attn,
         )
+
+
+def _check_shift(
+    config: EngineConfig, model: Model, context: Context, sequences: int
+) -> ShiftCheck:
+    """Whether cells can be shifted, if ``--cache-reuse`` asks for it; the log says why not."""
+    if not config.cache_reuse:
+        return ShiftCheck("--cache-reuse is 0")
+    tokens = sample_tokens(model)
+    if not model.shares_prefixes:
+        check = ShiftCheck("it has a state instead of cells")
+    elif sequences <= 3 or config.batch_size < len(tokens):
+        check = ShiftCheck("--batch-size is too small")
+    else:
+        check = check_shift(context, tokens)
+    if check.refusal:
+        logger.warning("--cache-reuse has no effect with this model: %s", check.refusal)
+    else:
+        logger.info("to shift cells takes %.0f ms each time", check.seconds * 1000)
+    return check

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from server.engine.llama.context import Batch, Context
 from server.engine.llama.ggml import Cuts
@@ -51,6 +52,12 @@ def _speed(context: Context, token: int, count: int) -> float:
     seconds = time.perf_counter() - start
     context.clear()
     return count / seconds
+
+
+def sample_tokens(model: Model) -> NDArray[np.int32]:
+    """Eight tokens of text."""
+    tokens = model.tokenize("abcdefgh " * 8, add_special=False)
+    return np.array(tokens[:8], np.int32)
 
 
 def warm_up_tower(

@@ -21,7 +21,7 @@ class KVCache:
     """
 
     def __init__(self, n_seq: int, n_cells: int) -> None:
-        self.n_cells = n_cells
+        self.n_seq, self.n_cells = n_seq, n_cells
         self._free_ids = list(range(n_seq - 1, -1, -1))
         self._free_cells = list(range(n_cells))
         self._users = np.zeros(n_cells, np.int32)
@@ -65,6 +65,13 @@ class KVCache:
         if source in self._windows:
             self._windows[target] = self._windows[source]
             cells = cells + self._windows[target]
+        self._users[cells] += 1
+        self._busy_users[cells] += 1
+
+    def join(self, source: int, target: int, first: int, count: int) -> None:
+        """Appends cells of the busy ``source``, from its ``first``, to the busy ``target``."""
+        cells = self._cells[source][first : first + count]
+        self._cells[target] += cells
         self._users[cells] += 1
         self._busy_users[cells] += 1
 

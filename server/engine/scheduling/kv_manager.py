@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.engine.request import Request
+from server.engine.request import Request, ShiftedRuns
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.prefix_cache import Entry, Match, PrefixCache
+from server.engine.scheduling.prefix_cache import Entry, Match, PrefixCache, RunMatch
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.step import (
     CacheChange,
+    CellCopy,
+    CopyRuns,
     Forget,
+    JoinRun,
     Pace,
+    PlaceRuns,
     RestoreWindow,
     SaveWindow,
     Share,
@@ -28,12 +32,15 @@ class KVManager:
         self.prefixes = prefixes
         self._pace = pace
         self._max_running = max_running
+        # Requests that have shifted runs, each in a sequence of its own.
+        self._shifting: list[Request] = []
         self._changes: list[CacheChange] = []
         self._busy = False
         # Whether idle sequences may have more cells than they should.
         self.may_have_surplus = False
         self._seconds = float("inf")
         self.copying = self._next_copying = 0.0
+        self.shifting: float | None = None
         self._saves: list[tuple[float, SaveWindow]] = []
         # Whether the next step has windows to copy.
         self.has_saves = False
@@ -48,11 +55,13 @@ class KVManager:
     def begin_step(self, running: Sequence[Request]) -> None:
         """Limits this step's copies to the RAM to the time of a step, if any request decodes.
 
-        ``copying`` are the seconds that all copies of this step are likely to take.
+        ``copying`` are the seconds that all copies of this step are likely to take, ``shifting``
+        those of all shifts, None without any.
         """
         self._busy = any(request.decoding for request in running)
         self._seconds = self._pace.target if self._busy else float("inf")
         self.copying, self._next_copying = self._next_copying, 0.0
+        self.shifting = None
 
     def take_changes(self) -> list[CacheChange]:
         """Returns the changes to make before the next step computes anything."""
@@ -135,6 +144,77 @@ class KVManager:
             self.copying += self.prefixes.store.seconds_in(match.checkpoint)
             self._changes.append(RestoreWindow(match.checkpoint, request.seq_id, end))
 
+    def shift_runs(self, request: Request, running: Sequence[Request]) -> int:
+        """Copies what follows a change in a request that has just started from another prompt.
+
+        The copies are shifted, never the cells of that prompt, which other sequences may share.
+        Returns how many tokens it will have by ``join_run``.
+        """
+        # Enough sequences stay for all that may run, and one for a prompt that is shared.
+        spare = self.kv.n_seq - self._max_running - 1 - len(self._shifting)
+        if not self.prefixes.least_run or spare <= 0:
+            return 0
+        match = self.prefixes.find_runs(request, running)
+        if not match.runs or not self._is_worth_shifting(match):
+            return 0
+        if match.entry is not None:
+            self.prefixes.touch(match.entry)
+            self.prefixes.entries.remove(match.entry)  # it is not evicted before the copy
+        while not self.kv.has_sequence:
+            self._evict(self.prefixes.pop_victim())
+        seq_id, copy = self.kv.open(), CellCopy()
+        if match.stored is None:
+            self._changes.append(CopyRuns(match.seq_id, seq_id, match.runs, copy))
+        else:
+            self.prefixes.store.touch(match.stored, match.count)
+        if match.entry is not None:
+            self.prefixes.entries.append(match.entry)
+        self.make_room(len(match.stored.keys) if match.stored else match.count)
+        self.kv.take(seq_id, match.count)
+        self._changes.append(PlaceRuns(match.stored or copy, seq_id, match.runs))
+        self.copying += self._seconds_to_copy(match)
+        if match.shifts:
+            self.shifting = self.prefixes.shift_seconds
+        request.shifted = ShiftedRuns(seq_id, match.runs)
+        self._shifting.append(request)
+        return match.count
+
+    def _seconds_to_copy(self, match: RunMatch) -> float:
+        store = self.prefixes.store
+        if match.stored is not None:
+            return store.seconds_in(match.stored)
+        return store.seconds_to_and_from(match.count)
+
+    def _is_worth_shifting(self, match: RunMatch) -> bool:
+        """Whether there is room, and to compute the tokens takes longer than to shift copies."""
+        cells = len(match.stored.keys) if match.stored else match.count
+        seconds = self._seconds_to_copy(match)
+        if match.shifts:
+            seconds += self.prefixes.shift_seconds
+        room = self.kv.n_cells - self.kv.pinned
+        return cells <= room and seconds * self._pace.speed < match.count
+
+    def join_run(self, request: Request) -> int:
+        """Gives a request the run that begins where it is computed up to; returns its tokens."""
+        shifted = request.shifted
+        run = shifted.following if shifted else None
+        if shifted is None or run is None or run.start != request.num_computed:
+            return 0
+        first = sum(each.count for each in shifted.runs[: shifted.joined])
+        self.kv.join(shifted.seq_id, request.seq_id, first, run.count)
+        self._changes.append(JoinRun(shifted.seq_id, request.seq_id, run))
+        shifted.joined += 1
+        if shifted.following is None:
+            self._drop_shifted(request)
+        return run.count
+
+    def _drop_shifted(self, request: Request) -> None:
+        if request.shifted is not None:
+            self.kv.make_idle(request.shifted.seq_id)
+            self._forget(request.shifted.seq_id)
+            self._shifting.remove(request)
+            request.shifted = None
+
     def save_window(self, request: Request, count: int) -> None:
         """Keeps the sliding window of a request that has just ``count`` positions after this step.
 
@@ -160,6 +240,7 @@ class KVManager:
 
     def keep(self, request: Request) -> None:
         """Makes the sequence of a request that ends or is preempted idle."""
+        self._drop_shifted(request)
         self.kv.make_idle(request.seq_id)
         keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
         if not self.prefixes.shares or not len(keys):
@@ -197,6 +278,8 @@ class KVManager:
         To be called between steps. Looks at every cell, so tests call it, and steps do not.
         """
         busy = {request.seq_id: request.num_computed for request in running}
+        waiting = [each.shifted for each in self._shifting if each.shifted]
+        busy |= {shifted.seq_id: shifted.num_tokens for shifted in waiting}
         idle = {entry.seq_id: len(entry.keys) for entry in self.prefixes.entries}
         self.kv.check_integrity(busy, idle)
         self.prefixes.store.check_integrity()

@@ -57,7 +57,7 @@ class EncodeQueue:
 def _needed_now(places: Iterable[tuple[Request, int]]) -> Iterator[Picture]:
     for request, place in places:
         run, _ = request.run_at(place)
-        if isinstance(run, ImageRun) and run.picture.rows is None:
+        if isinstance(run, ImageRun) and _needs_encode(request, run, place):
             yield run.picture
 
 
@@ -65,9 +65,14 @@ def _needed_later(places: Iterable[tuple[Request, int]]) -> Iterator[Picture]:
     for request, place in places:
         end = 0
         for run in request.runs:
-            end += run.size
-            if end > place and isinstance(run, ImageRun) and run.picture.rows is None:
+            start, end = end, end + run.size
+            if end > place and isinstance(run, ImageRun) and _needs_encode(request, run, start):
                 yield run.picture
+
+
+def _needs_encode(request: Request, run: ImageRun, index: int) -> bool:
+    """Whether the rows are missing, and not taken as cells of another prompt."""
+    return run.picture.rows is None and not (request.shifted and request.shifted.holds(index))
 
 
 def _size(picture: Picture) -> tuple[int, int, int]:

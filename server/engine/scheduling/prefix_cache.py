@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
-from server.engine.request import ImageRun, Request
+from server.engine.request import ImageRun, Request, ShiftedRun
 from server.engine.scheduling.eviction import EvictionPolicy, make_policy
 from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
+from server.engine.scheduling.shifted_runs import RunFinder
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +34,30 @@ class Match:
     checkpoint: StoredPrompt | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class RunMatch:
+    """Runs behind a change that another prompt has too: in ``seq_id``, ``entry`` if that is idle,
+    or in the RAM, in ``stored``.
+    """
+
+    runs: tuple[ShiftedRun, ...] = ()
+    seq_id: int = -1
+    entry: Entry | None = None
+    stored: StoredPrompt | None = None
+
+    @property
+    def count(self) -> int:
+        """Tokens of all runs."""
+        return sum(run.count for run in self.runs)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether positions change, and not only what is before the runs."""
+        return any(run.shift for run in self.runs)
+
+
+# Prompts of each kind that are searched for runs, the last used ones: a millisecond each.
+_MOST_SEARCHED = 8
 # As often as llama-server makes checkpoints of a long prompt.
 CHECKPOINT_EVERY = 8192
 # How many positions each checkpoint is for, longest first.
@@ -54,10 +79,15 @@ class PrefixCache:
     sequence. With a sliding ``window``, llama.cpp overwrites cells that have left it: complete are
     only sequences that never were as long, and the end of any other. Elsewhere ``store`` may have a
     checkpoint: a copy of the window's cells.
+
+    ``least_run`` is the least number of tokens behind a change that are worth shifting cells for; 0
+    is never. A shift makes the next batch ``shift_seconds`` longer.
     """
 
     window: int = 0
     shares: bool = True
+    least_run: int = 0
+    shift_seconds: float = 0.0
     most_cells: int = 512
     store: PromptStore = field(default_factory=PromptStore)
     policy: EvictionPolicy = field(default_factory=make_policy)
@@ -106,9 +136,7 @@ class PrefixCache:
         With ``use_checkpoints`` there is room to restore a sliding window.
         """
         best, limit = Match(), len(wanted.keys) - 1
-        if not self.shares or wanted.needs_all_rows:
-            return best  # every position has to be computed for its output
-        if not wanted.sampling.cache_prompt and not wanted.output_tokens:
+        if not self._may_reuse(wanted):
             return best
         windows = self._checkpoints(wanted) if use_checkpoints else []
         for entry in self.entries:
@@ -123,6 +151,46 @@ class PrefixCache:
             if count > best.count:
                 best = Match(request.seq_id, count, checkpoint=window)
         return self._find_stored(wanted, best, room, speed, windows) or best
+
+    def _may_reuse(self, wanted: Request) -> bool:
+        if not self.shares or wanted.needs_all_rows:
+            return False  # every position has to be computed for its output
+        return wanted.sampling.cache_prompt or bool(wanted.output_tokens)
+
+    def find_runs(self, wanted: Request, running: Iterable[Request]) -> RunMatch:
+        """Runs of at least ``least_run`` tokens behind what the request has, of the prompt that has
+        most of them.
+
+        Those of a running request are only what it has computed.
+        """
+        best, left = RunMatch(), wanted.num_prompt - wanted.num_computed
+        if not self.least_run or left <= self.least_run or not self._may_reuse(wanted):
+            return best
+        finder = RunFinder(wanted, self.least_run)
+        for keys, found in self._searched(wanted, running):
+            if len(keys) < self.least_run or not self.has(len(keys), 0):
+                continue
+            runs = finder.runs_in(keys)
+            if self.window:
+                # What is further behind its last run is lost while the runs wait to be joined.
+                runs = [run for run in runs if run.end - runs[0].start < self.window]
+            match = replace(found, runs=tuple(runs))
+            if (match.count, not match.shifts) > (best.count, not best.shifts):
+                best = match
+        return best
+
+    def _searched(
+        self, wanted: Request, running: Iterable[Request]
+    ) -> Iterator[tuple[Keys, RunMatch]]:
+        for entry in sorted(self.entries, key=_last_used, reverse=True)[:_MOST_SEARCHED]:
+            yield entry.keys, RunMatch(seq_id=entry.seq_id, entry=entry)
+        for request in running:
+            if request is not wanted:
+                yield request.keys[: request.num_computed], RunMatch(seq_id=request.seq_id)
+        stored = [each for each in self.store.prompts if each.state is not None]
+        whole = [each for each in stored if not each.checkpoint]
+        for prompt in sorted(whole, key=_last_used, reverse=True)[:_MOST_SEARCHED]:
+            yield prompt.keys, RunMatch(stored=prompt)
 
     def _checkpoints(self, wanted: Request) -> Checkpoints:
         if not self.window:
@@ -208,3 +276,7 @@ class PrefixCache:
     def touch(self, entry: Entry) -> None:
         """The entry was reused just now."""
         self.policy.use(entry)
+
+
+def _last_used(item: Entry | StoredPrompt) -> int:
+    return item.last_used

@@ -59,6 +59,10 @@ class PromptStore:
         """How long it is likely to take to copy a prompt back."""
         return prompt.size * self._in_seconds
 
+    def seconds_to_and_from(self, cells: int) -> float:
+        """How long it is likely to take to copy so many cells to the RAM and back."""
+        return cells * self.cell_bytes * (self._out_seconds + self._in_seconds)
+
     def blocks(self, keys: Keys) -> tuple[int, ...]:
         """What prompts are looked up by: nothing where none are kept."""
         return tuple(_blocks(keys, self.block)) if self.most_bytes else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 
@@ -14,6 +15,8 @@ from server.engine.scheduling.prefix_cache import Match, PrefixCache
 from server.engine.scheduling.prompt_keys import keys_of, worth_waiting
 from server.engine.scheduling.step import Chunk, Pace, StepPlan
 from server.messages import Pooling
+
+logger = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -113,12 +116,14 @@ class Scheduler:
         self._planned = {}
         self._forks = Forks()
         self._cells.begin_step(self.running)
+        self._join_runs()
         self._plan_decodes()
         self._admit()
         self._cells.trim_idle(self.running)
         self._plan_prefills()
         plan, self._plan = self._plan, StepPlan()
         plan.cache, plan.copying = self._cells.take_changes(), self._cells.copying
+        plan.shifting = self._cells.shifting
         self._cells.queue_saves()
         self._changed = self._changed or self._cells.may_have_surplus
         return plan
@@ -173,10 +178,29 @@ class Scheduler:
         self._cells.start(request, match)
         request.num_computed = match.count
         if not request.output_tokens:
-            request.num_cached = match.count
+            request.num_cached = 0
         self.prefix_queries += request.num_prompt
-        self.prefix_hits += match.count
+        self._count_reused(request, match.count)
         self.running.append(request)
+
+        shifted = self._cells.shift_runs(request, self.running[:-1]) if not match.checkpoint else 0
+        if shifted:
+            logger.info(
+                "request %s: %d of %d prompt tokens reused behind a change",
+                *(request.request_id, shifted, request.num_prompt),
+            )
+
+    def _join_runs(self) -> None:
+        for request in self.running:
+            if request.shifted is not None:
+                count = self._cells.join_run(request)
+                request.num_computed += count
+                self._count_reused(request, count)
+
+    def _count_reused(self, request: Request, count: int) -> None:
+        if not request.output_tokens:
+            request.num_cached += count
+        self.prefix_hits += count
 
     def _plan_prefills(self) -> None:
         n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
@@ -196,9 +220,17 @@ class Scheduler:
         self._plan.encode = self.encodes.plan(self.running, self._planned)
 
     def _plan_prefill(self, request: Request, budget: StepBudget, most: int) -> int:
+        if not self._left_before_run(request):
+            return 0
         text = budget.take_text(self._plan_text(request, min(budget.text, most)))
         left = min(budget.pictures, most - text)
         return text + budget.take_pictures(self._plan_picture(request, left))
+
+    def _left_before_run(self, request: Request) -> int:
+        """Tokens to compute before the request has those of its next shifted run."""
+        run = request.shifted.following if request.shifted else None
+        end = run.start if run else request.num_tokens
+        return end - request.num_computed - self._planned.get(request, 0)
 
     def _plan_text(self, request: Request, budget: int) -> int:
         planned = self._planned.get(request, 0)
@@ -235,6 +267,8 @@ class Scheduler:
         return self._plan_chunk(self._plan.pictures, request, left)
 
     def _plan_chunk(self, chunks: list[Chunk], request: Request, wanted: int) -> int:
+        if request.shifted is not None:
+            wanted = min(wanted, self._left_before_run(request))
         if request in self._pauses:
             done = request.num_computed + self._planned.get(request, 0)
             wanted = min(wanted, self._pauses[request] - done)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.engine.request import Picture, Request
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.request import Picture, Request, ShiftedRun
 from server.engine.scheduling.ram_store import StoredPrompt
 
 
@@ -79,7 +82,47 @@ class RestoreWindow:
     end: int
 
 
-CacheChange = Forget | Share | SwapOut | SwapIn | SaveWindow | RestoreWindow
+@dataclass(slots=True)
+class CellCopy:
+    """Some cells of a sequence as llama.cpp writes them, uint8 [n]; None until they are copied."""
+
+    state: NDArray[np.uint8] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class CopyRuns:
+    """Copy cells of ``source`` to the RAM, with the empty sequence ``seq_id`` as a help."""
+
+    source: int
+    seq_id: int
+    runs: tuple[ShiftedRun, ...]
+    copy: CellCopy
+
+
+@dataclass(slots=True, frozen=True)
+class PlaceRuns:
+    """Give the empty ``seq_id`` cells of its own for these runs of a copy, and shift them.
+
+    For a moment it takes cells for all that is in the copy.
+    """
+
+    copy: CellCopy | StoredPrompt
+    seq_id: int
+    runs: tuple[ShiftedRun, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class JoinRun:
+    """Let ``target`` have the cells of a run, which ``source`` has in their places already."""
+
+    source: int
+    target: int
+    run: ShiftedRun
+
+
+CacheChange = (
+    Forget | Share | SwapOut | SwapIn | SaveWindow | RestoreWindow | CopyRuns | PlaceRuns | JoinRun
+)
 
 
 @dataclass(slots=True)
@@ -91,11 +134,12 @@ class StepPlan:
     can be given as embeddings (token_embeddings), ``tokens`` holds chunks of both kinds, of
     each request in order, and ``pictures`` none or all but the decodes. ``pooled`` chunks go one by
     one: every row of them has an output, which is pooled or scored. ``copying``: what the cache
-    changes may take, in seconds.
+    changes may take, in seconds; ``shifting``: what they may add to the first batch, if anything.
     """
 
     cache: list[CacheChange] = field(default_factory=list)
     copying: float = 0.0
+    shifting: float | None = None
     encode: list[Picture] = field(default_factory=list)
     tokens: list[Chunk] = field(default_factory=list)
     pictures: list[Chunk] = field(default_factory=list)
