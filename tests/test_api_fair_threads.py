@@ -14,10 +14,10 @@ import httpx
 import pytest
 from fakes import FakeEngine, chat
 
+from server import fair_queue
 from server.api.app import create_app
-from server.api.http import fair_threads
-from server.api.http.fair_threads import FairThreads, in_turn
 from server.api.options import ApiOptions
+from server.fair_queue import FairThreads, in_turn
 from server.prompt import ChatTemplate
 from server.usage import Usage, account
 
@@ -225,10 +225,10 @@ def test_each_kind_of_work_is_done_in_turn(kind: str, monkeypatch: pytest.Monkey
                 return await by_name[name].post(path, content=raw, headers=headers)
 
             flood = [asyncio.ensure_future(ask("hog")) for _ in range(FLOOD)]
-            await until(lambda: len(order) == fair_threads._MOST_OF_ONE)
+            await until(lambda: len(order) == fair_queue._MOST_OF_ONE)
             await asyncio.sleep(0.1)
             honest = asyncio.ensure_future(ask("honest"))
-            await until(lambda: len(order) > fair_threads._MOST_OF_ONE)
+            await until(lambda: len(order) > fair_queue._MOST_OF_ONE)
             first, second = order[0], order[2]
             assert first != second, "the honest client is next, though sixty came before"
             go_on.set()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import usage as usage_module
-from server.decoders.places import Place, Places
+from server.fair_queue import Place, Places
 from server.usage import HALF_LIFE, Usage
 
 

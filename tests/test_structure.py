@@ -183,6 +183,7 @@ def test_the_api_imports_downwards_only(module: str) -> None:
         "server.grammar",
         "server.settings.key_file",
         "server.decoders",
+        "server.fair_queue",
         "server.images",
         "server.tools",
         "server.metrics",

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.decoders.places import Place
 from server.decoders.pool import DecoderPool, Done, Work
 from server.decoders.process import Decoder
 from server.decoders.work import DecoderLimits
 from server.errors import EngineError, RequestError
+from server.fair_queue import Place
 from server.images.options import ImageLimits, ImageOptions
 from server.images.prepared import JOBS, PREPARE
 from server.messages import VisionFacts

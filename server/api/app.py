@@ -15,7 +15,6 @@ from server.api.generate.pictures import PictureReader, SourceReader
 from server.api.generate.services import Models, ServedModel, Services
 from server.api.generate.upload_store import FileStore
 from server.api.http import errors
-from server.api.http.fair_threads import FairThreads
 from server.api.http.openapi import docs_router
 from server.api.llama_server.props import props_router
 from server.api.llama_server.tokenize import texts_router
@@ -39,6 +38,7 @@ from server.api.page import page_router
 from server.api.responses import responses_router
 from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine
+from server.fair_queue import FairThreads
 from server.images.prepared import JOBS
 from server.metrics import Metrics
 from server.settings.key_file import read_keys

@@ -19,10 +19,10 @@ from typing import Any, Final, Protocol
 from anyio import to_thread
 from cachetools import TTLCache
 
-from server.decoders.places import Place, Places
 from server.decoders.process import Decoder, DecoderLost, NurseryProcess, Reply, nursery
 from server.decoders.work import Decoded, DecoderLimits
 from server.errors import EngineError, RequestError
+from server.fair_queue import Place, Places
 from server.usage import Usage
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from server.api.generate.events import EventStream
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, while_connected
 from server.api.http.errors import anthropic_error
-from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.shapes.anthropic import AnthropicError, AnthropicEvent, AnthropicMessage, Counted
+from server.fair_queue import in_turn
 from server.grammar import schema_grammar
 from server.tools.tool import new_call_id
 

@@ -16,8 +16,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.fields.messages import Strict, Text, unsupported
-from server.api.http.fair_threads import in_turn
 from server.errors import RequestError
+from server.fair_queue import in_turn
 from server.grammar import choice_grammar, client_grammar, gbnf_grammar, regex_grammar
 from server.grammar import schema_grammar as _schema_grammar
 from server.messages.sampling import Grammar, SamplingParams

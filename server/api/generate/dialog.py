@@ -14,9 +14,9 @@ from functools import partial
 from server.api.fields.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
-from server.api.http.fair_threads import in_turn
 from server.api.http.record import current_record
 from server.errors import LlavaError
+from server.fair_queue import in_turn
 from server.images.options import Detail
 from server.messages import LiteralText, PromptPart
 from server.messages.sampling import SamplingParams, ThoughtRule

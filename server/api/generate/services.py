@@ -10,12 +10,12 @@ from anyio import to_thread
 from server.api.generate.pictures import PictureReader
 from server.api.generate.upload_store import FileStore
 from server.api.http.body import BodyLimits
-from server.api.http.fair_threads import FairThreads
 from server.api.middleware.admission import Gate
 from server.api.options import ApiOptions
 from server.decoders.pool import DecoderPool
 from server.engine_client.interface import Engine, EngineState
 from server.errors import EngineUnavailable
+from server.fair_queue import FairThreads
 from server.messages import EngineReady, ModelFacts
 from server.metrics import Metrics
 from server.prompt import ChatTemplate, choose_template

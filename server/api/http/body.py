@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from server.api.http.errors import ClientGone, field_path, validation_error
-from server.api.http.fair_threads import in_turn
 from server.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
+from server.fair_queue import in_turn
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

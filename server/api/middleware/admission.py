@@ -13,11 +13,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.http.errors import error_response
-from server.api.http.fair_threads import FairThreads, threads
 from server.api.http.record import account_of
 from server.api.middleware.auth import take_back
 from server.deadline import deadline
 from server.errors import LlavaError, Overloaded, ShuttingDown
+from server.fair_queue import FairThreads, threads
 from server.metrics import Metrics
 from server.usage import account
 

@@ -29,11 +29,11 @@ from server.api.fields.sampling import WHOLE
 from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
 from server.api.http.body import read_body, validated, while_connected
-from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.openai.completions_request import Mixed, PicturePrompt, mixed, with_pictures
 from server.api.shapes.openai import EmbeddingList, VectorOfOne
 from server.errors import RequestError
+from server.fair_queue import in_turn
 from server.messages import Embedded, ImageInput, LiteralText, Pooling, PromptPart
 
 _MOST_INPUTS = 2048

@@ -19,7 +19,6 @@ from server.api.generate.events import EventStream
 from server.api.generate.reply_parts import input_tokens_of
 from server.api.generate.services import Services
 from server.api.http.body import read_body, while_connected
-from server.api.http.fair_threads import in_turn
 from server.api.http.openapi import operation
 from server.api.responses.conversation import read_dialog
 from server.api.responses.items import Item, ItemReference, LeftOut, parts_of
@@ -35,6 +34,7 @@ from server.api.responses.store import ResponseStore, StoredResponse, stored_rou
 from server.api.shapes.openai import InputTokens
 from server.api.shapes.responses import ResponseEvent, ResponseObject
 from server.errors import RequestError
+from server.fair_queue import in_turn
 from server.tools.tool import new_call_id
 
 _ITEMS: TypeAdapter[list[Any]] = TypeAdapter(list[Annotated[Item, "an item"]])
