@@ -11,6 +11,11 @@ HOST :=
 endif
 # As it was given: a file's name may hold a $, and a quote.
 flag = $(if $(value $(2)),$(1) '$(subst ','\'',$(value $(2)))')
+# `make -C DIR serve MODEL=file.gguf` means a file of the folder in which make was started. With -C make
+# has the flag w, and PWD is still that folder.
+quoted = '$(subst ','\'',$(1))'
+AWAY = $(findstring w,$(firstword -$(MAKEFLAGS)))
+SERVER = $(if $(AWAY),cd $(call quoted,$(PWD)) && )exec $(if $(AWAY),$(call quoted,$(CURDIR))/)$(VENV)/llava-server
 SERVE_FLAGS = $(call flag,--model,MODEL) $(call flag,--mmproj,MMPROJ) \
               $(call flag,--host,HOST) $(call flag,--port,PORT) $(value ARGS)
 
@@ -37,7 +42,7 @@ setup: ## install into .venv; llama.cpp is built once
 
 serve: ## serve a model, the demo model if none is named
 	@$(call setup)
-	@exec $(VENV)/llava-server serve $(SERVE_FLAGS)
+	@$(SERVER) serve $(SERVE_FLAGS)
 
 test: ## check and test; TESTS="tests/test_cli.py -k help" runs these alone, without check or coverage
 	@$(call setup,--dev)

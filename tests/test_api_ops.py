@@ -43,6 +43,9 @@ def test_health_tells_how_far_loading_is() -> None:
         "step_age": 0.0,
         "error": {"code": 503, "message": "Loading model", "type": "unavailable_error"},
     }
+    engine.progress = EngineProgress("download", 0.5, 10, 20, "model-Q4_K_M.gguf")
+    progress = get("/health", engine).json()["progress"]
+    assert (progress["stage"], progress["file"]) == ("download", "model-Q4_K_M.gguf")
 
 
 def test_a_lost_engine_is_told_and_generating_is_refused() -> None:

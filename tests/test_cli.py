@@ -100,6 +100,8 @@ def test_a_failure_is_one_line(
         (("serve", "--chat-template", "vicunia"), {}, "--chat-template: 'vicunia' is neither"),
         (("serve", "--chat-template-file", "/x"), {}, "--chat-template-file: cannot read /x"),
         (("pull", "llava-1.5"), {}, "did you mean llava-1.5-"),
+        (("pull", "nosuch"), {}, "error: nosuch is neither a file nor a known model"),
+        (("plan", "nosuch"), {}, "error: nosuch is neither a file nor a known model"),
         (("serve", "--gpu", "1"), {}, "did you mean --n-gpu-layers?"),
         (("serve", "--help-al"), {}, "did you mean --help-all?"),
         (("serve", "demo", "-m", "other"), {}, "MODEL is demo, --model is other"),

@@ -416,6 +416,13 @@ def test_thoughts_of_the_past_are_the_template_s_to_keep_or_drop(
         assert "x<|im_end|>" in asked.prompt()
 
 
+def test_props_say_whether_thoughts_of_the_past_are_shown() -> None:
+    kept = QWEN.replace(" and loop.last", "")
+    for template, keeps in ((kept, True), (QWEN, False), (CHATML, False)):
+        caps = call(create_app(engine(template=template), ApiOptions()), "GET", "/props").json()
+        assert caps["chat_template_caps"]["supports_preserve_reasoning"] is keeps
+
+
 def test_a_stored_response_s_thought_goes_on_with_it() -> None:
     asked = engine(template=QWEN.replace(" and loop.last", ""))
     app = create_app(asked, ApiOptions())

@@ -174,7 +174,7 @@ def test_downloads_are_reported_and_where_there_is_no_bar_logged_each_tenth(
     for done in range(0, 2001, 7):
         downloads("m.gguf", min(done, 2000), 2000)
     downloads("m.gguf", 2000, 2000)
-    assert loading.progress == EngineProgress("download", 1.0, 2000, 2000)
+    assert loading.progress == EngineProgress("download", 1.0, 2000, 2000, "m.gguf")
     first, *tenths, last = caplog.messages
     assert first.startswith("downloading m.gguf, 0.00 GB")
     assert last.startswith("downloaded m.gguf in 0 s")

@@ -348,6 +348,21 @@ def test_make_hands_over_a_file_s_name_as_it_is(name: str) -> None:
     assert flags_of(done.stdout) == ["--model", name, "--alias", "$x"]
 
 
+def test_make_in_another_folder_serves_a_file_of_the_one_it_was_started_in(tmp_path: Path) -> None:
+    away = tmp_path / "it's here"
+    away.mkdir()
+    line = ["make", "-n", "-C", str(ROOT), "serve", "MODEL=x.gguf"]
+    environ = {**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0", "PWD": str(away)}
+    done = subprocess.run(
+        line, cwd=away, capture_output=True, text=True, check=True, env=environ
+    ).stdout
+    command = next(one for one in done.splitlines() if "llava-server" in one)
+    server = f"{ROOT}/.venv/bin/llava-server"
+    expected = ["cd", str(away), "&&", "exec", server, "serve", "--model", "x.gguf"]
+    assert shlex.split(command) == expected
+    assert "cd " not in make("-n", "serve").stdout
+
+
 def test_make_warns_of_a_variable_that_means_nothing() -> None:
     assert "MODLE= means nothing here" in make("-n", "serve", "MODLE=x").stderr
 

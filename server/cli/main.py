@@ -75,7 +75,9 @@ def _main(line: list[str]) -> int:
             code = _run(line, command)
         sys.stdout.flush()
     except StartupError as error:
-        print(f"llava-server: error: {error.message}", file=sys.stderr)
+        # These take the model without a flag.
+        flag = "--model: " if command in ("pull", "plan") else ""
+        print(f"llava-server: error: {error.message.removeprefix(flag)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -50,13 +50,15 @@ class RequestTimings:
 class EngineProgress:
     """How far loading is; ``fraction`` from 0 to 1 within ``stage``.
 
-    The engine leaves the bytes away; the web process adds them.
+    The engine leaves the bytes away; the web process adds them. ``file`` is the one that is
+    downloaded, whose bytes they then are.
     """
 
     stage: str
     fraction: float
     loaded_bytes: int = 0
     total_bytes: int = 0
+    file: str = ""
 
 
 @dataclass(slots=True, frozen=True)

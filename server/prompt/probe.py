@@ -30,7 +30,7 @@ class Abilities:
     """``style`` is the way in which the template writes calls, None where it writes none that
     we know; ``system``: it writes a system message at the beginning down, ``later_system``: also
     one behind other messages; ``repeats``: it writes two messages of one role in a row. ``tags``
-    are those of its model's thoughts.
+    are those of its model's thoughts; ``keeps_thoughts``: it writes those of earlier answers, too.
     """
 
     form: MessageForm
@@ -39,6 +39,7 @@ class Abilities:
     later_system: bool
     repeats: bool
     tags: ThoughtTags | None
+    keeps_thoughts: bool
 
 
 def probe(render: Render, source: str) -> Abilities:
@@ -61,7 +62,9 @@ def probe(render: Render, source: str) -> Abilities:
     later_system = system and _WORD in _try(render, later, (), form)
     repeats = not _refuses(render, (Turn("user", word), user, *answered[1:], user), form)
     tags = recognize_tags(source, _try(render, (user,), (), form))
-    return Abilities(form, style, system, later_system, repeats, tags)
+    thought = (user, Turn("assistant", ("x",), thought=_WORD), user)
+    keeps_thoughts = _WORD in _try(render, thought, (), form)
+    return Abilities(form, style, system, later_system, repeats, tags, keeps_thoughts)
 
 
 def _refuses(render: Render, turns: Sequence[Turn], form: MessageForm) -> bool:

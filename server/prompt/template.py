@@ -88,6 +88,11 @@ class ChatTemplate:
         """The tags of the model's thoughts, None where it is not known to think."""
         return self._can.tags
 
+    @property
+    def keeps_thoughts(self) -> bool:
+        """Whether the model is shown what it thought before earlier answers."""
+        return self._can.keeps_thoughts
+
     def parts(
         self,
         turns: Sequence[Turn],

@@ -89,7 +89,7 @@ class Downloads:
     def __call__(self, file: str, done: int, total: int) -> None:
         """Takes a file's name, its bytes that are here, and all its bytes (0: not known)."""
         fraction = done / total if total else 0.0
-        self._loading.report(EngineProgress(DOWNLOAD, fraction, done, total))
+        self._loading.report(EngineProgress(DOWNLOAD, fraction, done, total, file))
         if file != self._file:
             self._file, self._since = file, time.monotonic()
             self._logged = int(_TENTHS * fraction)

@@ -63,7 +63,7 @@ def _caps(template: ChatTemplate) -> dict[str, bool]:
         "supports_string_content": True,
         "supports_typed_content": True,
         "supports_object_arguments": True,
-        "supports_preserve_reasoning": False,
+        "supports_preserve_reasoning": template.keeps_thoughts,
     }
 
 

@@ -118,7 +118,10 @@ def _word(services: Services) -> str:
 
 
 def _progress(engine: Engine) -> dict[str, Any] | None:
-    return asdict(engine.progress) if engine.progress else None
+    found = asdict(engine.progress) if engine.progress else None
+    if found and not found["file"]:
+        del found["file"]
+    return found
 
 
 def _unhealthy(engine: Engine, word: str) -> Response:

@@ -185,12 +185,15 @@ class Version(TypedDict):
 
 @shape
 class Progress(TypedDict):
-    """How far loading is; ``fraction`` from 0 to 1 within ``stage``."""
+    """How far loading is; ``fraction`` from 0 to 1 within ``stage``. In the stage ``download``
+    all of it is about one ``file``.
+    """
 
     stage: str
     fraction: float
     loaded_bytes: int
     total_bytes: int
+    file: NotRequired[str]
 
 
 @shape

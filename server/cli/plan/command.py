@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a file, a name or hf:OWNER/REPO, as for serve (default: demo)"
     parser.add_argument("model", metavar="MODEL", nargs="?", default=argparse.SUPPRESS, help=text)
     add = parser.add_argument_group("Machine").add_argument
-    text = "plan for a GPU of this size instead of this machine; repeat it for several"
+    text = (
+        "plan for a GPU of this size instead of this machine; repeat it for several. A card sold"
+        " as 24 GB has 24GiB: 24GB is 24 billion bytes, 22.4GiB"
+    )
     add("--device-memory", type=size, action="append", metavar="SIZE", help=text)
     add("--ram", type=size, metavar="SIZE", help="the RAM of that machine (default: enough)")
     add = parser.add_argument_group("Output").add_argument
