@@ -115,12 +115,20 @@ def test_a_step_that_fails_raises_with_its_log(tmp_path: Path) -> None:
 
 
 def test_backends_and_ones_own_options() -> None:
-    assert machine.cmake_args("cuda", {}) == "-DGGML_CUDA=ON"
+    assert machine.cmake_args("cuda", {}) == "-DGGML_CUDA=ON -DGGML_RPC=ON"
     own = {"CMAKE_ARGS": "-DCMAKE_CUDA_ARCHITECTURES=90"}
-    assert machine.cmake_args("cuda", own) == "-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90"
+    assert (
+        machine.cmake_args("cuda", own)
+        == "-DGGML_CUDA=ON -DGGML_RPC=ON -DCMAKE_CUDA_ARCHITECTURES=90"
+    )
     assert machine.default_backend() in machine.BACKENDS
     environ = wheel.build_environ("rocm", {"PATH": "/bin", "CMAKE_BUILD_PARALLEL_LEVEL": "1"})
-    assert environ["CMAKE_ARGS"] == "-DGGML_HIP=ON"
+    *less, backend, rpc = shlex.split(environ["CMAKE_ARGS"])
+    assert (backend, rpc) == ("-DGGML_HIP=ON", "-DGGML_RPC=ON")
+    assert less == [
+        f"-DCMAKE_PROJECT_{project}_INCLUDE={machine.LESS_WORK}"
+        for project in ("llama_cpp", "llama.cpp")
+    ]
     assert environ["CMAKE_BUILD_PARALLEL_LEVEL"] == "1"
 
 
@@ -131,6 +139,17 @@ def test_the_cache_key_tells_machines_and_options_apart(monkeypatch: pytest.Monk
     assert machine.wheel_key("1.2.3", "cpu", {"CMAKE_ARGS": "-DGGML_NATIVE=OFF"}) != key
     monkeypatch.setattr(machine, "cpu_flags", lambda: "fpu avx512f")
     assert machine.wheel_key("1.2.3", "cpu", {}) != key
+
+
+def test_what_the_build_leaves_out_is_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key, options = machine.wheel_key("1.2.3", "cpu", {}), machine.options_digest()
+    other = tmp_path / "llama.cmake"
+    other.write_text("# nothing is left out")
+    monkeypatch.setattr(machine, "LESS_WORK", other)
+    assert machine.wheel_key("1.2.3", "cpu", {}) != key
+    assert machine.options_digest() != options
 
 
 def test_the_cache_folder() -> None:
@@ -163,7 +182,7 @@ def test_a_wheel_is_built_once_and_moved_in_whole(
         built.append([str(part) for part in command])
         requirement = Path(command[command.index("--requirement") + 1])
         assert requirement.read_text() == LLAMA
-        assert environ["CMAKE_ARGS"] == "-DGGML_METAL=OFF"
+        assert environ["CMAKE_ARGS"].endswith(" -DGGML_METAL=OFF -DGGML_RPC=ON")
         (Path(command[-1]) / "llama-1.2.3-py3-none-any.whl").write_text("wheel")
         return ""
 

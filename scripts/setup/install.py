@@ -15,7 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.setup.machine import BACKENDS, cache_dir, cpu_flags, default_backend
+from scripts.setup.machine import (
+    BACKENDS,
+    cache_dir,
+    cpu_flags,
+    default_backend,
+    options_digest,
+)
 from scripts.setup.progress import PackagesProgress
 from scripts.setup.run import SetupError, locked, run, say
 from scripts.setup.wheel import provide, split_lock
@@ -72,6 +78,7 @@ class Setup:
             "backend": self.backend,
             "cmake": self.environ.get("CMAKE_ARGS", ""),
             "cpu": digest(cpu_flags()),
+            "options": options_digest(),
             "launcher": digest(LAUNCHER),
             "root": str(self.root),
             "runtime": digest(self._lock("requirements.lock")),
@@ -153,7 +160,7 @@ class Setup:
         begun.unlink()
 
     def _install_llama(self, entry: str, facts: Mapping[str, str]) -> None:
-        names = ("backend", "cmake", "cpu", "runtime")
+        names = ("backend", "cmake", "options", "cpu", "runtime")
         if all(facts[name] == self.installed.get(name) for name in names):
             return
         wheel = provide(self.python, entry, self.backend, self.environ)

@@ -10,6 +10,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent
+# Read by CMake where llama-cpp-python and llama.cpp begin; the wheel is built with less work by it.
+LESS_WORK = ROOT / "llama.cmake"
+# One model on several machines (docs/rpc.md), and a device to test with that is no processor.
+EVERYWHERE = ("-DGGML_RPC=ON",)
 BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("-DGGML_METAL=OFF",),
     "cuda": ("-DGGML_CUDA=ON",),
@@ -26,7 +31,13 @@ def default_backend() -> str:
 
 def cmake_args(backend: str, environ: Mapping[str, str]) -> str:
     """CMAKE_ARGS for llama-cpp-python; the user's own come last and win."""
-    return " ".join((*BACKENDS[backend], environ.get("CMAKE_ARGS", ""))).strip()
+    return " ".join((*BACKENDS[backend], *EVERYWHERE, environ.get("CMAKE_ARGS", ""))).strip()
+
+
+def options_digest() -> str:
+    """A fingerprint of what is not the user's to say of the build."""
+    facts = repr((BACKENDS, EVERYWHERE)) + LESS_WORK.read_text(encoding="utf-8")
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
@@ -75,6 +86,7 @@ def wheel_key(version: str, backend: str, environ: Mapping[str, str]) -> str:
             gpu_kind(backend),
             " ".join(platform.libc_ver()),
             cmake_args(backend, environ),
+            LESS_WORK.read_text(encoding="utf-8"),
             environ.get("CXX", ""),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scripts.setup.explain import COMPILER
-from scripts.setup.machine import cache_dir, cmake_args, wheel_key
+from scripts.setup.machine import LESS_WORK, cache_dir, cmake_args, wheel_key
 from scripts.setup.progress import Progress
 from scripts.setup.run import SetupError, locked, run, say
 from server.settings.hardware import usable_cores
@@ -46,10 +47,14 @@ def build_command(python: Path, requirement: Path, target: Path) -> list[str | P
 
 def build_environ(backend: str, environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of the build: the backend's CMake options, and all cores for make too."""
+    less = (
+        f"-DCMAKE_PROJECT_{project}_INCLUDE={shlex.quote(str(LESS_WORK))}"
+        for project in ("llama_cpp", "llama.cpp")
+    )
     return {
         "CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cores()),
         **environ,
-        "CMAKE_ARGS": cmake_args(backend, environ),
+        "CMAKE_ARGS": " ".join((*less, cmake_args(backend, environ))),
     }
 
 
