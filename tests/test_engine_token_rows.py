@@ -23,7 +23,7 @@ from scripts.synthetic.shapes import LlmShape
 from scripts.synthetic.tiny import TINY, write_pair_of, write_tiny
 from server.engine import token_embeddings as token_rows
 from server.engine.llama.context import Batch, Context
-from server.engine.llama.ggml import Dequantizer, library
+from server.engine.llama.ggml import Dequantizer, ggml
 from server.engine.llama.model import Model
 from server.engine.loading import load as loading
 from server.engine.token_embeddings import TokenRows, open_token_rows, read_token_rows
@@ -62,7 +62,7 @@ def logits(model: Model, context: Context, rows: np.ndarray) -> np.ndarray:
 
 def quantize(values: np.ndarray, kind: Kind) -> np.ndarray:
     """By ggml itself, bytes of rows."""
-    base = library("ggml-base")
+    base = ggml()
     base.ggml_row_size.restype, base.ggml_row_size.argtypes = (
         ctypes.c_size_t,
         [

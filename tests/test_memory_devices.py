@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
+import llama_cpp
 import psutil
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_fakes import GIB, MIB, gpu, ram
 
-from server.engine.llama.ggml import build_facts, device_handle, list_devices
+from server.engine.llama.ggml import build_facts, device_handle, ggml, list_devices
 from server.memory.fit.fit import balanced, filled
 from server.memory.fit.pools import offload_devices, pools_of, ram_of
 from server.memory.measured.live import measure_used
@@ -31,6 +33,15 @@ def test_this_machine_has_a_processor_and_its_memory() -> None:
     assert device_handle("CPU")
     assert device_handle("CUDA7") is None
     assert build_facts(devices).backends == tuple(names(devices))
+
+
+def test_the_devices_are_those_of_llama_cpp_itself() -> None:
+    """A library opened by its path would be a second one, with a list of devices of its own."""
+    own = ctypes.CDLL(llama_cpp.llama_cpp._lib._name, handle=llama_cpp.llama_cpp._lib._handle)
+    names = ("ggml_backend_dev_count", "ggml_backend_dev_get_props", "ggml_backend_rpc_add_server")
+    for name in names:
+        ours, its = getattr(ggml(), name), getattr(own, name)
+        assert ctypes.cast(ours, ctypes.c_void_p).value == ctypes.cast(its, ctypes.c_void_p).value
 
 
 def test_which_devices_llama_cpp_offloads_to() -> None:

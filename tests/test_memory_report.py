@@ -57,6 +57,9 @@ def test_weights_that_were_rearranged_are_counted_once() -> None:
     assert found == {("weights", "CPU"): 110 * MIB}, "the mapped range need not be the whole file"
     gpu_too = [*lines, "load_tensors:        CUDA0 model buffer size =    30.00 MiB"]
     assert measured_parts(gpu_too, 110 * MIB)["weights", "CPU"] == 80 * MIB
+    half = [lines[0], "load_tensors: RPC0 model buffer size =    30.00 MiB"]
+    assert measured_parts(half, 110 * MIB)["weights", "CPU"] == 80 * MIB, "their range is a hole"
+    assert measured_parts(half, 130 * MIB)["weights", "CPU"] == 92 * MIB
     read = [line.replace("CPU_Mapped", "CPU") for line in lines]
     assert mib(read) == {("weights", "CPU"): 152.0}, "read into memory, both are ours"
 

@@ -276,7 +276,8 @@ def test_bounds_of_tokens_are_planned_where_a_tower_heeds_them(
         found = ask(capsys, str(model), "--mmproj", str(mmproj), *flags)
         parts = found["parts"]
         assert isinstance(parts, list)
-        sizes += [part["bytes"] for part in parts if part["part"] == "vision_compute"]
+        # The device that computes has most of it, the processor the graph's input.
+        sizes.append(max(part["bytes"] for part in parts if part["part"] == "vision_compute"))
     assert sizes[0] == sizes[1] > sizes[2] == sizes[3]
 
 
@@ -289,7 +290,8 @@ def test_pictures_that_are_encoded_together_are_planned(
         found = ask(capsys, str(model), "--mmproj", str(mmproj), *flags)
         parts = found["parts"]
         assert isinstance(parts, list)
-        sizes += [part["bytes"] for part in parts if part["part"] == "vision_compute"]
+        # The device that computes has most of it, the processor the graph's input.
+        sizes.append(max(part["bytes"] for part in parts if part["part"] == "vision_compute"))
     assert sizes[0] * 100 < sizes[1] * 2 == pytest.approx(sizes[2], rel=0.01)
 
 

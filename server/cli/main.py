@@ -36,6 +36,13 @@ examples:
   llava-server key remove alice --file keys.toml
 """
 
+RPC_EXAMPLES = """\
+examples:
+  llava-server rpc-server --host 10.0.0.2                        on the machine that lends
+  llava-server rpc-server --host 10.0.0.2 --device CUDA1 --mem 8GiB
+  llava-server serve MODEL --rpc 10.0.0.2:50052                  on the machine that serves
+"""
+
 PLAN_EXAMPLES = """\
 It exits with 0 if the model fits, with 3 if it does not.
 
@@ -160,6 +167,7 @@ def _parser(command: str | None) -> Parser:
     _add_describe(commands, command)
     _add_plan(commands, command)
     _add_key(commands)
+    _add_rpc_server(commands, command)
     known = commands.add_parser(
         "list", help="list the known models", description="List the models known by name."
     )
@@ -205,6 +213,22 @@ def _add_plan(commands: argparse._SubParsersAction[Parser], command: str | None)
 
         add_arguments(plan)
     plan.set_defaults(run=_plan)
+
+
+def _add_rpc_server(commands: argparse._SubParsersAction[Parser], command: str | None) -> None:
+    rpc = commands.add_parser(
+        "rpc-server",
+        help="lend this machine's devices to a server elsewhere",
+        description="Lend this machine's GPUs, or its processor, to a llava-server on another"
+        " machine, which names it with --rpc HOST:PORT. The protocol has no password: whoever"
+        " reaches the port can run programs here.",
+        epilog=RPC_EXAMPLES,
+    )
+    if command == "rpc-server":
+        from server.cli.rpc_server import add_arguments  # noqa: PLC0415
+
+        add_arguments(rpc)
+    rpc.set_defaults(run=_rpc_server)
 
 
 def _add_key(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -267,6 +291,12 @@ def _describe(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from server.cli.plan.command import run  # noqa: PLC0415
+
+    return run(options)
+
+
+def _rpc_server(options: argparse.Namespace) -> int:
+    from server.cli.rpc_server import run  # noqa: PLC0415
 
     return run(options)
 

@@ -152,16 +152,17 @@ def _start(descriptor: int, config: EngineConfig) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 (our own module, no shell)
         [sys.executable, "-m", "server.engine", str(descriptor)],
         pass_fds=[descriptor],
-        env=_environment(config),
+        env=environment(config.threads),
         start_new_session=True,  # Ctrl-C is the web process's to handle
     )
 
 
-def _environment(config: EngineConfig) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
+    """The environment of a process that computes with so many threads."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        **openmp(config.threads),
+        **openmp(threads),
         # glibc raises its own threshold with the first large block that is freed, and then keeps
         # pictures' embeddings on its heap, where they leave holes: the process grows by some of
         # them. Above this size blocks go back to the system; a token's logits are smaller.

@@ -10,7 +10,7 @@ class MemoryOptions:
     """The settings of memory; None leaves one to the fit.
 
     Names and values follow llama-server's flags. ``margin`` bytes stay free on every device;
-    without ``fit`` nothing is lowered and nothing refused.
+    without ``fit`` nothing is lowered and nothing refused. ``rpc`` are addresses of rpc-servers.
     """
 
     fit: bool = True
@@ -25,6 +25,7 @@ class MemoryOptions:
     split_mode: str = "layer"
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
+    rpc: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

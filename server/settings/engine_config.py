@@ -61,4 +61,5 @@ def memory_options(settings: Settings) -> MemoryOptions:
         split_mode=settings.split_mode,
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
+        rpc=settings.rpc,
     )

@@ -19,6 +19,7 @@ from server.settings.types import (
     Place,
     Positive,
     ReasoningFormat,
+    RpcServers,
     Shares,
     SplitMode,
     Text,
@@ -163,6 +164,11 @@ class MemorySettings(BaseModel):
     )
     mlock: Annotated[bool, Flag("Memory")] = Field(
         False, description="keep the model in RAM and out of swap"
+    )
+    rpc: Annotated[RpcServers, Flag("Memory", (), "HOST:PORT,...", "none")] = Field(
+        (),
+        description="use the devices of these `llava-server rpc-server`s too; they come before"
+        " the GPUs of this machine",
     )
     split_mode: Annotated[SplitMode, Flag("Memory", ("-sm",), "layer|none")] = Field(
         "layer", description="spread the layers over all GPUs, or use the main GPU only"

@@ -185,6 +185,28 @@ def _shares(value: object) -> object:
     return shares
 
 
+def _different(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not name an address twice")
+    return values
+
+
+def _rpc_server(value: str) -> str:
+    """Check HOST:PORT. llama.cpp, which connects, knows names and IPv4 addresses."""
+    host, colon, port = value.strip().rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise ValueError("must be addresses such as 10.0.0.2:50052")
+    if ":" in host:
+        raise ValueError("must be names or IPv4 addresses: llama.cpp's RPC knows no IPv6")
+    return value.strip()
+
+
+RpcServers = Annotated[
+    tuple[Annotated[str, AfterValidator(_rpc_server)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    AfterValidator(_different),
+]
 AutoCount = Annotated[int | None, BeforeValidator(_auto)]
 CacheTypeName = Annotated[str | None, AfterValidator(_cache_type), BeforeValidator(_lower_or_auto)]
 FlashAttention = Annotated[Literal["on", "off"] | None, BeforeValidator(_on_off)]

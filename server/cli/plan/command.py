@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from server.cli.plan.measured import show
 from server.cli.plan.model import Subject, find_subject, other_files
 from server.cli.plan.outcome import choose, work_out
 from server.cli.plan.report import as_json, report
-from server.errors import StartupError
+from server.errors import ConfigError, StartupError
 from server.messages import DeviceMemory
 from server.settings.command_line import add_settings, load_settings
 from server.settings.engine_config import engine_config
@@ -29,7 +30,7 @@ PLANNED: Final = (
     *("config", "model", "mmproj", "offline", "api_key"),
     *("ctx_size", "parallel", "batch_size", "ubatch_size", "cache_ram"),
     *("fit", "memory_margin", "n_gpu_layers", "mmproj_offload", "cache_type_k", "cache_type_v"),
-    *("flash_attn", "split_mode", "tensor_split", "main_gpu"),
+    *("flash_attn", "rpc", "split_mode", "tensor_split", "main_gpu"),
     *("image_size", "image_max_edge", "image_min_tokens", "image_max_tokens"),
     *("image_cache_bytes", "mtmd_batch_max_tokens"),
 )
@@ -71,10 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(known_flags=tuple(flag for flag in flags if flag.startswith("--")))
 
 
-def devices_of(options: argparse.Namespace) -> tuple[DeviceMemory, ...]:
-    """The devices that the flags describe, or those of this machine."""
+def devices_of(options: argparse.Namespace, rpc: Sequence[str] = ()) -> tuple[DeviceMemory, ...]:
+    """The devices that the flags describe, or those of this machine and of rpc-servers.
+
+    Raises ConfigError where both are asked for.
+    """
     if options.device_memory is None and options.ram is None:
-        return this_machine()
+        return this_machine(rpc)
+    if rpc:
+        raise ConfigError("--rpc: --device-memory and --ram describe another machine; leave it out")
     return described(options.device_memory or (), options.ram)
 
 
@@ -89,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     if options.measured:
         key = settings.api_key[0].get_secret_value() if settings.api_key else None
         return show(options.url, key, as_json=options.json)
-    devices = devices_of(options)
+    devices = devices_of(options, settings.rpc)
     subject = find_subject(settings)
     config = engine_config(settings, Path(subject.file or settings.model), settings.mmproj)
     chosen = choose(subject.headers, config, devices)

@@ -22,17 +22,19 @@ def described(gpus: Sequence[int], ram: int | None) -> tuple[DeviceMemory, ...]:
     return (*cards, DeviceMemory("CPU", "RAM", "cpu", size, size))
 
 
-def this_machine() -> tuple[DeviceMemory, ...]:
-    """The devices here, as the engine's process sees them.
+def this_machine(rpc: Sequence[str] = ()) -> tuple[DeviceMemory, ...]:
+    """The devices here and at these rpc-servers, as the engine's process sees them.
 
     Raises:
         StartupError: the engine's process does not report them.
     """
-    command = [sys.executable, "-m", "server.engine.llama.ggml"]
+    command = [sys.executable, "-m", "server.engine.llama.rpc", *rpc]
     try:
         done = subprocess.run(  # noqa: S603
-            command, capture_output=True, timeout=_TIMEOUT, check=True
+            command, capture_output=True, timeout=_TIMEOUT, check=not rpc
         )
+        if rpc and done.returncode:
+            raise StartupError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
         return tuple(DeviceMemory(**one) for one in json.loads(done.stdout))
     except (subprocess.SubprocessError, OSError, ValueError, TypeError) as error:
         raise StartupError(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -101,50 +98,60 @@ class _Props(ctypes.Structure):
     )
 
 
-def library(name: str) -> Any:
-    """One of the libraries beside llama.cpp's own, as "ggml-base". Raises OSError."""
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    for suffix in (".so", ".dylib", ".dll"):
-        for prefix in ("lib", ""):
-            path = folder / f"{prefix}{name}{suffix}"
-            if path.exists():
-                return ctypes.CDLL(str(path))
-    raise OSError(f"{name} is missing from {folder}")
+@cache
+def ggml() -> Any:
+    """The functions of ggml and its backends that llama.cpp itself calls.
+
+    They are looked up from libllama on, through what it is linked to. A wheel has each library
+    three times instead of links, so one that is opened by its path would be loaded once more, with
+    a list of devices of its own. A function that is missing raises AttributeError.
+    """
+    opened = llama_cpp.llama_cpp._lib
+    return ctypes.CDLL(opened._name, handle=opened._handle)
 
 
 @cache
-def _functions() -> tuple[Any, Any]:
-    registry, base = library("ggml"), library("ggml-base")
-    registry.ggml_backend_dev_count.restype = ctypes.c_size_t
-    registry.ggml_backend_dev_get.restype = ctypes.c_void_p
-    registry.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    base.ggml_backend_dev_get_props.restype = None
-    base.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Props)]
-    base.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
-    base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
-    base.ggml_backend_reg_name.restype = ctypes.c_char_p
-    base.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
-    return registry, base
+def _functions() -> Any:
+    library = ggml()
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    library.ggml_backend_dev_get_props.restype = None
+    library.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Props)]
+    library.ggml_backend_dev_name.restype = ctypes.c_char_p
+    library.ggml_backend_dev_name.argtypes = [ctypes.c_void_p]
+    library.ggml_backend_dev_backend_reg.restype = ctypes.c_void_p
+    library.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+    library.ggml_backend_reg_name.restype = ctypes.c_char_p
+    library.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+    return library
 
 
 def _handles() -> list[int]:
-    registry, _ = _functions()
-    return [registry.ggml_backend_dev_get(i) for i in range(registry.ggml_backend_dev_count())]
+    library = _functions()
+    return [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
 
 
-def list_devices() -> tuple[DeviceMemory, ...]:
+def list_devices(*, remote: bool = True) -> tuple[DeviceMemory, ...]:
     """Every device of every backend with its free and total bytes, as of now.
+
+    A ``remote`` one, of an rpc-server, answers when it has computed what it was sent before.
 
     The CPU's memory is the RAM that this process may have: ggml knows of no container, and calls
     all of it free.
     """
-    _, base = _functions()
-    return tuple(_read(base, handle) for handle in _handles())
+    library = _functions()
+    handles = (handle for handle in _handles() if remote or _backend(library, handle) != "RPC")
+    return tuple(_read(library, handle) for handle in handles)
 
 
-def _read(base: Any, handle: int) -> DeviceMemory:
+def _backend(library: Any, handle: int) -> str:
+    return _text(library.ggml_backend_reg_name(library.ggml_backend_dev_backend_reg(handle)))
+
+
+def _read(library: Any, handle: int) -> DeviceMemory:
     props = _Props()
-    base.ggml_backend_dev_get_props(handle, ctypes.byref(props))
+    library.ggml_backend_dev_get_props(handle, ctypes.byref(props))
     kind = _KINDS.get(props.type, "unknown")
     free, total = props.memory_free, props.memory_total
     # A GPU that reports nothing shares the RAM; llama.cpp takes it so as well.
@@ -157,7 +164,7 @@ def _read(base: Any, handle: int) -> DeviceMemory:
         kind=kind,
         free=free,
         total=total,
-        backend=_text(base.ggml_backend_reg_name(base.ggml_backend_dev_backend_reg(handle))),
+        backend=_backend(library, handle),
         device_id=_text(props.device_id),
     )
 
@@ -168,8 +175,8 @@ def _text(value: bytes | None) -> str:
 
 def device_handle(name: str) -> int | None:
     """The ``ggml_backend_dev_t`` of that name."""
-    _, base = _functions()
-    return next((h for h in _handles() if _read(base, h).name == name), None)
+    library = _functions()
+    return next((h for h in _handles() if _text(library.ggml_backend_dev_name(h)) == name), None)
 
 
 def build_facts(devices: Sequence[DeviceMemory]) -> BuildFacts:
@@ -177,7 +184,8 @@ def build_facts(devices: Sequence[DeviceMemory]) -> BuildFacts:
     return BuildFacts(
         llama_cpp_python=llama_cpp.__version__,
         backends=tuple(device.name for device in devices),
-        gpu_offload=bool(llama_cpp.llama_supports_gpu_offload()),
+        # llama.cpp's own answer is yes wherever RPC is built in.
+        gpu_offload=any(d.kind in {"gpu", "igpu"} and d.backend != "RPC" for d in devices),
         system_info=llama_cpp.llama_print_system_info().decode().strip(),
     )
 
@@ -220,8 +228,8 @@ class Dequantizer:
 
 def _to_float(kind: GGMLQuantizationType) -> Any:
     try:
-        get = library("ggml-base").ggml_get_type_traits
-    except (OSError, AttributeError) as error:
+        get = ggml().ggml_get_type_traits
+    except AttributeError as error:
         raise LookupError(f"ggml_get_type_traits is missing: {error}") from None
     get.restype, get.argtypes = ctypes.POINTER(_Traits), [ctypes.c_int]
     traits = get(int(kind)).contents
@@ -229,8 +237,3 @@ def _to_float(kind: GGMLQuantizationType) -> Any:
     if (traits.blck_size, traits.type_size) != GGML_QUANT_SIZES[kind] or not traits.to_float:
         raise LookupError(f"this ggml does not turn {kind.name} into numbers")
     return traits.to_float
-
-
-# The devices of this machine as JSON: for commands, which load no llama.cpp.
-if __name__ == "__main__":
-    print(json.dumps([asdict(device) for device in list_devices()]))

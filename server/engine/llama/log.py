@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import llama_cpp
@@ -26,12 +27,14 @@ class LlamaLog:
     """Takes every line of llama.cpp, ggml and libmtmd for the life of the process.
 
     While ``keeping`` is on, lines are kept until ``take()``: buffer sizes are known from there
-    alone, since llama.cpp has no C call that returns them.
+    alone, since llama.cpp has no C call that returns them. ``names`` are the devices' by what
+    llama.cpp writes instead.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.keeping = True
+        self.names: Mapping[str, str] = {}
         self._taken = 0
         self._partial = ""
         self._level = logging.DEBUG
@@ -48,6 +51,8 @@ class LlamaLog:
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
         for line in filter(None, whole):
+            for written, name in self.names.items():
+                line = line.replace(written, name)  # noqa: PLW2901
             if self.keeping:
                 self.lines.append(line)
             quiet = any(words in line for words in _EXPECTED)

@@ -7,11 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from server.engine.core import EngineCore
 from server.engine.llama.ggml import build_facts, list_devices
 from server.engine.llama.log import LlamaLog
+from server.engine.llama.rpc import add_rpc_servers, buffer_names
 from server.engine.loading.loader import Exhausted, Handles, Loader, Progress, exhausted
 from server.engine.request import Picture
 from server.engine.runner import LlamaRunner
@@ -26,6 +28,7 @@ from server.engine.vision.encoders import Encoders, ImageCache, make_encoders
 from server.errors import ConfigError, OutOfMemory, StartupError
 from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Planner, make_fit
+from server.memory.fit.pools import is_remote
 from server.memory.fit.search_space import Placement
 from server.memory.measured.live import measure_used
 from server.memory.measured.report import format_report, make_report
@@ -76,7 +79,9 @@ def _load(
     config: EngineConfig, log: LlamaLog, report: Progress, post: Callable[[Any], None]
 ) -> LoadedEngine:
     start = time.perf_counter()
+    add_rpc_servers(config.memory.rpc)
     devices = list_devices()
+    log.names = buffer_names(devices)
     build = _read_build(devices)
     fit, planner = make_fit(config, devices)
     fitted, handles = _open_fitted(config, fit, planner, log, report)
@@ -103,7 +108,8 @@ def _load(
     tower, cuts = handles.tower, handles.cuts
     encoders = make_encoders(config, tower, cuts, build, post) if tower else None
     core = _make_core(config, runner, scheduler, encoders)
-    core.memory_peaks = MemoryPeaks(devices, list_devices)
+    here = [device for device in devices if not is_remote(device)]
+    core.memory_peaks = MemoryPeaks(here, partial(list_devices, remote=False))
     return LoadedEngine(core, ready, handles, encoders)
 
 
@@ -115,7 +121,7 @@ def _report(
         measure_used(before, list_devices()),
         planner.whole_plan(fitted.placement, fit.pools).parts,
         handles.model.n_layer + 1,
-        model_size=handles.model.facts(0, 0).size,
+        model_size=planner.weight_bytes(fitted.placement),
         decisions=fitted.decisions,
         margins=tuple((pool.devices[0], pool.margin) for pool in fit.pools),
         tower=handles.tower.memory() if handles.tower else {},

@@ -130,7 +130,7 @@ class Loader:
         model = self._open_model(placement)
         stack.callback(model.close)
         lines = log.take()
-        cuts = choose_cuts(placement)
+        cuts = choose_cuts(placement, self.gpus, self._tower_gpu)
         tower = self._open_tower(placement, model, cuts)
         if tower is not None:
             stack.callback(tower.close)
@@ -167,13 +167,16 @@ class Loader:
             mlock=options.mlock,
         )
 
+    @property
+    def _tower_gpu(self) -> int:
+        """Index of the GPU for the tower. With --split-mode none the only one is the main one."""
+        return min(self.config.memory.main_gpu or 0, len(self.gpus) - 1)
+
     def _open_tower(self, placement: Placement, model: Model, cuts: Cuts | None) -> Tower | None:
         self.report(EngineProgress("vision tower", 0.0))
         device = None
         if placement.encoder_on_gpu:
-            # With --split-mode none the only one here is the main one.
-            index = min(self.config.memory.main_gpu or 0, len(self.gpus) - 1)
-            device = device_handle(self.gpus[index].name)
+            device = device_handle(self.gpus[self._tower_gpu].name)
         on_gpu = placement.encoder_on_gpu
         return open_tower(self.config, model, cuts, offload=on_gpu, device=device, log=self.log)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from server.engine.request import Picture
 from server.engine.vision.disk_cache import ImageStore, KeptEncodes
 from server.engine.vision.encode import EncodeThread, SlicedEncodes
 from server.engine.vision.tower import Tower
+from server.memory.fit.pools import is_remote
 from server.memory.fit.search_space import Placement
-from server.messages import BuildFacts, EngineConfig
+from server.messages import BuildFacts, DeviceMemory, EngineConfig
 
 Rows = NDArray[np.float32]
 
@@ -99,12 +100,22 @@ class Encoders:
         self.encoding.close()
 
 
-def choose_cuts(placement: Placement) -> Cuts | None:
-    """Cuts where tower and language model both run on the CPU, and must take turns there."""
+def choose_cuts(placement: Placement, gpus: Sequence[DeviceMemory], tower_gpu: int) -> Cuts | None:
+    """Cuts where tower and language model must take turns: on the CPU, and at an rpc-server.
+
+    That computes one thing after another for all its devices; and llama.cpp, which remembers a
+    device's last graph to send it once, may run the wrong one for two threads (last_graph_uid in
+    ggml-rpc.cpp). ``tower_gpu`` is the index in ``gpus`` of the one for the tower.
+    """
     if not placement.n_gpu_layers and not placement.encoder_on_gpu:
         return Cuts()
     unbind()  # the GPU computes; this thread should not be stuck on one core
-    return None
+    if not placement.encoder_on_gpu or not is_remote(gpus[tower_gpu]):
+        return None
+    shares = placement.tensor_split or (1.0,) * len(gpus)
+    used = [gpu for gpu, share in zip(gpus, shares, strict=False) if share and is_remote(gpu)]
+    servers = {gpu.description for gpu in used if placement.n_gpu_layers}
+    return Cuts() if gpus[tower_gpu].description in servers else None
 
 
 def make_encoders(

@@ -176,11 +176,14 @@ def compute_parts(
         return [PlannedPart("compute", CPU, size, guess), output]
     copies = _PIPELINE if len(gpus) > 1 and CPU not in devices else 1
     sizes = {CPU: inputs_bytes(replace(graph, copies=copies))}
+    helper = _helper(settings)
     for name in gpus:
-        if one := _on_gpu(model, settings, shapes, devices, name):
+        if one := _on_device(model, settings, shapes, devices, name):
             sizes[name] = round(graph_bytes(replace(one, copies=copies)) * _factor(model))
-    if CPU in devices:  # attention over the cells in the RAM is computed there
+    if CPU in devices and helper != CPU:  # attention over the cells in the RAM is computed there
         sizes[CPU] += 4 * graph.rows * model.n_embd * F32
+    elif own := _on_device(model, settings, shapes, devices, CPU):
+        sizes[CPU] = max(sizes[CPU], round(graph_bytes(own) * _factor(model)))
     parts = [PlannedPart("compute", name, size, estimated=True) for name, size in sizes.items()]
     return [*parts, output]
 
@@ -204,25 +207,32 @@ def _graph(
     return GraphShape(rows, outputs, model.n_embd, model.n_vocab, settings.flash_attn, layers)
 
 
-def _on_gpu(
+def _helper(settings: PlanSettings) -> str:
+    """The device that computes large batches of the layers in the RAM."""
+    return next((gpu.name for gpu in settings.gpus if gpu.takes_batches), CPU)
+
+
+def _on_device(
     model: ModelHeader,
     settings: PlanSettings,
     shapes: tuple[LayerShape, ...],
     devices: tuple[str, ...],
     name: str,
 ) -> GraphShape | None:
-    """What one GPU computes: its own layers, and on the first one also those of the RAM."""
-    first = name == settings.gpus[0].name
+    """What one device computes: its own layers, and one of them also those of the RAM."""
+    helps = name == _helper(settings)
     layers = []
     for il, shape in enumerate(shapes):
         if devices[il] == name:
             layers.append(shape)
-        elif devices[il] == CPU and first:
+        elif devices[il] == CPU and helps:
             layers.append(replace(shape, copied=_largest(model, il)))
     if not layers and devices[-1] != name:
         return None
     graph = _graph(model, settings, tuple(layers))
-    head = graph.n_vocab if devices[-1] == name or (first and devices[-1] == CPU) else 0
+    head = graph.n_vocab if devices[-1] == name or (helps and devices[-1] == CPU) else 0
+    if name == CPU:
+        return replace(graph, n_vocab=head)
     return replace(graph, n_vocab=head, from_tokens=False, alignment=_GPU_ALIGNMENT)
 
 

@@ -9,13 +9,18 @@ from server.defaults import IMAGE_CACHE_BYTES
 
 @dataclass(slots=True, frozen=True)
 class PlanDevice:
-    """A device with its memory in bytes; ``kind`` is ggml's: ``gpu``, ``igpu``, ``cpu``."""
+    """A device with its memory in bytes; ``kind`` is ggml's: ``gpu``, ``igpu``, ``cpu``.
+
+    ``takes_batches``: llama.cpp computes large batches of the layers in the RAM there, too, if it
+    is the first (``offload_op`` in ggml-backend-impl.h, which all have but those of rpc-servers).
+    """
 
     name: str
     kind: str
     free: int
     total: int
     description: str = ""
+    takes_batches: bool = True
 
 
 @dataclass(slots=True, frozen=True)

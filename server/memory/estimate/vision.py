@@ -125,9 +125,15 @@ def tower_parts(tower: TowerHeader | None, settings: PlanSettings) -> list[Plann
     device = _gpu(settings) if on_gpu else CPU
     batched = patches_at_once(tower, settings) > patches(tower, settings)
     guess = on_gpu or batched or tower.projector not in _EXACT
+    # Whichever device computes, the processor fills the graph's input.
     return [
         PlannedPart("vision_encoder", device, tower_bytes(tower, settings)),
         PlannedPart("vision_compute", device, compute_bytes(tower, settings), guess),
+        *(
+            [PlannedPart("vision_compute", CPU, 3 * _F32 * _pixels(tower, settings), guess)]
+            if on_gpu
+            else []
+        ),
         PlannedPart("image_cache", CPU, settings.image_cache_bytes),
     ]
 
@@ -198,13 +204,19 @@ def _mobilenet_bytes(tower: TowerHeader, settings: PlanSettings) -> int:
     return 3 * (side(tower, settings) // 2) ** 2 * channels * _F32
 
 
+def _pixels(tower: TowerHeader, settings: PlanSettings) -> int:
+    if projector_of(tower.projector).llava:
+        return side(tower, settings) ** 2
+    return patches_at_once(tower, settings) * patch(tower) ** 2
+
+
 def vision_shape(tower: TowerHeader, settings: PlanSettings) -> VisionShape:
     """The largest square that the tower will compute."""
     rows = patches_at_once(tower, settings)
     width = tower.number("clip.vision.embedding_length")
     known = projector_of(tower.projector)
     return VisionShape(
-        pixels=side(tower, settings) ** 2 if known.llava else rows * patch(tower) ** 2,
+        pixels=_pixels(tower, settings),
         patch=patch(tower),
         rows=rows,
         class_token=_CLASS in tower.by_name,

@@ -48,12 +48,19 @@ def weights_by_device(
         name = _device(tensor, model, devices)
         if name is not None:
             found[name] = found.get(name, 0) + _stored(tensor, kinds.get(name, "cpu"))
-    tied = model.by_name.get("token_embd.weight")
-    if tied and "output.weight" not in model.by_name and devices[-1] != CPU:
-        # A model without an output matrix uses the embeddings, and has them twice when the
-        # output layer is not where the input is.
+    if tied := held_twice(model, devices):
         found[devices[-1]] = found.get(devices[-1], 0) + _stored(tied, kinds[devices[-1]])
     return found
+
+
+def held_twice(model: ModelHeader, devices: tuple[str, ...]) -> TensorInfo | None:
+    """The embeddings of a model without an output matrix, which uses them for it.
+
+    It has them twice when the output layer is not where the input is.
+    """
+    if "output.weight" in model.by_name or devices[-1] == CPU:
+        return None
+    return model.by_name.get("token_embd.weight")
 
 
 def _device(tensor: TensorInfo, model: ModelHeader, devices: tuple[str, ...]) -> str | None:

@@ -24,9 +24,9 @@ from server.memory.estimate.inputs import PlanDevice, PlannedPart, PlanSettings
 from server.memory.estimate.kv_cache import takes_blocks
 from server.memory.estimate.plan import MemoryPlan, plan_memory
 from server.memory.estimate.vision import image_tokens
-from server.memory.estimate.weights import CPU
+from server.memory.estimate.weights import CPU, held_twice
 from server.memory.fit.fit import Fit
-from server.memory.fit.pools import Pool, offload_devices, pools_of, ram_of
+from server.memory.fit.pools import Pool, is_remote, offload_devices, pools_of, ram_of
 from server.memory.fit.search_space import Placement, SearchSpace
 from server.messages import DeviceMemory, EngineConfig, MemoryOptions
 from server.mmproj.checks import check_pair, check_picture_settings
@@ -206,7 +206,7 @@ class Planner:
         return replace(
             self._of_pictures,
             devices=tuple(
-                PlanDevice(d.name, d.kind, d.free, d.total, d.description)
+                PlanDevice(d.name, d.kind, d.free, d.total, d.description, not is_remote(d))
                 for d in (*gpus, self.ram)
             ),
             n_gpu_layers=placement.n_gpu_layers,
@@ -228,6 +228,12 @@ class Planner:
     def plan(self, placement: Placement) -> MemoryPlan:
         """The plan of one placement."""
         return plan_memory(self.model, self.tower, self.settings(placement))
+
+    def weight_bytes(self, placement: Placement) -> int:
+        """Bytes of all weights, those that are held twice counted twice."""
+        model, devices = self.model, self.plan(placement).layer_devices
+        twice = held_twice(model, devices)
+        return sum(tensor.n_bytes for tensor in (*model.tensors, *([twice] if twice else [])))
 
     def whole_plan(self, placement: Placement, pools: Sequence[Pool]) -> MemoryPlan:
         """The plan, with what takes of the rest."""

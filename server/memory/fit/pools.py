@@ -21,10 +21,10 @@ def offload_devices(devices: Sequence[DeviceMemory]) -> tuple[DeviceMemory, ...]
 
     A card is seen twice where two backends drive it (CUDA and Vulkan); the first one counts.
     """
-    remote = [d for d in devices if d.kind == "gpu" and d.backend == "RPC"]
+    remote = [d for d in devices if d.kind == "gpu" and is_remote(d)]
     cards: list[DeviceMemory] = []
     for device in devices:
-        if device.kind != "gpu" or device.backend == "RPC":
+        if device.kind != "gpu" or is_remote(device):
             continue
         if not device.device_id or all(c.device_id != device.device_id for c in cards):
             cards.append(device)
@@ -35,6 +35,11 @@ def offload_devices(devices: Sequence[DeviceMemory]) -> tuple[DeviceMemory, ...]
         if device.kind == "igpu" and (not integrated or device.backend == integrated[-1].backend):
             integrated.append(device)
     return (*remote, *integrated)
+
+
+def is_remote(device: DeviceMemory) -> bool:
+    """Whether an rpc-server serves the device; its description is the server's HOST:PORT."""
+    return device.backend == "RPC"
 
 
 def ram_of(devices: Sequence[DeviceMemory]) -> DeviceMemory:
@@ -81,6 +86,12 @@ def _pool(names: tuple[str, ...], device: DeviceMemory, margin: int | None) -> P
 
 
 def is_unified(gpu: DeviceMemory, ram: DeviceMemory) -> bool:
-    """Whether the GPU's memory is the machine's RAM."""
+    """Whether the GPU's memory is the machine's RAM.
+
+    So it is that of an rpc-server here that serves all of the RAM.
+    """
     same = (gpu.free, gpu.total) == (ram.free, ram.total)
+    if is_remote(gpu):
+        local = gpu.description.startswith(("127.", "localhost:"))
+        return local and gpu.total == ram.total
     return gpu.kind == "igpu" or gpu.backend in _UNIFIED or same

@@ -63,7 +63,7 @@ def make_report(
     ``tower`` are the bytes that the vision tower reports, by part and device.
 
     ``layers`` counts the output layer too, as llama.cpp does; ``model_size`` are the bytes of all
-    tensors (llama_model_size).
+    weights, on all devices.
     """
     lines = list(lines)
     offloaded = [int(found["done"]) for line in lines if (found := _OFFLOADED.search(line))]
@@ -102,7 +102,7 @@ def pair(planned: Iterable[PlannedPart], measured: dict[_Key, int]) -> tuple[Mem
 def measured_parts(lines: Iterable[str], model_size: int = 0) -> dict[_Key, int]:
     """Bytes by part and device, as llama.cpp logged them to a hundredth of a MiB.
 
-    ``model_size`` are the bytes of all tensors, where mapped weights are to be counted once.
+    ``model_size`` are the bytes of all weights, where mapped ones are to be counted once.
     """
     buffers: dict[_Key, float] = {}
     tower_device = "CPU"
@@ -122,14 +122,14 @@ def measured_parts(lines: Iterable[str], model_size: int = 0) -> dict[_Key, int]
 
 
 def _count_once(buffers: dict[_Key, float], model_mib: float) -> None:
-    """Weights that were rearranged for this processor lie in the mapped file too, in a range that
-    holds some of them. Nobody touches them there any more: the system takes those pages back. So
-    of the mapping only what was not copied counts.
+    """Weights that were rearranged for this processor, or copied to a GPU, lie in the mapped file
+    too, in a range that holds some of them. They are not touched there any more: the system takes
+    those pages back. So of the mapping only what was not copied counts.
     """
-    mapped, copied = ("weights", "CPU_Mapped"), ("weights", "CPU_REPACK")
-    if mapped in buffers and copied in buffers:
-        others = sum(mib for key, mib in buffers.items() if key[0] == "weights" and key != mapped)
-        buffers[mapped] = max(model_mib - others, 0.0)
+    mapped = ("weights", "CPU_Mapped")
+    others = [mib for key, mib in buffers.items() if key[0] == "weights" and key != mapped]
+    if mapped in buffers and others and model_mib:
+        buffers[mapped] = min(buffers[mapped], max(model_mib - sum(others), 0.0))
 
 
 def _by_device(buffers: dict[_Key, float]) -> dict[_Key, int]:

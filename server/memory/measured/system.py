@@ -133,7 +133,7 @@ class MemoryPeaks:
     reports all that rose while it ran.
 
     ``before`` are the devices as they were before loading; ``read`` reads them again, and is
-    called for GPUs alone.
+    called for GPUs alone. Devices of rpc-servers are not among them: the loop would wait for them.
     """
 
     def __init__(self, before: Sequence[DeviceMemory] = (), read: ReadDevices = lambda: ()) -> None:
