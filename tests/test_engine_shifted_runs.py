@@ -242,6 +242,27 @@ def test_runs_are_equal_and_in_order_and_never_cut_a_picture(
     assert set(rows.values()) <= {0, IMAGE_TOKENS}
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    before=st.text("ab", max_size=20),
+    instead=st.text("cd", min_size=1, max_size=20),
+    run=st.permutations("efghijklmnopqrstuvw"),
+    least=st.integers(1, 18),
+)
+def test_a_run_of_the_least_size_is_found_wherever_it_is(
+    before: str, instead: str, run: list[str], least: int
+) -> None:
+    same = "".join(run[:least])
+    source, wanted = (
+        _request([f"{before}{same}"], "plain"),
+        _request([f"{instead}{same}."], "plain"),
+    )
+    assert RunFinder(wanted, least).runs_in(source.keys) == [
+        ShiftedRun(len(before), len(instead), least)
+    ]
+    assert not RunFinder(wanted, least + 1).runs_in(source.keys)
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text("ab", min_size=1, max_size=40), st.integers(1, 6))
 def test_windows_have_one_hash_exactly_if_they_are_equal(text: str, size: int) -> None:
