@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,16 @@ from typing import Any
 from server.decoders.work import Result
 from server.errors import ImageError
 
-_held: list[mmap.mmap] = []
+_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+
+
+def _map(descriptor: int, size: int) -> None:
+    """Maps it to be written and read; Python's own mmap needs a descriptor more."""
+    flags, access = mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
+    if _libc.mmap(None, ctypes.c_size_t(size), access, flags, descriptor, 0) == _FAILED:
+        raise OSError(ctypes.get_errno(), "mmap")
 
 
 def _outcome(attempt: Callable[[], object]) -> str:
@@ -38,20 +49,18 @@ def keep(data: bytes) -> Result:
 
 def alter(_: bytes) -> Result:
     """Writes to what ``keep`` kept, in each way there is."""
-    os.close(1)  # Python's mmap wants a free descriptor
     attempts = {
         "write": lambda: os.pwrite(0, b"x", 0),
         "shrink": lambda: os.ftruncate(0, 0),
         "grow": lambda: os.ftruncate(0, 1 << 24),
-        "map": lambda: mmap.mmap(0, 1 << 20),
+        "map": lambda: _map(0, 1 << 20),
     }
     return Result({"found": {name: _outcome(attempt) for name, attempt in attempts.items()}})
 
 
 def hold(data: bytes) -> Result:
     """Maps the memory of its result, so that it could change it afterwards."""
-    os.close(1)
-    _held.append(mmap.mmap(4, len(data)))
+    _map(4, len(data))
     return Result({}, (data,))
 
 
@@ -71,6 +80,15 @@ def work(data: bytes, seconds: float = 60.0) -> Result:
     while time.process_time() < end:
         pass
     return mirror(data)
+
+
+def thread(data: bytes) -> Result:
+    """A codec's thread."""
+    answers: list[int] = []
+    one = threading.Thread(target=lambda: answers.append(len(data)))
+    one.start()
+    one.join()
+    return Result({"answers": answers})
 
 
 def sleep(data: bytes, seconds: float = 60.0) -> Result:
@@ -100,12 +118,24 @@ def vanish(_: bytes) -> Result:
 
 def try_to_leave(_: bytes) -> Result:
     """What a hostile file's code could reach; each attempt and what came of it."""
+    for number in range(3):
+        os.close(number)  # the limit of descriptors is none to who closes one
     attempts = {
-        "file": lambda: Path("/etc/passwd").read_bytes(),
+        "read": lambda: Path("/etc/passwd").read_bytes(),
         "write": lambda: Path("/tmp/from-a-decoder").write_bytes(b"x"),
+        "list": lambda: list(Path("/").iterdir()),
+        "remove": lambda: Path("/tmp/from-a-decoder").unlink(),
         "network": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
-        "descriptors": lambda: [os.fstat(number) for number in range(5, 64)],
+        "local": socket.socketpair,
+        "memory": lambda: os.memfd_create("x"),
+        "fork": lambda: os.fork() or os._exit(0),
+        "execute": lambda: os.execv("/bin/true", ["true"]),
+        "signal": lambda: os.kill(1, 0),
+        "make": Path("/tmp/from-a-decoder").mkdir,
+        "priority": lambda: os.nice(-5),
+        "look": lambda: Path("/etc/passwd").stat(),
+        "move": lambda: os.chdir("/tmp"),
     }
     found = {name: _outcome(attempt) for name, attempt in attempts.items()}
     secrets = [name for name in os.environ if "KEY" in name or name.startswith("LLAVA")]
-    return Result({"found": found, "folder": str(Path.cwd()), "secrets": secrets})
+    return Result({"found": found, "secrets": secrets})

@@ -8,6 +8,7 @@ import pickle
 import resource
 import signal
 import socket
+import sys
 import time
 import traceback
 from importlib import import_module
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from server.decoders.memory import read_shared, write_pieces
+from server.decoders.system_calls import restrict_system_calls
 from server.decoders.work import DecoderLimits, Job, Result, frame, receive_frame
 from server.errors import LlavaError
 
@@ -23,6 +25,8 @@ from server.errors import LlavaError
 _LINE, _MEMORY, _DESCRIPTORS = 3, 4, 5
 _MOST_INHERITED: Final = 4096
 _LONGEST_TRACE: Final = 4000
+# Made before it is wanted, when there is no memory to make it.
+_EXCEEDED: Final = frame(b'{"exceeded": "memory", "cpu_total": 0}')
 
 
 def decode_until_closed(
@@ -35,12 +39,14 @@ def decode_until_closed(
     try:
         _confine(line, memory, limits, size)
         with socket.socket(fileno=_LINE) as ours:
+            restrict_system_calls()
             while (request := receive_frame(ours)) is not None:
                 payload, descriptors = request
                 _take(descriptors)
-                reply = _reply(payload)
-                ours.sendall(frame(json.dumps(reply).encode()))
-                if "exceeded" in reply:
+                try:
+                    ours.sendall(frame(json.dumps(_reply(payload)).encode()))
+                except MemoryError:
+                    ours.sendall(_EXCEEDED)
                     break  # a codec that ran out of memory may have left anything behind
     finally:
         os._exit(0)
@@ -61,9 +67,11 @@ def _confine(line: int, memory: int, limits: DecoderLimits, size: int | None) ->
         signal.signal(name, signal.SIG_DFL)
     _bound(resource.RLIMIT_CORE, 0)
     _bound(resource.RLIMIT_FSIZE, limits.shared_bytes)
-    # No file and no socket can be opened any more, and no process or thread be started.
+    # No file and no socket can be opened any more, and no process be started; where the system has
+    # seccomp, not even by a codec that runs a client's code (system_calls).
     _bound(resource.RLIMIT_NOFILE, _DESCRIPTORS)
-    _bound(resource.RLIMIT_NPROC, 0)
+    if sys.platform != "linux":  # there it counts threads, too, which HEIC needs
+        _bound(resource.RLIMIT_NPROC, 0)
     if size is not None:
         _bound(resource.RLIMIT_AS, size + limits.memory_bytes)
 
@@ -103,7 +111,7 @@ def _reply(request: bytes) -> dict[str, Any]:
     except LlavaError as error:
         reply = {"refused": [error.message, error.code]}
     except MemoryError:
-        reply = {"exceeded": "memory"}
+        raise
     except Exception:
         reply = {"failed": traceback.format_exc()[-_LONGEST_TRACE:]}
     finally:

@@ -7,8 +7,8 @@ neither its size nor a byte of it can change any more, maps it, and gives the de
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import io
 import mmap
 import os
 import sys
@@ -16,13 +16,15 @@ import tempfile
 import weakref
 from typing import Final
 
-from server.decoders.work import Piece
+from server.decoders.work import Piece, SharedFile
 
 # What is larger is taken with its memory. A copy costs a page fault for each page of the new one,
 # more than a new memory does from a hundred of them on.
 MOST_COPIED: Final = 512 * 1024
 # Memory beyond this goes back to the system after each file.
 _KEPT: Final = 8 * 1024**2
+# Pillow says no number.
+_FULL: Final = (errno.EFBIG, errno.ENOSPC, errno.ENOMEM, None)
 Places = list[tuple[int, int]]
 
 
@@ -46,7 +48,10 @@ class SharedMemory:
 
     def write(self, data: bytes) -> None:
         """Puts a file at its beginning."""
-        write_shared(self.descriptor, data)
+        view, offset = memoryview(data), 0
+        while view:
+            written = os.pwrite(self.descriptor, view, offset)
+            view, offset = view[written:], offset + written
 
     def check(self, places: Places) -> None:
         """Raises ValueError for places that do not exist."""
@@ -91,35 +96,21 @@ def read_shared(memory: int, size: int, offset: int = 0) -> bytes:
     return data
 
 
-def write_shared(memory: int, data: bytes, offset: int = 0) -> None:
-    """Bytes into the shared memory, which grows as far as they need it."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(memory, view, offset)
-        view, offset = view[written:], offset + written
-
-
 def write_pieces(memory: int, pieces: tuple[bytes | Piece, ...]) -> Places:
     """Writes them behind each other; where each of them begins, and its length.
 
     Raises MemoryError where the system has no memory for them, or the limit is reached.
     """
-    places = []
-    with io.FileIO(memory, "r+", closefd=False) as file:
-        file.seek(0)
-        for piece in pieces:
-            try:
-                end = _write(file, piece)
-            except OSError as error:
+    places, file = [], SharedFile(memory)
+    for piece in pieces:
+        try:
+            if isinstance(piece, bytes):
+                file.write(piece)
+            else:
+                piece.write(file)
+        except OSError as error:
+            if error.errno in _FULL:
                 raise MemoryError from error
-            places.append((end - len(piece), len(piece)))
+            raise
+        places.append((file.tell() - len(piece), len(piece)))
     return places
-
-
-def _write(file: io.FileIO, piece: bytes | Piece) -> int:
-    start = file.tell()
-    if isinstance(piece, bytes):
-        write_shared(file.fileno(), piece, start)
-        return file.seek(start + len(piece))
-    piece.write(file)
-    return file.tell()

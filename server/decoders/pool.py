@@ -157,12 +157,15 @@ class DecoderPool:
         raise self._too_much(work, verdict)
 
     async def _watch(self, decoder: Decoder, job: asyncio.Future[Reply], place: Place) -> str:
-        """ "done" when the job is, or why it is to be ended: "wall" or "slow"."""
-        start = self._clock()
+        """ "done" when the job is, or why it is to be ended: "memory", "wall" or "slow"."""
+        start, exhausted = self._clock(), 0
         while not (await asyncio.wait({job}, timeout=_GLANCE))[0]:
             spent = self._clock() - start
             if spent > self._limits.wall_seconds:
                 return "wall"
+            exhausted = exhausted + 1 if decoder.memory_is_exhausted() else 0
+            if exhausted > 1:
+                return "memory"
             if place.slow or (decoder.cpu_seconds() < QUANTUM and spent < 10 * QUANTUM):
                 continue
             if self._places.slow_down(place):

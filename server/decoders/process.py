@@ -30,6 +30,8 @@ from server.errors import EngineError
 _AT_ONCE: Final = 512 * 1024
 # Nothing else of the environment is a codec's business, API keys least of all.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY", "DYLD_", "PYTHON", "COV")
+# Python takes memory by the MiB, glibc by 2 where pages are huge.
+_NO_MORE: Final = 2 * 1024**2
 _LONGEST_REPLY: Final = 1024 * 1024
 _PIECE: Final = 64 * 1024
 _PATIENCE: Final = 2.0
@@ -83,6 +85,18 @@ class Decoder:
         except psutil.Error:
             return 0.0
         return float(times.user + times.system) - self._cpu_before
+
+    def memory_is_exhausted(self) -> bool:
+        """Whether it has all of the address space that it may have, as far as the system says.
+
+        Python 3.11 loops for ever where it has no memory left for the line number of a MemoryError.
+        """
+        try:
+            process = psutil.Process(self.pid)
+            most = process.rlimit(psutil.RLIMIT_AS)[1]
+            return 0 <= most < process.memory_info().vms + _NO_MORE
+        except (AttributeError, psutil.Error):
+            return False
 
     def be_nice(self) -> None:
         """Lets everything else on this machine go first, for the rest of its life."""

@@ -33,9 +33,9 @@ FORMATS: Final = (
 )
 
 if pillow_heif is not None:
-    # One decoding thread a picture, for the cores are the engine's; no thumbnails and depth maps.
+    # No threads for tiles, for the cores are the engine's; no thumbnails and depth maps.
     pillow_heif.register_heif_opener(
-        decode_threads=1, thumbnails=False, depth_images=False, aux_images=False
+        decode_threads=0, thumbnails=False, depth_images=False, aux_images=False
     )
 
 _HEIC_BRANDS: Final = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any, cast
 
 from PIL import ExifTags, Image
 
-from server.decoders.work import Result
+from server.decoders.work import Result, SharedFile
 from server.images.decode import DecodedImage
 from server.images.formats import FORMATS
 from server.images.options import ImageOptions
@@ -56,17 +56,17 @@ class _Pixels:
     def __len__(self) -> int:
         return self._image.width * self._image.height * 3
 
-    def write(self, file: io.FileIO) -> None:
+    def write(self, file: SharedFile) -> None:
         """Raises OSError where not all of them were written."""
         start = file.tell()
-        self._image.save(file, "PPM")
+        self._image.save(cast("IO[bytes]", file), "PPM")
         head = b"P6\n%d %d\n255\n" % self._image.size
         if file.tell() != start + len(head) + len(self):  # Pillow does not look
             raise OSError("the shared memory is full")
 
 
 def _pack(decoded: DecodedImage, fitted: Fitted, options: ImageOptions, **more: Any) -> Result:
-    """All of the picture but its digest, and some fields ``more``; ``transfer.unpack`` reads it."""
+    """All of the picture but its digest, and some fields ``more``; ``prepared.unpack`` reads it."""
     fields = {
         "width": fitted.image.width,
         "height": fitted.image.height,
