@@ -53,6 +53,30 @@ def test_what_is_no_http_is_answered_in_our_shape(request_: bytes, status: str) 
     assert error["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_body_with_a_length_and_chunks_is_refused_with_all_behind_it(order: int) -> None:
+    hidden = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    lines = [b"content-length: %d" % (5 + len(hidden)), b"transfer-encoding: chunked"][::order]
+    head = [f"POST {PATH} HTTP/1.1".encode(), b"host: x", *lines, b"", b"0\r\n\r\n"]
+    with serving(FakeEngine()) as url:
+        line, headers, body = raw(url, b"\r\n".join(head) + hidden)
+    assert line.startswith("HTTP/1.1 400")
+    assert headers["connection"] == "close"
+    assert b"HTTP/1.1" not in body, "the hidden request is not served"
+    message = json.loads(body)["error"]["message"]
+    assert "content-length and transfer-encoding" in message
+
+
+def test_a_malformed_head_request_gets_a_head_alone() -> None:
+    head = b"HEAD /health HTTP/1.1", b"host: x", b"transfer-encoding: chunked", b"content-length: 5"
+    sent = b"\r\n".join((*head, b"", b""))
+    with serving(FakeEngine()) as url:
+        line, headers, body = raw(url, sent)
+    assert line.startswith("HTTP/1.1 400")
+    assert int(headers["content-length"]) > 0
+    assert body == b""
+
+
 def test_broken_chunks_of_a_body_harm_nobody() -> None:
     request = (
         f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"

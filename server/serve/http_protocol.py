@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
@@ -86,9 +87,33 @@ class Connections:
 
 log = logging.getLogger(__name__)
 
+# Of a request's head, and of a chunk's: uvicorn's own bound.
+_MOST_HEAD_BYTES = 64 * 1024
+
+
+class _UnambiguousRequests(h11.Connection):
+    """h11, except that a body has one end: its length says where, or its chunks do.
+
+    h11 takes both and reads the chunks. A proxy before us that goes by the length would take the
+    next client's request for a part of this one's body, or the other way round (RFC 9112, 6.1).
+    """
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """As h11 has it. Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("content-length and transfer-encoding in one request")
+        return event
+
 
 class HttpProtocol(H11Protocol):
     """HTTP/1.1 whose malformed requests, which never reach the app, are answered in JSON too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _UnambiguousRequests(h11.SERVER, _MOST_HEAD_BYTES)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, and close. Called while h11's error is being handled."""
@@ -118,8 +143,10 @@ class HttpProtocol(H11Protocol):
         if server:
             headers.append(("retry-after", "2"))
         response = h11.Response(status_code=status, headers=headers, reason=status.phrase)
-        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        self.transport.write(self.conn.send(response) or b"")
+        with suppress(h11.LocalProtocolError):  # HEAD's answer has no body
+            self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
+            self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
         self.transport.close()
 
 

@@ -1,0 +1,1 @@
+"""Tries to get past keys, paths, addresses and HTTP of a running server."""
