@@ -13,7 +13,15 @@ import numpy as np
 
 from server.engine.core import EngineCore
 from server.engine.llama.positions import Positions
-from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, Run, Sample, TokenRun
+from server.engine.request import (
+    MOST_ROWS,
+    ImageSegment,
+    Picture,
+    Request,
+    Sample,
+    Segment,
+    TokenSegment,
+)
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.scheduling.prefix_cache import PrefixCache
@@ -119,27 +127,27 @@ class FakeRunner:
         self.copy_seconds = 0.0
         self.more_bytes = 3  # than was estimated
 
-    def tokenize(self, parts: Sequence[str | ImageInput]) -> tuple[Run, ...]:
-        runs: list[Run] = []
+    def tokenize(self, parts: Sequence[str | ImageInput]) -> tuple[Segment, ...]:
+        segments: list[Segment] = []
         for part in parts:
             if isinstance(part, ImageInput):
                 if part.rgb == b"refused":
                     raise RequestError("refused")
-                runs += self._place(part, sum(run.n_pos for run in runs))
+                segments += self._place(part, sum(segment.n_pos for segment in segments))
             elif part:
-                runs.append(TokenRun(np.array([ord(c) for c in part], np.int32)))
-        return tuple(runs)
+                segments.append(TokenSegment(np.array([ord(c) for c in part], np.int32)))
+        return tuple(segments)
 
-    def _place(self, image: ImageInput, position: int) -> list[Run]:
+    def _place(self, image: ImageInput, position: int) -> list[Segment]:
         seen = Picture(image, IMAGE_TOKENS, 3, 3)
         if self.kind == "tiled":
-            between = TokenRun(np.array([ord("|")], np.int32))
-            return [ImageRun(seen, 4), between, ImageRun(seen, 5, first_row=4)]
+            between = TokenSegment(np.array([ord("|")], np.int32))
+            return [ImageSegment(seen, 4), between, ImageSegment(seen, 5, first_row=4)]
         if self.kind == "mrope":
             down, across = np.divmod(np.arange(IMAGE_TOKENS), 3)
             sections = np.stack([0 * down, down, across, -position + 0 * down]) + position
-            return [ImageRun(seen, IMAGE_TOKENS, positions=Positions(sections, 3))]
-        return [ImageRun(seen, IMAGE_TOKENS, whole=self.kind == "whole")]
+            return [ImageSegment(seen, IMAGE_TOKENS, positions=Positions(sections, 3))]
+        return [ImageSegment(seen, IMAGE_TOKENS, whole=self.kind == "whole")]
 
     def compile_ahead(self, sampling: SamplingParams) -> None:
         """Nothing takes long here."""
@@ -278,7 +286,7 @@ class FakeRunner:
             rows = request.rows(chunk.start, chunk.count)
             kinds.add(rows.ndim)
             assert len(rows) == chunk.count > 0
-            keys = [tuple(key) for key in keys_of(request.runs, request.output_tokens).tolist()]
+            keys = [tuple(key) for key in keys_of(request.segments, request.output_tokens).tolist()]
             cells = self.cells.setdefault(request.seq_id, [])
             for seq_id in self.cells:
                 self._lose(seq_id)
@@ -338,11 +346,11 @@ class FakeRunner:
     def _check_place(self, chunk: Chunk, cells: list[Cell]) -> list[int]:
         """The chunk's positions, checked as llama_batch_allocr::init does."""
         request = chunk.request
-        run, offset = request.run_at(chunk.start)
+        segment, offset = request.segment_at(chunk.start)
         sections = request.sections(chunk.start, chunk.count)
         last = max((cell.position for cell in cells), default=-1)
-        if isinstance(run, ImageRun) and run.whole:
-            assert (offset, chunk.count) == (0, run.size), "a picture in pieces"
+        if isinstance(segment, ImageSegment) and segment.whole:
+            assert (offset, chunk.count) == (0, segment.size), "a picture in pieces"
         if sections is not None:
             assert sections.shape == (4, chunk.count)
             assert sections[0].min() >= last, "positions go back"

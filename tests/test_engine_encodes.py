@@ -16,7 +16,7 @@ from tower_files import cosines
 from scripts.synthetic.tiny import write_tiny
 from server.engine.llama.log import LlamaLog
 from server.engine.llama.model import Model
-from server.engine.request import ImageRun, Picture, Request
+from server.engine.request import ImageSegment, Picture, Request
 from server.engine.scheduling.picture_queue import EncodeQueue
 from server.engine.vision.mtmd_tower import MtmdTower
 from server.engine.vision.open_tower import open_tower
@@ -25,8 +25,8 @@ from server.messages.sampling import SamplingParams
 
 
 def waiting(name: str, *pictures: Picture) -> Request:
-    runs = tuple(ImageRun(each, each.n_tokens) for each in pictures)
-    return Request(name, runs, SamplingParams(), 0.0, 1)
+    segments = tuple(ImageSegment(each, each.n_tokens) for each in pictures)
+    return Request(name, segments, SamplingParams(), 0.0, 1)
 
 
 def seen(name: str, n_tokens: int = 9, edge: int = 1) -> Picture:

@@ -11,7 +11,7 @@ from live import DEMO
 
 from server.engine.llama.model import Model, Strips
 from server.engine.prompt_tokens import fragments, tokenize_prompt
-from server.engine.request import TokenRun
+from server.engine.request import TokenSegment
 from server.errors import RequestError
 from server.messages import LiteralText, PromptPart, TokenIds
 
@@ -27,9 +27,9 @@ def model() -> Any:
 
 
 def tokens(model: Model, *parts: PromptPart) -> list[int]:
-    (run,) = tokenize_prompt(parts, model, None, 512)
-    assert isinstance(run, TokenRun)
-    return [int(token) for token in run.tokens]
+    (segment,) = tokenize_prompt(parts, model, None, 512)
+    assert isinstance(segment, TokenSegment)
+    return [int(token) for token in segment.tokens]
 
 
 def test_only_what_holds_a_typed_token_is_cut_out() -> None:

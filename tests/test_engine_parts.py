@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.llama.positions import Positions
-from server.engine.request import ImageRun, Picture, Request, Run, TokenRun
+from server.engine.request import ImageSegment, Picture, Request, Segment, TokenSegment
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.prefix_cache import PrefixCache
 from server.engine.scheduling.prompt_keys import common_prefix, keys_of
@@ -25,18 +25,18 @@ from server.messages import ImageInput
 from server.messages.sampling import SamplingParams
 
 
-def text(words: str) -> TokenRun:
-    return TokenRun(np.array([ord(letter) for letter in words], np.int32))
+def text(words: str) -> TokenSegment:
+    return TokenSegment(np.array([ord(letter) for letter in words], np.int32))
 
 
-def request(*runs: Run) -> Request:
-    made = Request("r", runs, SamplingParams(), 0.0, 1)
-    made.keys = keys_of(runs)
+def request(*segments: Segment) -> Request:
+    made = Request("r", segments, SamplingParams(), 0.0, 1)
+    made.keys = keys_of(segments)
     return made
 
 
-def image(name: str, n_tokens: int = 4) -> ImageRun:
-    return ImageRun(Picture(picture(name), n_tokens, 2, 2), n_tokens)
+def image(name: str, n_tokens: int = 4) -> ImageSegment:
+    return ImageSegment(Picture(picture(name), n_tokens, 2, 2), n_tokens)
 
 
 def test_shared_cells_are_counted_once_and_freed_last() -> None:
@@ -93,18 +93,18 @@ def test_no_cell_is_lost_or_given_twice(steps: list[tuple[int, int]]) -> None:
     ],
 )
 def test_prompts_share_what_is_the_same_from_the_start(
-    one: list[Run], other: list[Run], shared: int
+    one: list[Segment], other: list[Segment], shared: int
 ) -> None:
     assert common_prefix(keys_of(one), keys_of(other)) == shared
 
 
 def test_the_keys_of_a_picture_hold_110_bits_of_its_hash() -> None:
-    run = image("x", 2)
+    segment = image("x", 2)
     digest = int(hashlib.sha256(b"x").hexdigest(), 16)
     for bit in (16, 40, 61, 62, 90, 124):
         other = image("x", 2)
         object.__setattr__(other.picture.image, "digest", f"{digest ^ (1 << bit):064x}")
-        assert common_prefix(keys_of([run]), keys_of([other])) == 0, bit
+        assert common_prefix(keys_of([segment]), keys_of([other])) == 0, bit
 
 
 def test_a_longer_sequence_makes_its_beginning_superfluous() -> None:
@@ -134,8 +134,8 @@ def test_a_picture_that_cannot_be_divided_is_shared_whole(
 ) -> None:
     places = Positions(np.array([[2, 2, 2, 2], [2, 2, 3, 3], [2, 3, 2, 3], [0] * 4]), 2)
     seen = image("x")
-    run = replace(seen, whole=True) if kind == "whole" else replace(seen, positions=places)
-    first, second = (request(text("ab"), run, text("cd")) for _ in range(2))
+    segment = replace(seen, whole=True) if kind == "whole" else replace(seen, positions=places)
+    first, second = (request(text("ab"), segment, text("cd")) for _ in range(2))
     first.num_computed = computed
     match = PrefixCache().find(second, [first])
     assert match.count == shared

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.core import EngineCore
-from server.engine.request import ImageRun, Request, ShiftedRun
+from server.engine.request import ImageSegment, Request, ShiftedRun
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.shifted_runs import RunFinder, window_hashes
@@ -204,9 +204,9 @@ _parts = st.lists(
 
 
 def _request(parts: list[str | ImageInput], kind: str) -> Request:
-    runs = FakeRunner(kind=kind).tokenize(parts)
-    request = Request("r", runs, SamplingParams(), 0.0, 1)
-    request.keys = keys_of(runs)
+    segments = FakeRunner(kind=kind).tokenize(parts)
+    request = Request("r", segments, SamplingParams(), 0.0, 1)
+    request.keys = keys_of(segments)
     return request
 
 
@@ -234,8 +234,8 @@ def test_runs_are_equal_and_in_order_and_never_cut_a_picture(
     taken = {index for run in runs for index in range(run.start, run.end)}
     rows: Counter[object] = Counter()
     index = 0
-    for part in wanted.runs:
-        if isinstance(part, ImageRun):
+    for part in wanted.segments:
+        if isinstance(part, ImageSegment):
             inside = taken & set(range(index, index + part.size))
             rows[part.picture] += len(inside)
         index += part.size

@@ -113,7 +113,7 @@ def test_a_long_prompt_is_delivered_with_its_tokens(running: Running) -> None:
     prompt = running.result()
     assert isinstance(prompt, TokenizedPrompt)
     assert prompt.message is message
-    assert bytes(prompt.runs[0].tokens.astype("u1")).decode() == LONG  # type: ignore[union-attr]
+    assert bytes(prompt.segments[0].tokens.astype("u1")).decode() == LONG  # type: ignore[union-attr]
     assert running.thread.release("a")
     assert not running.thread.release("a")
 

@@ -21,7 +21,7 @@ from server.api.options import ApiOptions
 from server.engine.llama import model as bindings
 from server.engine.llama.model import Model
 from server.engine.prompt_tokens import tokenize_prompt
-from server.engine.request import TokenRun
+from server.engine.request import TokenSegment
 from server.messages import PromptPart
 from server.prompt.builtin import TEMPLATES
 
@@ -231,11 +231,11 @@ def prompt(model: Model, source: str, path: str, body: dict[str, Any]) -> tuple[
 
 def control_tokens(model: Model, parts: tuple[PromptPart, ...]) -> list[int]:
     """The ids of the prompt's control tokens, as the engine reads it."""
-    (run,) = tokenize_prompt(parts, model, None, 512)
-    assert isinstance(run, TokenRun)
+    (segment,) = tokenize_prompt(parts, model, None, 512)
+    assert isinstance(segment, TokenSegment)
     attribute = llama_cpp.llama_vocab_get_attr
     control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
-    return [int(token) for token in run.tokens if attribute(model.vocab, int(token)) & control]
+    return [int(token) for token in segment.tokens if attribute(model.vocab, int(token)) & control]
 
 
 @pytest.mark.parametrize("api", [chat, responses, anthropic])

@@ -10,7 +10,7 @@ from server.engine.embedding import Embedder
 from server.engine.heartbeat import CurrentWork, Work
 from server.engine.intake import make_request
 from server.engine.output_text import Writer, prompt_output, token_output
-from server.engine.request import Picture, Pool, Request, RequestStatus, Run, Sample
+from server.engine.request import Picture, Pool, Request, RequestStatus, Sample, Segment
 from server.engine.runner import Runner
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.scheduling.step import Chunk, StepPlan
@@ -102,13 +102,13 @@ class EngineCore:
         """
         return bool(self._outputs) or (self.scheduler.has_work and not self._awaits_encode)
 
-    def add(self, message: AddRequest, runs: tuple[Run, ...] | None = None) -> None:
+    def add(self, message: AddRequest, segments: tuple[Segment, ...] | None = None) -> None:
         """Counts the prompt and queues it, or rejects it with the reason.
 
-        ``runs`` is the prompt, where it was tokenized elsewhere.
+        ``segments`` is the prompt, where it was tokenized elsewhere.
         """
         try:
-            request = make_request(message, self.runner, self.memory_peaks, runs)
+            request = make_request(message, self.runner, self.memory_peaks, segments)
             self.runner.begin(request)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
@@ -119,11 +119,11 @@ class EngineCore:
         tokens = request.num_prompt, request.num_image_tokens
         self._outputs.append(Admitted(request.request_id, *tokens, request.relaxed))
 
-    def embed(self, message: EmbedRequest, runs: tuple[Run, ...] | None = None) -> None:
-        """Queues a prompt to be embedded, or rejects it with the reason; ``runs`` as in ``add``."""
+    def embed(self, message: EmbedRequest, segments: tuple[Segment, ...] | None = None) -> None:
+        """Queues a prompt to be embedded, or rejects it; ``segments`` as in ``add``."""
         same = AddRequest(message.request_id, message.parts, SamplingParams(), message.arrival)
         try:
-            request = make_request(same, self.runner, self.memory_peaks, runs)
+            request = make_request(same, self.runner, self.memory_peaks, segments)
         except RequestError as error:
             self._outputs.append(Rejected(message.request_id, error))
             return

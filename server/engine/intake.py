@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.engine.request import ImageRun, PromptScores, Request, Run
+from server.engine.request import ImageSegment, PromptScores, Request, Segment
 from server.engine.runner import Runner
 from server.errors import ContextLengthExceeded, RequestError
 from server.memory.measured.system import MemoryPeaks
@@ -15,16 +15,16 @@ def make_request(
     message: AddRequest,
     runner: Runner,
     memory_peaks: MemoryPeaks,
-    runs: tuple[Run, ...] | None = None,
+    segments: tuple[Segment, ...] | None = None,
 ) -> Request:
-    """Tokenizes, if there are no ``runs`` yet, and counts.
+    """Tokenizes, if there are no ``segments`` yet, and counts.
 
     Raises RequestError where the prompt is empty, or does not fit.
     """
-    if runs is None:
-        runs = runner.tokenize(message.parts)
-    total = sum(run.size for run in runs)
-    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
+    if segments is None:
+        segments = runner.tokenize(message.parts)
+    total = sum(segment.size for segment in segments)
+    pictures = sum(segment.size for segment in segments if isinstance(segment, ImageSegment))
     room = runner.n_ctx_seq - total
     if total == 0:
         raise RequestError("the prompt is empty", param="messages", code="invalid_value")
@@ -41,7 +41,7 @@ def make_request(
         )
     return Request(
         request_id=message.request_id,
-        runs=runs,
+        segments=segments,
         sampling=message.sampling,
         arrival=message.arrival,
         max_new_tokens=room if asked is None else min(asked, room),
@@ -66,8 +66,8 @@ def overflow_message(total: int, pictures: int, n_ctx: int) -> str:
 def count(runner: Runner, message: CountRequest) -> Counted | Rejected:
     """Tokenizes and counts. Nothing is encoded or queued, and it may exceed the context."""
     try:
-        runs = runner.tokenize(message.parts)
+        segments = runner.tokenize(message.parts)
     except RequestError as error:
         return Rejected(message.request_id, error)
-    pictures = sum(run.size for run in runs if isinstance(run, ImageRun))
-    return Counted(message.request_id, sum(run.size for run in runs), pictures)
+    pictures = sum(segment.size for segment in segments if isinstance(segment, ImageSegment))
+    return Counted(message.request_id, sum(segment.size for segment in segments), pictures)

@@ -17,7 +17,7 @@ from server.engine.cpu_cores import unbind
 from server.engine.grammar_thread import GrammarThread
 from server.engine.heartbeat import Work
 from server.engine.intake import count
-from server.engine.request import Picture, Run
+from server.engine.request import Picture, Segment
 from server.engine.tokenize_thread import TokenizedPrompt, TokenizeThread, is_long
 from server.engine.vision.encode import EncodeDone, SlicedEncodes
 from server.messages import (
@@ -235,7 +235,7 @@ class EngineLoop:
                     self._begin(message)
         elif isinstance(message, TokenizedPrompt):
             if self._texts.release(message.message.request_id):
-                self._begin(message.message, message.runs)
+                self._begin(message.message, message.segments)
         elif isinstance(message, AbortRequest):
             if not self._texts.drop(message.request_id):
                 self._core.abort(message)
@@ -245,11 +245,11 @@ class EngineLoop:
     def _begin(
         self,
         message: AddRequest | EmbedRequest | CountRequest,
-        runs: tuple[Run, ...] | None = None,
+        segments: tuple[Segment, ...] | None = None,
     ) -> None:
         if isinstance(message, CountRequest):
             self._outbox.send(StepOutputs((count(self._core.runner, message),)))
         elif isinstance(message, EmbedRequest):
-            self._core.embed(message, runs)
+            self._core.embed(message, segments)
         else:
-            self._core.add(message, runs)
+            self._core.add(message, segments)

@@ -1,4 +1,4 @@
-"""From the parts of a prompt to runs of tokens and places of pictures.
+"""From the parts of a prompt to segments of tokens and places of pictures.
 
 Cutting a text so that what users typed is never read as a special token.
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from server.engine.llama.model import Model, Strips
 from server.engine.llama.mtmd import ImageSpan, Span
-from server.engine.request import ImageRun, Picture, Run, TokenRun
+from server.engine.request import ImageSegment, Picture, Segment, TokenSegment
 from server.engine.seams import Seams
 from server.engine.vision.tower import Tower
 from server.errors import RequestError
@@ -48,22 +48,22 @@ class Vocabulary(Protocol):
         """Where a text of such a length may be cut; None if it is not known, or not worth it."""
 
 
-def make_runs(
+def make_segments(
     spans: Sequence[Span], images: Sequence[ImageInput], *, whole: bool
-) -> tuple[Run, ...]:
-    """The runs of a prompt with these pictures; ``whole`` ones are computed in one batch."""
+) -> tuple[Segment, ...]:
+    """The segments of a prompt with these pictures; ``whole`` ones are computed in one batch."""
     pictures = [_picture(image, index, spans) for index, image in enumerate(images)]
     first_rows = [0] * len(images)
-    runs: list[Run] = []
+    segments: list[Segment] = []
     for span in spans:
         if isinstance(span, ImageSpan):
             index = span.picture
             place = first_rows[index], whole, span.positions
-            runs.append(ImageRun(pictures[index], span.n_tokens, *place))
+            segments.append(ImageSegment(pictures[index], span.n_tokens, *place))
             first_rows[index] += span.n_tokens
         else:
-            runs.append(TokenRun(np.array(span, np.int32)))
-    return tuple(runs)
+            segments.append(TokenSegment(np.array(span, np.int32)))
+    return tuple(segments)
 
 
 def _picture(image: ImageInput, index: int, spans: Sequence[Span]) -> Picture:
@@ -74,17 +74,17 @@ def _picture(image: ImageInput, index: int, spans: Sequence[Span]) -> Picture:
     return Picture(image, total, total, 1, n_tiles=len(tiles))
 
 
-def check_whole(runs: Sequence[Run], n_ubatch: int) -> None:
+def check_whole(segments: Sequence[Segment], n_ubatch: int) -> None:
     """Refuses a picture that must be computed at once and cannot (llama_decode would abort).
 
     Raises:
         RequestError: names both numbers.
     """
-    for run in runs:
-        if isinstance(run, ImageRun) and run.whole and run.size > n_ubatch:
+    for segment in segments:
+        if isinstance(segment, ImageSegment) and segment.whole and segment.size > n_ubatch:
             raise RequestError(
-                f"a picture takes {run.size} tokens, all of which this model attends to at once,"
-                f" but {n_ubatch} can be computed at once; send a smaller one",
+                f"a picture takes {segment.size} tokens, all of which this model attends to at"
+                f" once, but {n_ubatch} can be computed at once; send a smaller one",
                 param="messages",
             )
 
@@ -136,7 +136,7 @@ def _plain(text: Text) -> str:
 
 def tokenize_prompt(
     parts: Sequence[PromptPart], model: Model, tower: Tower | None, n_ubatch: int
-) -> tuple[Run, ...]:
+) -> tuple[Segment, ...]:
     """Tokenizes text and counts pictures; nothing is encoded yet.
 
     Raises RequestError where it cannot be served.
@@ -144,12 +144,12 @@ def tokenize_prompt(
     images = [part for part in parts if isinstance(part, ImageInput)]
     if not images:
         tokens = _tokens(parts, model)
-        return (TokenRun(np.array(tokens, np.int32)),) if tokens else ()
+        return (TokenSegment(np.array(tokens, np.int32)),) if tokens else ()
     if tower is None:
         raise RequestError("this model cannot see pictures: no mmproj is loaded")
-    runs = make_runs(tower.tokenize(_cut(parts, model)), images, whole=tower.whole)
-    check_whole(runs, n_ubatch)
-    return runs
+    segments = make_segments(tower.tokenize(_cut(parts, model)), images, whole=tower.whole)
+    check_whole(segments, n_ubatch)
+    return segments
 
 
 def _cut(parts: Sequence[PromptPart], model: Model) -> list[PromptPart]:

@@ -75,19 +75,19 @@ class RequestStatus(Enum):
 
 
 @dataclass(slots=True)
-class TokenRun:
-    """A run of prompt text: token ids, int32 [n]."""
+class TokenSegment:
+    """A segment of prompt text: token ids, int32 [n]."""
 
     tokens: NDArray[np.int32]
 
     @property
     def size(self) -> int:
-        """Cells that the run takes in the cache."""
+        """Cells that the segment takes in the cache."""
         return len(self.tokens)
 
     @property
     def n_pos(self) -> int:
-        """By how much positions grow over the run."""
+        """By how much positions grow over the segment."""
         return len(self.tokens)
 
 
@@ -110,7 +110,7 @@ class Picture:
 
 
 @dataclass(slots=True)
-class ImageRun:
+class ImageSegment:
     """A picture's place in the prompt, or that of one of its tiles: ``n_tokens`` of its rows.
 
     ``whole``: the model attends to it in both directions, so it is computed in one batch.
@@ -125,12 +125,12 @@ class ImageRun:
 
     @property
     def size(self) -> int:
-        """Cells that the run takes in the cache."""
+        """Cells that the segment takes in the cache."""
         return self.n_tokens
 
     @property
     def n_pos(self) -> int:
-        """By how much positions grow over the run."""
+        """By how much positions grow over the segment."""
         return self.n_tokens if self.positions is None else self.positions.n_pos
 
     @property
@@ -139,7 +139,7 @@ class ImageRun:
         return not self.whole and self.positions is None
 
 
-Run = TokenRun | ImageRun
+Segment = TokenSegment | ImageSegment
 
 
 @dataclass(slots=True, frozen=True)
@@ -212,7 +212,7 @@ class Request:
     """
 
     request_id: str
-    runs: tuple[Run, ...]
+    segments: tuple[Segment, ...]
     sampling: SamplingParams
     arrival: float
     max_new_tokens: int
@@ -245,10 +245,10 @@ class Request:
 
     def __post_init__(self) -> None:
         # Read several times a step.
-        self.num_prompt = sum(run.size for run in self.runs)
-        self.num_skipped = self.num_prompt - sum(run.n_pos for run in self.runs)
-        images = (run for run in self.runs if isinstance(run, ImageRun))
-        self.pictures = tuple(dict.fromkeys(run.picture for run in images))
+        self.num_prompt = sum(segment.size for segment in self.segments)
+        self.num_skipped = self.num_prompt - sum(segment.n_pos for segment in self.segments)
+        images = (segment for segment in self.segments if isinstance(segment, ImageSegment))
+        self.pictures = tuple(dict.fromkeys(segment.picture for segment in images))
 
     @property
     def num_image_tokens(self) -> int:
@@ -278,48 +278,50 @@ class Request:
         """Whether the model's output for every position of the prompt is needed."""
         return self.pool is not None or self.scores is not None
 
-    def run_at(self, position: int) -> tuple[Run | None, int]:
-        """The prompt's run at ``position`` and the offset in it; None for sampled tokens."""
-        for run in self.runs:
-            if position < run.size:
-                return run, position
-            position -= run.size
+    def segment_at(self, position: int) -> tuple[Segment | None, int]:
+        """The prompt's segment at ``position`` and the offset in it; None for sampled tokens."""
+        for segment in self.segments:
+            if position < segment.size:
+                return segment, position
+            position -= segment.size
         return None, position
 
     def rows(self, start: int, count: int) -> NDArray[Any]:
-        """Token ids [count] or embeddings [count, n_embd] of tokens within one run."""
-        run, offset = self.run_at(start)
-        if isinstance(run, TokenRun):
-            return run.tokens[offset : offset + count]
-        if isinstance(run, ImageRun):
-            assert run.picture.rows is not None
-            offset += run.first_row
-            return run.picture.rows[offset : offset + count]
+        """Token ids [count] or embeddings [count, n_embd] of tokens within one segment."""
+        segment, offset = self.segment_at(start)
+        if isinstance(segment, TokenSegment):
+            return segment.tokens[offset : offset + count]
+        if isinstance(segment, ImageSegment):
+            assert segment.picture.rows is not None
+            offset += segment.first_row
+            return segment.picture.rows[offset : offset + count]
         return np.array(self.output_tokens[offset : offset + count], np.int32)
 
     def sections(self, start: int, count: int) -> NDArray[np.int32] | None:
         """M-RoPE's positions of a picture's tokens, int32 [4, count]; None for all else."""
-        run, offset = self.run_at(start)
-        if not isinstance(run, ImageRun) or run.positions is None:
+        segment, offset = self.segment_at(start)
+        if not isinstance(segment, ImageSegment) or segment.positions is None:
             return None
-        return run.positions.sections[:, offset : offset + count]
+        return segment.positions.sections[:, offset : offset + count]
 
     def position_at(self, index: int) -> int:
         """The position of the token ``index``: the same number but after an M-RoPE picture."""
         if not self.num_skipped:
             return index
         position = 0
-        for run in self.runs:
-            if index < run.size:
+        for segment in self.segments:
+            if index < segment.size:
                 break
-            index -= run.size
-            position += run.n_pos
+            index -= segment.size
+            position += segment.n_pos
         return position + index
 
     def shareable(self, count: int) -> int:
         """How many of the first ``count`` tokens another sequence can be given."""
-        run, offset = self.run_at(count)
-        return count - offset if isinstance(run, ImageRun) and not run.divisible else count
+        segment, offset = self.segment_at(count)
+        return (
+            count - offset if isinstance(segment, ImageSegment) and not segment.divisible else count
+        )
 
     def reset(self) -> None:
         """Back to the queue with nothing computed; sampled tokens and encoded pictures stay."""

@@ -17,7 +17,7 @@ from server.engine.llama.context import Batch, Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers
 from server.engine.prompt_tokens import Vocabulary, tokenize_prompt
-from server.engine.request import Request, Run, Sample
+from server.engine.request import Request, Sample, Segment
 from server.engine.scheduling.ram_store import PromptStore
 from server.engine.scheduling.step import (
     CacheChange,
@@ -110,7 +110,7 @@ class Runner(Protocol):
     llama_seconds: float
     vocabulary: Vocabulary
 
-    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Segment, ...]:
         """Tokenizes a prompt. Raises RequestError where it cannot be served."""
         ...
 
@@ -190,7 +190,7 @@ class LlamaRunner:
         self.strips_first_space = model.writes_first_space
         self.vocabulary: Vocabulary = model
 
-    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Run, ...]:
+    def tokenize(self, parts: Sequence[PromptPart]) -> tuple[Segment, ...]:
         """Tokenizes text and counts pictures; nothing is encoded yet."""
         return tokenize_prompt(parts, self._model, self._tower, self._n_ubatch)
 

@@ -11,7 +11,7 @@ from server.engine.grammar import GrammarCompiler, GrammarMatcher
 from server.engine.llama.context import Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers, Sampler
-from server.engine.request import Request, Sample, TokenRun
+from server.engine.request import Request, Sample, TokenSegment
 from server.engine.thought import ThoughtGate
 from server.errors import EngineError, LlavaError, RequestError
 from server.messages import TokenLogprob
@@ -111,7 +111,9 @@ class Chooser:
             RequestError: the grammar, or a bias, cannot be had.
         """
         params = request.sampling
-        texts = [run.tokens for run in request.runs if isinstance(run, TokenRun)]
+        texts = [
+            segment.tokens for segment in request.segments if isinstance(segment, TokenSegment)
+        ]
         prompt = np.concatenate(texts) if texts else np.empty(0, np.int32)
         self._model = model
         self._n_logprobs = params.logprobs

@@ -29,7 +29,7 @@ from server.engine.prompt_tokens import (
     tokenize_fragments,
     with_bos_and_eos,
 )
-from server.engine.request import ImageRun, Run, TokenRun
+from server.engine.request import ImageSegment, Segment, TokenSegment
 from server.engine.runner import Runner
 from server.engine.seams import PIECE, Seams
 from server.errors import ContextLengthExceeded, EngineError, LlavaError, RequestError
@@ -66,7 +66,7 @@ class TokenizedPrompt:
     """A prompt whose tokens are known; a message to the loop."""
 
     message: AddRequest | EmbedRequest
-    runs: tuple[Run, ...]
+    segments: tuple[Segment, ...]
 
 
 def is_long(parts: Sequence[PromptPart]) -> bool:
@@ -144,8 +144,8 @@ class TokenizeThread:
         """Does the job, a piece at a time."""
         try:
             if isinstance(job, AddRequest | EmbedRequest):
-                runs = yield from tokenize_long(job.parts, self._runner)
-                self._deliver(TokenizedPrompt(job, runs))
+                segments = yield from tokenize_long(job.parts, self._runner)
+                self._deliver(TokenizedPrompt(job, segments))
             elif isinstance(job, CountRequest):
                 self._answer((yield from count_long(job, self._runner)))
             else:
@@ -190,7 +190,7 @@ def answer(job: TokenizeRequest | DetokenizeRequest, vocabulary: Vocabulary) -> 
 def count_long(job: CountRequest, runner: Runner) -> Any:
     """The tokens of a prompt, which may exceed the context; a generator."""
     if any(isinstance(part, TokenIds) for part in job.parts):
-        runs = runner.tokenize(job.parts)
+        segments = runner.tokenize(job.parts)
     else:
         text = yield from _text_tokens(job.parts, runner, most=None)
         if not any(isinstance(part, ImageInput) for part in job.parts):
@@ -199,8 +199,10 @@ def count_long(job: CountRequest, runner: Runner) -> Any:
         if len(text) > runner.n_ctx_seq:
             pictures = _count_pictures(job.parts, runner)
             return Counted(job.request_id, len(text) + pictures, pictures)
-        runs = runner.tokenize(job.parts)
-    return Counted(job.request_id, sum(run.size for run in runs), _size_of_pictures(runs))
+        segments = runner.tokenize(job.parts)
+    return Counted(
+        job.request_id, sum(segment.size for segment in segments), _size_of_pictures(segments)
+    )
 
 
 def _count_pictures(parts: Sequence[PromptPart], runner: Runner) -> int:
@@ -209,12 +211,12 @@ def _count_pictures(parts: Sequence[PromptPart], runner: Runner) -> int:
     return _size_of_pictures(runner.tokenize(images))
 
 
-def _size_of_pictures(runs: Sequence[Run]) -> int:
-    return sum(run.size for run in runs if isinstance(run, ImageRun))
+def _size_of_pictures(segments: Sequence[Segment]) -> int:
+    return sum(segment.size for segment in segments if isinstance(segment, ImageSegment))
 
 
 def tokenize_long(parts: Sequence[PromptPart], runner: Runner) -> Any:
-    """The runs of a prompt; a generator that yields after each piece of its texts.
+    """The segments of a prompt; a generator that yields after each piece of its texts.
 
     Raises RequestError where the texts alone do not fit the context, or take too long.
     """
@@ -223,7 +225,7 @@ def tokenize_long(parts: Sequence[PromptPart], runner: Runner) -> Any:
         return runner.tokenize(parts)
     tokens = yield from _text_tokens(parts, runner, most=runner.n_ctx_seq)
     if not any(isinstance(part, ImageInput) for part in parts):
-        return (TokenRun(tokens),)
+        return (TokenSegment(tokens),)
     if len(tokens) > runner.n_ctx_seq:
         pictures = _count_pictures(parts, runner)
         raise _overflow(len(tokens) + pictures, runner.n_ctx_seq, pictures)

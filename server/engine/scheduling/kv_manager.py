@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from server.engine.request import Request, ShiftedRuns
 from server.engine.scheduling.kv_cells import KVCache
-from server.engine.scheduling.prefix_cache import Entry, Match, PrefixCache, RunMatch
+from server.engine.scheduling.prefix_cache import IdleSequence, PrefixCache, PrefixMatch, RunMatch
 from server.engine.scheduling.prompt_keys import keys_of
 from server.engine.scheduling.step import (
     CacheChange,
@@ -75,7 +75,7 @@ class KVManager:
         self.has_saves = bool(self._saves)
         self._saves = []
 
-    def find(self, request: Request, running: Sequence[Request], promised: int) -> Match:
+    def find(self, request: Request, running: Sequence[Request], promised: int) -> PrefixMatch:
         """The longest prefix of a request that is computed already.
 
         ``promised`` cells are for those that run.
@@ -87,7 +87,7 @@ class KVManager:
         speed = self._pace.speed
         return self.prefixes.find(request, running, room, speed, use_checkpoints=False)
 
-    def _window_fits(self, request: Request, match: Match, room: int) -> bool:
+    def _window_fits(self, request: Request, match: PrefixMatch, room: int) -> bool:
         """Whether there is room for a restored window, with all other idle sequences evicted."""
         if match.stored is not None:
             needed = max(len(match.stored.keys), request.num_tokens)
@@ -97,7 +97,7 @@ class KVManager:
             needed += self.kv.unpinned(match.seq_id, len(match.entry.keys))
         return needed + 1 + self.prefixes.window <= room
 
-    def fits(self, request: Request, match: Match, promised: int) -> bool:
+    def fits(self, request: Request, match: PrefixMatch, promised: int) -> bool:
         """Whether it fits beside the running requests, with all idle sequences evicted if need be.
 
         It needs one cell more than its tokens, so that it does not preempt the next decode.
@@ -111,7 +111,7 @@ class KVManager:
             needed += self.prefixes.window
         return self.kv.pinned + promised + needed <= self.kv.n_cells
 
-    def start(self, request: Request, match: Match) -> None:
+    def start(self, request: Request, match: PrefixMatch) -> None:
         """Gives a request its sequence, with the cells of the prefix that was found."""
         if match.entry is not None:
             self.prefixes.touch(match.entry)
@@ -120,7 +120,7 @@ class KVManager:
         if match.entry is not None:
             self.prefixes.entries.append(match.entry)
 
-    def _open(self, request: Request, match: Match) -> None:
+    def _open(self, request: Request, match: PrefixMatch) -> None:
         if match.stored is not None:
             self.prefixes.store.touch(match.stored, match.count)
             self.make_room(len(match.stored.keys))
@@ -242,7 +242,7 @@ class KVManager:
         """Makes the sequence of a request that ends or is preempted idle."""
         self._drop_shifted(request)
         self.kv.make_idle(request.seq_id)
-        keys = keys_of(request.runs, request.output_tokens)[: request.num_computed]
+        keys = keys_of(request.segments, request.output_tokens)[: request.num_computed]
         if not self.prefixes.shares or not len(keys):
             self._forget(request.seq_id)
             return
@@ -284,16 +284,16 @@ class KVManager:
         self.kv.check_integrity(busy, idle)
         self.prefixes.store.check_integrity()
 
-    def _evict(self, entry: Entry) -> None:
+    def _evict(self, entry: IdleSequence) -> None:
         """An entry that was removed loses its cells; they are copied if there is the time."""
         if not self._is_slow(entry):
             self._swap_out(entry)
         self._forget(entry.seq_id)
 
-    def _is_slow(self, entry: Entry) -> bool:
+    def _is_slow(self, entry: IdleSequence) -> bool:
         return self.prefixes.store.seconds_out(len(entry.keys)) > self._seconds
 
-    def _swap_out(self, entry: Entry) -> bool:
+    def _swap_out(self, entry: IdleSequence) -> bool:
         """Whether the entry is in the RAM, or will be."""
         store, exact = self.prefixes.store, self.prefixes.window > 0
         if store.covers(entry.keys, exact=exact):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from server.engine.request import ImageRun, Picture, Request
+from server.engine.request import ImageSegment, Picture, Request
 
 
 class EncodeQueue:
@@ -56,23 +56,27 @@ class EncodeQueue:
 
 def _needed_now(places: Iterable[tuple[Request, int]]) -> Iterator[Picture]:
     for request, place in places:
-        run, _ = request.run_at(place)
-        if isinstance(run, ImageRun) and _needs_encode(request, run, place):
-            yield run.picture
+        segment, _ = request.segment_at(place)
+        if isinstance(segment, ImageSegment) and _needs_encode(request, segment, place):
+            yield segment.picture
 
 
 def _needed_later(places: Iterable[tuple[Request, int]]) -> Iterator[Picture]:
     for request, place in places:
         end = 0
-        for run in request.runs:
-            start, end = end, end + run.size
-            if end > place and isinstance(run, ImageRun) and _needs_encode(request, run, start):
-                yield run.picture
+        for segment in request.segments:
+            start, end = end, end + segment.size
+            if (
+                end > place
+                and isinstance(segment, ImageSegment)
+                and _needs_encode(request, segment, start)
+            ):
+                yield segment.picture
 
 
-def _needs_encode(request: Request, run: ImageRun, index: int) -> bool:
+def _needs_encode(request: Request, segment: ImageSegment, index: int) -> bool:
     """Whether the rows are missing, and not taken as cells of another prompt."""
-    return run.picture.rows is None and not (request.shifted and request.shifted.holds(index))
+    return segment.picture.rows is None and not (request.shifted and request.shifted.holds(index))
 
 
 def _size(picture: Picture) -> tuple[int, int, int]:

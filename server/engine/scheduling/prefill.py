@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.engine.request import ImageRun, Request
+from server.engine.request import ImageSegment, Request
 
 
 def prefill_order(running: Sequence[Request]) -> list[tuple[Request, int]]:
@@ -24,8 +24,8 @@ def prefill_order(running: Sequence[Request]) -> list[tuple[Request, int]]:
 
 
 def _can_go_on(request: Request) -> bool:
-    run, _ = request.run_at(request.num_computed)
-    return not isinstance(run, ImageRun) or run.picture.rows is not None
+    segment, _ = request.segment_at(request.num_computed)
+    return not isinstance(segment, ImageSegment) or segment.picture.rows is not None
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ def make_budget(text: int, pictures: int, limit: int | None, *, shared: bool) ->
     return StepBudget(text, min(pictures, text) if shared else pictures, shared)
 
 
-class Forks:
+class PrefixFollowers:
     """Requests that wait in this step for a prefix that another one, their leader, computes.
 
     Once the leader has its own prompt it decodes, and the followers' prompts come in small chunks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from server.engine.request import ImageRun, Request, ShiftedRun
+from server.engine.request import ImageSegment, Request, ShiftedRun
 from server.engine.scheduling.eviction import EvictionPolicy, make_policy
 from server.engine.scheduling.prompt_keys import Keys, begins_with, common_prefix
 from server.engine.scheduling.ram_store import PromptStore, StoredPrompt
@@ -13,7 +13,7 @@ from server.engine.scheduling.shifted_runs import RunFinder
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class IdleSequence:
     """A finished sequence that is kept for those that begin as it did."""
 
     seq_id: int
@@ -22,14 +22,14 @@ class Entry:
 
 
 @dataclass(slots=True, frozen=True)
-class Match:
+class PrefixMatch:
     """The first ``count`` positions of a prompt are in ``seq_id``, ``entry`` if that is idle, or
     only in the RAM, in ``stored``. The sliding window's cells are in ``checkpoint``, if it is set.
     """
 
     seq_id: int = -1
     count: int = 0
-    entry: Entry | None = None
+    entry: IdleSequence | None = None
     stored: StoredPrompt | None = None
     checkpoint: StoredPrompt | None = None
 
@@ -42,7 +42,7 @@ class RunMatch:
 
     runs: tuple[ShiftedRun, ...] = ()
     seq_id: int = -1
-    entry: Entry | None = None
+    entry: IdleSequence | None = None
     stored: StoredPrompt | None = None
 
     @property
@@ -91,9 +91,9 @@ class PrefixCache:
     most_cells: int = 512
     store: PromptStore = field(default_factory=PromptStore)
     policy: EvictionPolicy = field(default_factory=make_policy)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[IdleSequence] = field(default_factory=list)
 
-    def add(self, seq_id: int, keys: Keys) -> list[Entry]:
+    def add(self, seq_id: int, keys: Keys) -> list[IdleSequence]:
         """Keeps a sequence; returns the entries that it makes superfluous, now removed."""
         covered = [
             entry
@@ -102,18 +102,18 @@ class PrefixCache:
         ]
         for entry in covered:
             self.entries.remove(entry)
-        entry = Entry(seq_id, keys)
+        entry = IdleSequence(seq_id, keys)
         self.policy.use(entry)
         self.entries.append(entry)
         return covered
 
-    def pop_victim(self) -> Entry:
+    def pop_victim(self) -> IdleSequence:
         """Removes the entry to evict first."""
         victim = self.victim()
         self.entries.remove(victim)
         return victim
 
-    def victim(self) -> Entry:
+    def victim(self) -> IdleSequence:
         """The entry to evict first."""
         return self.policy.victim(self.entries)
 
@@ -125,7 +125,7 @@ class PrefixCache:
         speed: float = 1.0,
         *,
         use_checkpoints: bool = True,
-    ) -> Match:
+    ) -> PrefixMatch:
         """The longest prefix that is computed already, in an idle or a running sequence, or in the
         RAM, where that is a good deal longer, there is ``room`` for all of it without sharing, and
         to compute what is won at ``speed``, in positions a second, would take longer.
@@ -135,7 +135,7 @@ class PrefixCache:
         takes nothing, but its own where it was preempted.
         With ``use_checkpoints`` there is room to restore a sliding window.
         """
-        best, limit = Match(), len(wanted.keys) - 1
+        best, limit = PrefixMatch(), len(wanted.keys) - 1
         if not self._may_reuse(wanted):
             return best
         windows = self._checkpoints(wanted) if use_checkpoints else []
@@ -143,13 +143,13 @@ class PrefixCache:
             shared = min(common_prefix(entry.keys, wanted.keys), limit)
             count, window = self._reusable(wanted, len(entry.keys), shared, windows)
             if count > best.count:
-                best = Match(entry.seq_id, count, entry, checkpoint=window)
+                best = PrefixMatch(entry.seq_id, count, entry, checkpoint=window)
         for request in running:
             shared = common_prefix(request.keys[: request.num_computed], wanted.keys)
             length, shared = request.num_computed, min(shared, limit)
             count, window = self._reusable(wanted, length, shared, windows)
             if count > best.count:
-                best = Match(request.seq_id, count, checkpoint=window)
+                best = PrefixMatch(request.seq_id, count, checkpoint=window)
         return self._find_stored(wanted, best, room, speed, windows) or best
 
     def _may_reuse(self, wanted: Request) -> bool:
@@ -208,8 +208,8 @@ class PrefixCache:
         return next(((n, each) for n, each in windows if n <= shared), (0, None))
 
     def _find_stored(
-        self, wanted: Request, best: Match, room: int, speed: float, windows: Checkpoints
-    ) -> Match | None:
+        self, wanted: Request, best: PrefixMatch, room: int, speed: float, windows: Checkpoints
+    ) -> PrefixMatch | None:
         limit = len(wanted.keys) - 1
         if limit < best.count + self.store.block or wanted.num_tokens >= room:
             return None
@@ -226,7 +226,7 @@ class PrefixCache:
         stored, won = self.store.find(wanted.blocks, gain)
         if stored is None:
             return None
-        return Match(count=best.count + won, stored=stored, checkpoint=reusable(stored)[1])
+        return PrefixMatch(count=best.count + won, stored=stored, checkpoint=reusable(stored)[1])
 
     def in_progress(
         self, wanted: Request, running: Iterable[Request]
@@ -265,18 +265,18 @@ class PrefixCache:
             return ()
         places, start = {end}, 0
         pictures = 0
-        for run in request.runs:
-            start += run.size
-            if isinstance(run, ImageRun):
+        for segment in request.segments:
+            start += segment.size
+            if isinstance(segment, ImageSegment):
                 pictures = start
         between = range(CHECKPOINT_EVERY, end, CHECKPOINT_EVERY)
         places |= {pictures, *map(request.shareable, between)}
         return tuple(sorted(places - {0}))
 
-    def touch(self, entry: Entry) -> None:
+    def touch(self, entry: IdleSequence) -> None:
         """The entry was reused just now."""
         self.policy.use(entry)
 
 
-def _last_used(item: Entry | StoredPrompt) -> int:
+def _last_used(item: IdleSequence | StoredPrompt) -> int:
     return item.last_used

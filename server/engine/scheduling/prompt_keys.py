@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.request import ImageRun, Run
+from server.engine.request import ImageSegment, Segment
 
 Keys = NDArray[np.int64]
 
@@ -16,7 +16,7 @@ _PICTURE, _INDEX = 1 << 62, 0xFFFF
 _WORTH_WAITING = 16
 
 
-def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
+def keys_of(segments: Sequence[Segment], output_tokens: Sequence[int] = ()) -> Keys:
     """What stands in each position, int64 [n, 2]: a token's id, or a picture's hash and place.
 
     Two prompts with the same keys have the same embeddings. Of the picture's SHA-256, which
@@ -25,18 +25,18 @@ def keys_of(runs: Sequence[Run], output_tokens: Sequence[int] = ()) -> Keys:
     """
     tokens = np.zeros((len(output_tokens), 2), np.int64)
     tokens[:, 0] = output_tokens
-    return np.concatenate([*map(_keys_of_run, runs), tokens])
+    return np.concatenate([*map(_keys_of_segment, segments), tokens])
 
 
-def _keys_of_run(run: Run) -> Keys:
-    keys = np.zeros((run.size, 2), np.int64)
-    if isinstance(run, ImageRun):
-        digest = int(run.picture.image.digest, 16)
-        places = np.arange(run.first_row, run.first_row + run.size)
+def _keys_of_segment(segment: Segment) -> Keys:
+    keys = np.zeros((segment.size, 2), np.int64)
+    if isinstance(segment, ImageSegment):
+        digest = int(segment.picture.image.digest, 16)
+        places = np.arange(segment.first_row, segment.first_row + segment.size)
         keys[:, 0] = (_PICTURE | (digest & (_PICTURE - 1) & ~_INDEX)) + places
         keys[:, 1] = digest >> 62 & (_PICTURE * 2 - 1)
     else:
-        keys[:, 0] = run.tokens
+        keys[:, 0] = segment.tokens
     return keys
 
 

@@ -6,12 +6,12 @@ import logging
 import time
 from collections import deque
 
-from server.engine.request import MOST_ROWS, ImageRun, Picture, Request, RequestStatus
+from server.engine.request import MOST_ROWS, ImageSegment, Picture, Request, RequestStatus
 from server.engine.scheduling.kv_cells import KVCache
 from server.engine.scheduling.kv_manager import KVManager
 from server.engine.scheduling.picture_queue import EncodeQueue
-from server.engine.scheduling.prefill import Forks, StepBudget, make_budget, prefill_order
-from server.engine.scheduling.prefix_cache import Match, PrefixCache
+from server.engine.scheduling.prefill import PrefixFollowers, StepBudget, make_budget, prefill_order
+from server.engine.scheduling.prefix_cache import PrefixCache, PrefixMatch
 from server.engine.scheduling.prompt_keys import keys_of, worth_waiting
 from server.engine.scheduling.step import Chunk, Pace, StepPlan
 from server.messages import Pooling
@@ -54,7 +54,7 @@ class Scheduler:
         self.preemptions = self.prefix_queries = self.prefix_hits = 0
         self._plan = StepPlan()
         self._planned: dict[Request, int] = {}
-        self._forks = Forks()
+        self._prefix_followers = PrefixFollowers()
         self._pauses: dict[Request, int] = {}
         # Whether waiting requests may find more room or longer prefixes than in the last step.
         self._changed = True
@@ -79,7 +79,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queues a request that fits the context by itself."""
-        request.keys = keys_of(request.runs)
+        request.keys = keys_of(request.segments)
         request.blocks = self.prefixes.store.blocks(request.keys)
         request.checkpoints = self.prefixes.checkpoints_of(request)
         self._changed = True
@@ -114,7 +114,7 @@ class Scheduler:
             return self._decode_all()
         self._changed = not self._all_decode
         self._planned = {}
-        self._forks = Forks()
+        self._prefix_followers = PrefixFollowers()
         self._cells.begin_step(self.running)
         self._join_runs()
         self._plan_decodes()
@@ -164,14 +164,14 @@ class Scheduler:
             match = self._cells.find(request, self.running, promised)
             soon, leader = self.prefixes.in_progress(request, self.running)
             if leader and worth_waiting(request.keys[match.count : soon]):
-                self._forks.add(leader, soon, request)
+                self._prefix_followers.add(leader, soon, request)
                 continue  # another request computes it now; those behind may go ahead
             if self.running and not self._cells.fits(request, match, promised):
                 return
             self.waiting.remove(request)
             self._start(request, match)
 
-    def _start(self, request: Request, match: Match) -> None:
+    def _start(self, request: Request, match: PrefixMatch) -> None:
         self._changed = True
         request.status = RequestStatus.RUNNING
         request.started = request.started or time.monotonic()
@@ -206,14 +206,14 @@ class Scheduler:
         n_decodes, shared = len(self._plan.tokens), bool(self.one_batch)
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
         slots = 0 if n_decodes else self.max_running - len(self.running)
-        self._pauses = self._forks.pauses(slots, self.pace.chunk, self.n_batch)
+        self._pauses = self._prefix_followers.pauses(slots, self.pace.chunk, self.n_batch)
         budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
         for request, share in prefill_order(self.running):
             if request.needs_all_rows:
                 budget.text -= self._plan_all_rows(request, budget.text)
                 continue
             most = budget.part(share)
-            # In one batch any number of runs may follow each other; else text, then a picture.
+            # In one batch any number of segments may follow each other; else text, then a picture.
             while (count := self._plan_prefill(request, budget, most)) and self.one_batch:
                 most -= count
         self._plan.divide(n_decodes, self.one_batch)
@@ -234,32 +234,32 @@ class Scheduler:
 
     def _plan_text(self, request: Request, budget: int) -> int:
         planned = self._planned.get(request, 0)
-        run, offset = request.run_at(request.num_computed + planned)
-        if isinstance(run, ImageRun):
+        segment, offset = request.segment_at(request.num_computed + planned)
+        if isinstance(segment, ImageSegment):
             return 0
-        left = run.size - offset if run else request.num_remaining - planned
+        left = segment.size - offset if segment else request.num_remaining - planned
         return self._plan_chunk(self._plan.tokens, request, min(left, budget))
 
     def _plan_all_rows(self, request: Request, budget: int) -> int:
         if request.pool is not None and request.pool.kind is Pooling.PROJECTOR:
             return 0  # it needs nothing but encodes
-        run, offset = request.run_at(request.num_computed)
-        assert run is not None
-        left = run.size - offset
-        if isinstance(run, ImageRun) and (run.picture.rows is None or run.whole):
-            if run.picture.rows is None or not self._cells.make_room(left):
+        segment, offset = request.segment_at(request.num_computed)
+        assert segment is not None
+        left = segment.size - offset
+        if isinstance(segment, ImageSegment) and (segment.picture.rows is None or segment.whole):
+            if segment.picture.rows is None or not self._cells.make_room(left):
                 return 0
         else:
             left = min(left, budget, MOST_ROWS)
         return self._plan_chunk(self._plan.pooled, request, left)
 
     def _plan_picture(self, request: Request, budget: int) -> int:
-        run, offset = request.run_at(request.num_computed + self._planned.get(request, 0))
-        if not isinstance(run, ImageRun) or run.picture.rows is None:
+        segment, offset = request.segment_at(request.num_computed + self._planned.get(request, 0))
+        if not isinstance(segment, ImageSegment) or segment.picture.rows is None:
             return 0
-        left = run.size - offset
+        left = segment.size - offset
         chunks = self._plan.tokens if self.one_batch else self._plan.pictures
-        if not run.whole:
+        if not segment.whole:
             return self._plan_chunk(chunks, request, min(left, budget))
         # All of it at once, however long the step; but what exceeds the budget goes alone.
         if (left > budget and self._plan.pictures) or not self._cells.make_room(left):

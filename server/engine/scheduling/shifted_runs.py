@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engine.request import ImageRun, Picture, Request, ShiftedRun
+from server.engine.request import ImageSegment, Picture, Request, ShiftedRun
 from server.engine.scheduling.prompt_keys import Keys, common_prefix
 
 Hashes = NDArray[np.uint64]
@@ -97,11 +97,11 @@ def _places_of_pictures(request: Request) -> Iterator[tuple[int, int]]:
     """Where each picture begins and ends; with its tiles, and what stands between them."""
     start = 0
     found: dict[Picture, tuple[int, int]] = {}
-    for run in request.runs:
-        if isinstance(run, ImageRun):
-            first, _ = found.get(run.picture, (start, 0))
-            found[run.picture] = first, start + run.size
-        start += run.size
+    for segment in request.segments:
+        if isinstance(segment, ImageSegment):
+            first, _ = found.get(segment.picture, (start, 0))
+            found[segment.picture] = first, start + segment.size
+        start += segment.size
     yield from found.values()
 
 

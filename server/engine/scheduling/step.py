@@ -16,7 +16,7 @@ from server.engine.scheduling.ram_store import StoredPrompt
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """Tokens ``start`` to ``start + count`` of a request, all within one run of it.
+    """Tokens ``start`` to ``start + count`` of a request, all within one segment of it.
 
     ``sample``: with them the request is up to date, and its next token is to be sampled.
     """
