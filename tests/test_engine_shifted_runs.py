@@ -131,6 +131,15 @@ def test_who_wants_the_prompt_computed_gets_that() -> None:
     assert runner.shifted == 0
 
 
+def test_a_preempted_request_without_a_cache_takes_no_others_runs() -> None:
+    core, _ = reusing()
+    ask(core, "first", "id=eb6c6; ", RULES, "hi")
+    for wants_cache in (True, False):
+        request = _request([f"id=0123456; {RULES}hi"], "plain", cache_prompt=wants_cache)
+        request.output_tokens = [1, 2]
+        assert bool(core.scheduler.prefixes.find_runs(request, []).runs) == wants_cache
+
+
 def test_an_abort_before_the_run_is_joined_frees_its_cells() -> None:
     core, runner = reusing(n_batch=4)
     ask(core, "first", "id=eb6c6; ", RULES, "hi")
@@ -203,9 +212,9 @@ _parts = st.lists(
 )
 
 
-def _request(parts: list[str | ImageInput], kind: str) -> Request:
+def _request(parts: list[str | ImageInput], kind: str, *, cache_prompt: bool = True) -> Request:
     segments = FakeRunner(kind=kind).tokenize(parts)
-    request = Request("r", segments, SamplingParams(), 0.0, 1)
+    request = Request("r", segments, SamplingParams(cache_prompt=cache_prompt), 0.0, 1)
     request.keys = keys_of(segments)
     return request
 

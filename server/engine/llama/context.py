@@ -235,7 +235,7 @@ class Context:
 
         It aborts where keys are bfloat16 (ggml_compute_forward_rope), and crashes where they are
         quantized and heads have no multiple of 64 numbers (build_rope_shift). Other quantized keys
-        would need memory for all cells of a layer as float32.
+        would need memory for two layers' keys of all cells as float32, which no plan counts.
         """
         return self._exact_keys and bool(llama_cpp.llama_memory_can_shift(self._memory))
 

@@ -164,7 +164,9 @@ class PrefixCache:
         Those of a running request are only what it has computed.
         """
         best, left = RunMatch(), wanted.num_prompt - wanted.num_computed
-        if not self.least_run or left <= self.least_run or not self._may_reuse(wanted):
+        if not self.least_run or left <= self.least_run:
+            return best
+        if not self._may_reuse(wanted) or not wanted.sampling.cache_prompt:
             return best
         finder = RunFinder(wanted, self.least_run)
         for keys, found in self._searched(wanted, running):
