@@ -20,7 +20,7 @@ from server.gguf.model_header import read_tower_header
 from server.memory.estimate.inputs import PlanSettings
 from server.memory.estimate.vision import compute_bytes, image_tokens, tower_parts
 from server.messages import MemoryPart
-from server.mmproj.projectors import PROJECTORS, attends_both_ways, largest_grid, projector_of
+from server.projectors import PROJECTORS, attends_both_ways, largest_grid, projector_of
 
 MIB = 1 << 20
 ROUNDING = 0.011 * MIB  # llama.cpp logs hundredths of a MiB

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "server").rglob("*.py"))
 LEAVES = {"server.errors", "server.messages", "server.deadline", "server.usage"}
 # Tables of names, which import nothing.
-LEAVES |= {"server.cache_types", "server.defaults", "server.mmproj.projectors", "server.sizes"}
+LEAVES |= {"server.cache_types", "server.defaults", "server.projectors", "server.sizes"}
 MAX_FILE, MAX_FUNCTION, MIN_FILE = 400, 40, 60
 
 # Small files with one customer, each with its second reason to exist.
@@ -221,6 +221,24 @@ def test_rooms_below_do_not_look_up(room: str) -> None:
     }
     for module in in_room(room):
         assert not any(within(name, upstairs) for name in imports(module)), module
+
+
+def folder_of(module: str) -> str:
+    """The folder below server/ that a module is in; one that is in none stands for itself."""
+    return MODULES[module].relative_to(ROOT / "server").parts[0]
+
+
+def test_no_folder_needs_another_that_needs_it() -> None:
+    needs: dict[str, set[str]] = {folder_of(module): set() for module in MODULES}
+    for module in MODULES:
+        used = {folder_of(name) for name in imports(module) & MODULES.keys()}
+        needs[folder_of(module)] |= used - {folder_of(module)}
+    while free := [folder for folder, used in needs.items() if not used]:
+        for folder in free:
+            del needs[folder]
+        for used in needs.values():
+            used -= set(free)
+    assert not needs, "a circle is among these, and those above it"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.mmproj.projectors import projector_of
+from server.projectors import projector_of
 
 
 @dataclass(slots=True, frozen=True)

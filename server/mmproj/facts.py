@@ -14,8 +14,8 @@ from server.errors import StartupError
 from server.gguf.file import open_gguf, read_header
 from server.gguf.header import GGUFHeader
 from server.mmproj import layout
-from server.mmproj.projectors import projector_of
 from server.mmproj.shapes import wrong_llava_tensor, wrong_tensor
+from server.projectors import projector_of
 
 
 def read_newline(mmproj: Path, n_out: int) -> NDArray[np.float32] | None:

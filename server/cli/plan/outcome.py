@@ -14,7 +14,7 @@ from server.memory.fit.fit import Fit, Fitted
 from server.memory.fit.planner import Headers, Planner, fit_model
 from server.memory.fit.search_space import Placement
 from server.messages import DeviceMemory, EngineConfig, FitDecision
-from server.mmproj.projectors import projector_of
+from server.projectors import projector_of
 
 
 @dataclass(slots=True, frozen=True)

@@ -23,7 +23,7 @@ from server.engine.vision.tower import Tower
 from server.errors import StartupError
 from server.memory.fit.planner import batch_tokens
 from server.messages import EngineConfig, ImageInput, TileLayout, VisionFacts
-from server.mmproj.projectors import picture_grid
+from server.projectors import picture_grid
 
 _GREY = 0x7F
 # Enough to tell prefill's speed from a decode's; the first real chunks correct it.

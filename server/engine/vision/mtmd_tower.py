@@ -25,7 +25,7 @@ from server.messages import ImageInput, PromptPart, TileLayout, VisionFacts
 from server.mmproj.cache import content_digest
 from server.mmproj.faults import repair_rows
 from server.mmproj.prepare import PreparedTower
-from server.mmproj.projectors import projector_of
+from server.projectors import projector_of
 
 
 def count(image: ImageInput, side: int, *, newlines: bool) -> ImageSpan:

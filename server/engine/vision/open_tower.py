@@ -23,8 +23,8 @@ from server.mmproj.checks import check_pair, check_picture_settings
 from server.mmproj.facts import TowerFacts, read_facts, read_newline
 from server.mmproj.faults import Faults
 from server.mmproj.prepare import PreparedTower, prepare
-from server.mmproj.projectors import picture_grid
 from server.mmproj.self_test import find_faults
+from server.projectors import picture_grid
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from server.memory.estimate.inputs import PlannedPart, PlanSettings, padded
 from server.memory.estimate.vision_graph import VisionShape, vision_bytes
 from server.memory.estimate.vision_other import ConvShape, GemmaShape, conv_bytes, gemma_bytes
 from server.memory.estimate.weights import CPU
-from server.mmproj.projectors import largest_grid, projector_of
+from server.projectors import largest_grid, projector_of
 
 _NEWLINES: Final = ("model.image_newline", "v.image_newline")
 _POSITIONS: Final = "v.position_embd.weight"

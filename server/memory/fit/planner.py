@@ -31,7 +31,7 @@ from server.memory.fit.search_space import Placement, SearchSpace
 from server.messages import DeviceMemory, EngineConfig, MemoryOptions
 from server.mmproj.checks import check_pair, check_picture_settings
 from server.mmproj.facts import TowerFacts, facts_of
-from server.mmproj.projectors import attends_both_ways
+from server.projectors import attends_both_ways
 from server.sizes import GIB
 
 _NO_GPU = (
