@@ -98,10 +98,10 @@ def sleep(data: bytes, seconds: float = 60.0) -> Result:
 
 
 def grow(_: bytes) -> Result:
-    """Takes memory without end."""
+    """Takes memory without end, so fast that it is not ended for its time."""
     pieces = []
     while True:
-        pieces.append(bytearray(16 * 1024**2))
+        pieces.append(bytes(16 * 1024**2))
 
 
 def crash(_: bytes) -> Result:

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -103,10 +104,11 @@ def own_size() -> int | None:
 def _reply(request: bytes) -> dict[str, Any]:
     began, cpu = time.perf_counter(), time.process_time()
     try:
-        job: Job = pickle.loads(request)  # noqa: S301 (from our own web process)
+        job = Job(*pickle.loads(request))  # noqa: S301 (from our own web process)
         # Ends the process, by the signal's default action.
         signal.setitimer(signal.ITIMER_PROF, job.cpu_seconds)
-        result = _function(job.function)(read_shared(_MEMORY, job.n_bytes), *job.arguments)
+        arguments = _unpickled(job.arguments)
+        result = _function(job.function)(read_shared(_MEMORY, job.n_bytes), *arguments)
         reply = _done(job, result)
     except LlavaError as error:
         reply = {"refused": [error.message, error.code]}
@@ -122,6 +124,12 @@ def _reply(request: bytes) -> dict[str, Any]:
     return reply
 
 
+@lru_cache(maxsize=16)
+def _unpickled(arguments: bytes) -> Any:
+    return pickle.loads(arguments)  # noqa: S301 (from our own web process)
+
+
+@cache
 def _function(name: str) -> Any:
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)

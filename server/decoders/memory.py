@@ -7,6 +7,7 @@ neither its size nor a byte of it can change any more, maps it, and gives the de
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import mmap
@@ -18,8 +19,8 @@ from typing import Final
 
 from server.decoders.work import Piece, SharedFile
 
-# What is larger is taken with its memory. A copy costs a page fault for each page of the new one,
-# more than a new memory does from a hundred of them on.
+# What is larger is taken with its memory. A copy costs a page fault for each of its pages; a
+# hundred of them cost no more than a new memory does.
 MOST_COPIED: Final = 512 * 1024
 # Memory beyond this goes back to the system after each file.
 _KEPT: Final = 8 * 1024**2
@@ -73,16 +74,37 @@ class SharedMemory:
         os.ftruncate(self.descriptor, end)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
-        # Private, since Linux before 6.7 maps nothing shared that is sealed; nothing is copied.
-        whole = mmap.mmap(self.descriptor, end, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-        self.close()  # the mapping has a descriptor of its own
-        view = memoryview(whole)
+        view = _mapped(self.descriptor, end)
+        self.close()
         return tuple(view[start : start + size] for start, size in places)
 
     def shrink(self) -> None:
         """Gives back what few files need."""
         if os.fstat(self.descriptor).st_size > _KEPT:
             os.ftruncate(self.descriptor, 0)
+
+
+def _mapped(descriptor: int, size: int) -> memoryview:
+    """A file's bytes, until the last view of them is gone.
+
+    Not by Python's mmap, which keeps a descriptor open for each: there may be thousands.
+    """
+    # Private, since Linux before 6.7 maps nothing shared that is sealed; nothing is copied.
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "the shared memory cannot be mapped")
+    whole = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(whole, _libc.munmap, address, size).atexit = False
+    return memoryview(whole).cast("B").toreadonly()
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+    ctypes.c_int64,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 def read_shared(memory: int, size: int, offset: int = 0) -> bytes:

@@ -142,8 +142,7 @@ class DecoderPool:
     async def _attend(self, work: Work, place: Place) -> Reply | None:
         """The reply of a decoder; None if the work is to wait for the slow lane and start again."""
         decoder = await self._take(place)
-        do = decoder.do(work.function, work.data, work.arguments, self._limits.cpu_seconds)
-        job = asyncio.ensure_future(do)
+        job = decoder.do(work.function, work.data, work.arguments, self._limits.cpu_seconds)
         try:
             verdict = await self._watch(decoder, job, place)
         except asyncio.CancelledError:

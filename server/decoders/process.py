@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,12 +22,13 @@ from typing import Any, Final
 
 import psutil
 from anyio import to_thread
+from cachetools import LRUCache
 
 from server.decoders.memory import SharedMemory
 from server.decoders.work import HEAD, Decoded, DecoderLimits, Job, frame, frame_size
 from server.errors import EngineError
 
-# What is copied on the event loop: 0.1 ms; a thread costs as much.
+# What is written on the event loop: 0.1 ms; a thread costs as much.
 _AT_ONCE: Final = 512 * 1024
 # Nothing else of the environment is a codec's business, API keys least of all.
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_", "TZ", "LD_LIBRARY", "DYLD_", "PYTHON", "COV")
@@ -103,58 +105,108 @@ class Decoder:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self.pid, _NICE)
 
-    async def do(
+    def do(
         self, function: str, data: bytes, arguments: tuple[Any, ...], cpu_seconds: float
-    ) -> Reply:
-        """What ``function`` made of ``data``. Raises DecoderLost."""
+    ) -> asyncio.Future[Reply]:
+        """What ``function`` makes of ``data``. The future raises DecoderLost."""
         descriptors = []
         try:
             if self._memory is None:
                 self._memory = SharedMemory()
                 descriptors = [self._memory.descriptor]
             memory = self._memory
-            await _copy(len(data), memory.write, data)
-            job = Job(function, len(data), arguments, cpu_seconds, memory.most_copied)
-            await self._send(frame(pickle.dumps(job)), descriptors)
-            content = json.loads(await self._receive())
-            self._cpu_before = float(content["cpu_total"])
-            return Reply(content, await self._decoded(content, memory))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            fixed = _pickled(arguments)
+            job = Job(function, len(data), fixed, cpu_seconds, memory.most_copied)
+            request = frame(pickle.dumps(tuple(job)))
+            if len(data) > _AT_ONCE:
+                written = to_thread.run_sync(memory.write, data)
+                return asyncio.ensure_future(self._send_after(written, request, descriptors))
+            # A task would take a tenth of the time that a small picture does.
+            memory.write(data)
+            return self._send(request, descriptors)
+        except OSError:
+            lost: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            lost.set_exception(DecoderLost())
+            return lost
+
+    async def _send_after(
+        self, written: Awaitable[None], request: bytes, descriptors: list[int]
+    ) -> Reply:
+        try:
+            await written
+            return await self._send(request, descriptors)
+        except OSError as error:
             raise DecoderLost from error
 
-    async def _send(self, data: bytes, descriptors: list[int]) -> None:
-        # Nothing else is on the line, so the head always fits.
-        socket.send_fds(self._line, [data[:HEAD]], descriptors)
-        await asyncio.get_running_loop().sock_sendall(self._line, data[HEAD:])
+    def _send(self, request: bytes, descriptors: list[int]) -> asyncio.Future[Reply]:
+        loop, line = asyncio.get_running_loop(), self._line.fileno()
+        if socket.send_fds(self._line, [request], descriptors) < len(request):
+            raise OSError("the line to the decoder is full")  # as if there were no decoder
+        reply: asyncio.Future[Reply] = loop.create_future()
+        loop.add_reader(line, self._receive, reply, bytearray())
+        reply.add_done_callback(lambda _: loop.remove_reader(line))
+        return reply
 
-    async def _decoded(self, content: dict[str, Any], memory: SharedMemory) -> Decoded | None:
+    def _receive(self, reply: asyncio.Future[Reply], received: bytearray) -> None:
+        """Reads a piece of the reply, which mostly comes in one."""
+        if reply.done():
+            return
+        try:
+            piece = self._line.recv(_PIECE)
+            received += piece
+            if not piece or len(received) > _LONGEST_REPLY:
+                raise EOFError
+            if len(received) >= HEAD and len(received) >= HEAD + frame_size(received[:HEAD]):
+                self._take_reply(json.loads(received[HEAD:]), reply)
+        except BlockingIOError:
+            return
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            reply.set_exception(DecoderLost())
+
+    def _take_reply(self, content: dict[str, Any], reply: asyncio.Future[Reply]) -> None:
+        self._cpu_before = float(content["cpu_total"])
         if "fields" not in content:
-            return None
+            reply.set_result(Reply(content, None))
+            return
+        memory = self._memory
+        assert memory is not None
         places = [(int(start), int(size)) for start, size in content["places"]]
         memory.check(places)
         size = sum(size for _, size in places)
         if size > memory.most_copied:
             self._memory = None
-            return Decoded(content["fields"], memory.taken(places))
-        copies: tuple[bytes, ...] = await _copy(size, memory.copied, places)
-        memory.shrink()
-        return Decoded(content["fields"], copies)
-
-    async def _receive(self) -> bytes:
-        """One reply, which mostly comes in one piece."""
-        loop, data = asyncio.get_running_loop(), b""
-        while len(data) < HEAD or len(data) < HEAD + frame_size(data[:HEAD]):
-            piece = await loop.sock_recv(self._line, _PIECE)
-            data += piece
-            if not piece or len(data) > _LONGEST_REPLY:
-                raise DecoderLost
-        return data[HEAD:]
+            reply.set_result(Reply(content, Decoded(content["fields"], memory.taken(places))))
+            return
+        if size <= _AT_ONCE:
+            reply.set_result(Reply(content, Decoded(content["fields"], memory.copied(places))))
+            memory.shrink()
+            return
+        copying = asyncio.get_running_loop().run_in_executor(None, memory.copied, places)
+        copying.add_done_callback(lambda done: _copied(content, done, reply))
 
 
-async def _copy(size: int, function: Any, *arguments: Any) -> Any:
-    if size <= _AT_ONCE:
-        return function(*arguments)
-    return await to_thread.run_sync(function, *arguments)
+_pickles: LRUCache[tuple[int, ...], tuple[tuple[Any, ...], bytes]] = LRUCache(16)
+
+
+def _pickled(arguments: tuple[Any, ...]) -> bytes:
+    """Pickles the same objects once. They are kept, so that their ids stay theirs."""
+    key = tuple(map(id, arguments))
+    if (found := _pickles.get(key)) is None:
+        found = _pickles[key] = (arguments, pickle.dumps(arguments))
+    return found[1]
+
+
+def _copied(
+    content: dict[str, Any],
+    copying: asyncio.Future[tuple[bytes, ...]],
+    reply: asyncio.Future[Reply],
+) -> None:
+    if reply.done():
+        return
+    if copying.cancelled() or copying.exception() is not None:
+        reply.set_exception(DecoderLost())
+    else:
+        reply.set_result(Reply(content, Decoded(content["fields"], copying.result())))
 
 
 class NurseryProcess:

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 _SIZE: Final = struct.Struct("!I")
 
@@ -83,9 +83,9 @@ class Decoded:
     buffers: tuple[bytes | memoryview, ...] = ()
 
 
-@dataclass(slots=True, frozen=True)
-class Job:
-    """``function`` is ``module:name``; it is called with the file's bytes and ``arguments``.
+class Job(NamedTuple):
+    """``function`` is ``module:name``; it is called with the file's bytes and ``arguments``, which
+    are pickled by themselves: most jobs have the same, and dataclasses are slow to pickle.
 
     A result of more than ``most_copied`` bytes stays in the memory that it was written to: the web
     process takes that, and the next job brings the decoder another one.
@@ -93,7 +93,7 @@ class Job:
 
     function: str
     n_bytes: int
-    arguments: tuple[Any, ...]
+    arguments: bytes
     cpu_seconds: float
     most_copied: int
 
@@ -103,7 +103,7 @@ def frame(payload: bytes) -> bytes:
     return _SIZE.pack(len(payload)) + payload
 
 
-def frame_size(head: bytes) -> int:
+def frame_size(head: bytes | bytearray) -> int:
     """How long the payload behind ``head`` is; ``head`` has ``HEAD`` bytes."""
     size: int = _SIZE.unpack(head)[0]
     return size
