@@ -85,7 +85,8 @@ class FakeRunner:
     ``kind`` is that of its pictures: "plain"; "whole" in one batch; "mrope" with three
     positions for nine tokens; "tiled" in two pieces with text between. With a ``window``, what has
     left it is lost at once, unless another sequence has it too (llama_kv_cache::find_slot). With
-    ``one_batch`` text may go among pictures; decodes only in batches of so many rows.
+    ``one_batch`` text may go among pictures; decodes only in batches of so many rows. After each
+    sampled token so many are forced as ``forces`` says.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class FakeRunner:
         window: int = 0,
         *,
         one_batch: int = 0,
+        forces: int = 0,
     ) -> None:
         self.one_batch = one_batch
+        self.forces = forces
         self.calls = 0
         self.kind = kind
         self.window = window
@@ -361,9 +364,9 @@ class FakeRunner:
 
     def sample(self, request: Request) -> Sample:
         """The next token; its log-probability, where asked for, is less than 0 by its id."""
-        token = self.answer(request)[len(request.output_tokens)]
+        token, *later = self.answer(request)[len(request.output_tokens) :]
         if request.sampling.logprobs is None:
-            return Sample(token)
+            return Sample(token, forced=tuple(later[: self.forces]))
         return Sample(token, TokenLogprob(token, self.piece(token), -float(token)))
 
     def answer(self, request: Request) -> list[int]:
@@ -395,9 +398,10 @@ def make_core(
     idle_cells: int = 2048,
     least_run: int = 0,
     store: PromptStore | None = None,
+    forces: int = 0,
 ) -> tuple[EngineCore, FakeRunner]:
     """A core on the fake runner; ``slow_encodes`` keeps encodes in ``core.pending``."""
-    runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch)
+    runner = FakeRunner(n_cells, n_batch, kind, window, one_batch=one_batch, forces=forces)
     # A step's time does not matter here: chunks are bounded to the smallest size when busy.
     pace = Pace(target=0.0, positions_per_second=1.0)
     runner.store = store or PromptStore()

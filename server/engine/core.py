@@ -278,14 +278,22 @@ class EngineCore:
             self._outputs.append(prompt_output(request))
             self._finish(request)
             return
+        self._take_token(request, sample, ended=sample.ended and not sample.forced)
+        for number, token in enumerate(sample.forced, 1):
+            if request.request_id in self._writers:  # it is not over
+                last = number == len(sample.forced)
+                self._take_token(request, Sample(token), ended=sample.ended and last)
+
+    def _take_token(self, request: Request, sample: Sample, *, ended: bool) -> None:
+        """Writes one token; ``ended``: nothing may follow it."""
         writer, token = self._writers[request.request_id], sample.token
         request.output_tokens.append(token)
-        ended, text = self.runner.is_end(token), ""
-        ended = ended or token in request.sampling.stop_token_ids
-        if not ended:
+        is_end, text = self.runner.is_end(token), ""
+        is_end = is_end or token in request.sampling.stop_token_ids
+        if not is_end:
             text = writer.write(sample, self.runner.piece(token))
         reason: FinishReason | None = None
-        if ended or sample.ended or writer.stopped:
+        if is_end or ended or writer.stopped:
             reason = FinishReason.STOP
         elif len(request.output_tokens) >= request.max_new_tokens:
             reason = FinishReason.LENGTH

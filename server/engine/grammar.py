@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import llguidance
@@ -26,6 +27,8 @@ from server.messages.sampling import Grammar, GrammarKind, SchemaRule
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
+# A longer constant of a schema is not looked at as a whole, again and again: bytes.
+_MOST_FORCED = 1024
 # Compiled grammars that are kept; large ones take some 10 MB.
 _KEPT = 8
 _SIZING = threading.Lock()
@@ -53,7 +56,13 @@ class TokenTable:
     bos_token_id = None
     special_token_ids: Sequence[int] = ()
 
-    def __init__(self, pieces: Sequence[bytes], ends: frozenset[int]) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[bytes],
+        ends: frozenset[int],
+        spell: Callable[[bytes], Sequence[int]] | None = None,
+    ) -> None:
+        """``spell`` gives a text's tokens as the model's tokenizer does, or others, or none."""
         # The mark 0xFF, which no UTF-8 has, keeps a token out of every text.
         self.tokens = [
             piece if piece and token not in ends else b"\xff[%d]" % token
@@ -62,10 +71,22 @@ class TokenTable:
         self.eos_token_id = min(ends, default=0)
         self.ends = ends
         self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
+        self._spell = spell
+
+    def bytes_of(self, tokens: Sequence[int]) -> bytes:
+        """The text that tokens spell."""
+        return b"".join(self.tokens[token] for token in tokens)
+
+    def spelled(self, data: bytes) -> list[int] | None:
+        """The tokens that the model's tokenizer gives for a text; None where it adds to it."""
+        tokens = list(self._spell(data)) if self._spell is not None else []
+        return tokens if self.bytes_of(tokens) == data else None
 
     def __call__(self, text: str | bytes) -> list[int]:
         """Tokens that spell a text; matchers look at bytes, so any that do will do."""
         data = text if isinstance(text, bytes) else text.encode()
+        if (tokens := self.spelled(data)) is not None:
+            return tokens
         return [self._bytes[byte] for byte in data if byte in self._bytes]
 
 
@@ -122,6 +143,23 @@ class GrammarMatcher:
             return
         longest = max(map(len, self._grammar.triggers))
         self._text = self._text[-4 * longest :]
+
+    def forced(self, most: int, avoid: frozenset[int] = frozenset()) -> list[int]:
+        """The text that alone can follow, as tokens of the model's tokenizer; ``most`` at most.
+
+        They are accepted. A token that could be a longer one, which reaches beyond that text, is
+        left to be sampled, and so are those to ``avoid`` and all after them.
+        """
+        if not self.active or self._matcher.is_stopped() or self._matcher.is_error():
+            return []
+        text = self._matcher.compute_ff_bytes()
+        if not 1 < len(text) <= _MOST_FORCED or self._table.spelled(text) is None:
+            return []
+        tokens = self._matcher.compute_ff_tokens()[:most]
+        tokens = list(takewhile(lambda token: token not in avoid, tokens))
+        if not text.startswith(self._table.bytes_of(tokens)):
+            return []
+        return tokens[: self._matcher.try_consume_tokens(tokens)]
 
     def _find(self, trigger: str) -> int:
         return self._text.find(trigger.encode())

@@ -18,15 +18,22 @@ from server.messages.sampling import SamplingParams
 
 @dataclass(slots=True)
 class Sample:
-    """A token; ``ended``: the request's grammar allows nothing after it.
+    """A token, and those that the request's grammar ``forced`` after it.
 
-    With an ``error`` there is none, and the request is over.
+    ``ended``: the grammar allows nothing after them. With an ``error`` there is no token, and the
+    request is over.
     """
 
     token: int
     logprob: TokenLogprob | None = None
+    forced: tuple[int, ...] = ()
     ended: bool = False
     error: LlavaError | None = None
+
+
+# Most tokens that a decode computes: the one that was sampled last, and those forced after it.
+# llama.cpp's cost per row hardly falls beyond (measured, see docs).
+MOST_DECODED = 16
 
 
 # Every row of these batches brings its logits along, whether wanted or not (llama_set_embeddings):
@@ -268,10 +275,14 @@ class Request:
 
     @property
     def decoding(self) -> bool:
-        """Whether only the last sampled token is left to be computed."""
+        """Whether only the last tokens of the answer are left to be computed.
+
+        That is one, or some more where a grammar forced them.
+        """
         # Asked for every request in every step, so without further calls.
         sampled = len(self.output_tokens)
-        return sampled > 0 and self.num_prompt + sampled - self.num_computed == 1
+        left = self.num_prompt + sampled - self.num_computed
+        return sampled > 0 and 0 < left <= min(sampled, MOST_DECODED)
 
     @property
     def needs_all_rows(self) -> bool:

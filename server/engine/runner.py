@@ -185,7 +185,7 @@ class LlamaRunner:
         self._swapper = Swapper(context, store or PromptStore())
         self._choosers: dict[Request, Chooser] = {}
         self._dry = DrySamplers(model, self.n_ctx_seq)
-        self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens))
+        self._grammars = GrammarCompiler(TokenTable(model.pieces(), model.end_tokens, model.spell))
         self.llama_seconds = 0.0
         self.strips_first_space = model.writes_first_space
         self.vocabulary: Vocabulary = model

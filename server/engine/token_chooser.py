@@ -11,7 +11,7 @@ from server.engine.grammar import GrammarCompiler, GrammarMatcher
 from server.engine.llama.context import Context
 from server.engine.llama.model import Model
 from server.engine.llama.sampler import DrySamplers, Sampler
-from server.engine.request import Request, Sample, TokenSegment
+from server.engine.request import MOST_DECODED, Request, Sample, TokenSegment
 from server.engine.thought import ThoughtGate
 from server.errors import EngineError, LlavaError, RequestError
 from server.messages import TokenLogprob
@@ -127,15 +127,47 @@ class Chooser:
         self._thought = ThoughtGate(params.thought, model) if params.thought is not None else None
         restricts = self._grammar, self._limits, self._thought
         self._restricted = any(each is not None for each in restricts)
+        biased = [token for token, _ in params.logit_bias]
+        self._biased = frozenset(token for token in biased if isinstance(token, int))
+        plain = self._limits is None and self._n_logprobs is None
+        self._forces = plain and len(self._biased) == len(biased)
+        # Whether the grammar may have forced tokens of which the last sample did not say.
+        self._ahead = True
         self._sampler = Sampler(params, model, dry, prompt)
         for token in request.output_tokens:
             self._sampler.replay(token)
             self._follow(token)
 
     def choose(self, context: Context, row: int) -> Sample:
-        """The next token from the logits of batch row ``row``."""
+        """The next token from the logits of batch row ``row``, and those forced after it."""
         if not self._restricted and self._n_logprobs is None:
             return Sample(self._sampler.sample(context, row))
+        if self._ahead and (forced := self._forced(MOST_DECODED)):
+            return Sample(forced[0], forced=tuple(forced[1:]), ended=self._grammar_ended)
+        sample = self._sample(context, row)
+        if sample.error is None and not sample.ended:
+            sample.forced = tuple(self._forced(MOST_DECODED - 1))
+            sample.ended = bool(sample.forced) and self._grammar_ended
+        return sample
+
+    def _forced(self, most: int) -> list[int]:
+        """Tokens that the grammar leaves no choice of. They need no logits."""
+        grammar, thought = self._grammar, self._thought
+        if grammar is None or not self._forces:
+            return []
+        if thought is not None and (thought.thinking or thought.undecided):
+            return []
+        tokens = grammar.forced(most, self._biased)
+        for token in tokens:
+            self._sampler.replay(token)
+        self._ahead = len(tokens) == most
+        return tokens
+
+    @property
+    def _grammar_ended(self) -> bool:
+        return self._grammar is not None and self._grammar.ended
+
+    def _sample(self, context: Context, row: int) -> Sample:
         logits = context.logits(row, self._model.n_vocab)
         if self._n_logprobs is not None:
             denominator, top = top_logprobs(logits, self._n_logprobs)

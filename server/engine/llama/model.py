@@ -164,6 +164,21 @@ class Model:
             )
         return list(buffer[:count])
 
+    def spell(self, text: bytes) -> list[int]:
+        """The tokens of a text that follows another: without the space that SentencePiece's
+        vocabularies put before the first word. Empty where the text is cut within a character.
+        """
+        try:
+            words = text.decode()
+        except UnicodeDecodeError:
+            return []
+        if not self.writes_first_space:
+            return self.tokenize(words, add_special=False, parse_special=False)
+        # A line's end joins with nothing in these vocabularies, so what follows it is as wanted.
+        tokens = self.tokenize("\n" + words, add_special=False, parse_special=False)
+        pieces = [self.piece(token) for token in tokens[:4]]
+        return tokens[pieces.index(b"\n") + 1 :] if b"\n" in pieces else []
+
     def piece(self, token: int) -> bytes:
         """The bytes that ``token`` stands for; control tokens are empty, but for those that
         mark calls of functions and thoughts, which the web process reads.

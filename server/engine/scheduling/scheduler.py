@@ -110,8 +110,10 @@ class Scheduler:
 
     def schedule(self) -> StepPlan:
         """The next step's work; the caller runs all of it."""
-        if not self._changed and self._all_decode and self.kv.free >= len(self.running):
-            return self._decode_all()
+        if not self._changed and self._all_decode:
+            cells = sum(request.num_remaining for request in self.running)
+            if cells <= min(self.kv.free, self.n_batch):
+                return self._decode_all()
         self._changed = not self._all_decode
         self._planned = {}
         self._prefix_followers = PrefixFollowers()
@@ -132,18 +134,23 @@ class Scheduler:
         """A step in which every running request decodes, and none that waits can start."""
         plan = StepPlan()
         for request in self.running:
-            self.kv.take(request.seq_id, 1)
-            plan.tokens.append(Chunk(request, request.num_computed, 1, sample=True))
+            count = request.num_remaining
+            self.kv.take(request.seq_id, count)
+            plan.tokens.append(Chunk(request, request.num_computed, count, sample=True))
         return plan
 
     def _plan_decodes(self) -> None:
-        for request in [r for r in self.running if r.decoding]:
+        decoding = [r for r in self.running if r.decoding]
+        rows = self.n_batch - len(decoding)  # beside one for each
+        for request in decoding:
             if request.status is not RequestStatus.RUNNING:
                 continue  # preempted for an older one just now
-            while not self._cells.make_room(1) and self._preempt_youngest() is not request:
+            count = min(request.num_remaining, 1 + rows)
+            rows -= count - 1
+            while not self._cells.make_room(count) and self._preempt_youngest() is not request:
                 pass
             if request.status is RequestStatus.RUNNING:
-                self._plan.tokens.append(self._chunk(request, 1))
+                self._plan.tokens.append(self._chunk(request, count))
 
     def _preempt_youngest(self) -> Request:
         victim = self.running.pop()
@@ -207,7 +214,8 @@ class Scheduler:
         limit = self.pace.chunk if n_decodes else None  # a stream waits for this step
         slots = 0 if n_decodes else self.max_running - len(self.running)
         self._pauses = self._prefix_followers.pauses(slots, self.pace.chunk, self.n_batch)
-        budget = make_budget(self.n_batch - n_decodes, self.n_pictures, limit, shared=shared)
+        rows = sum(chunk.count for chunk in self._plan.tokens)
+        budget = make_budget(self.n_batch - rows, self.n_pictures, limit, shared=shared)
         for request, share in prefill_order(self.running):
             if request.needs_all_rows:
                 budget.text -= self._plan_all_rows(request, budget.text)
