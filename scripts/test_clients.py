@@ -1,7 +1,8 @@
 """Other people's clients against a live server on the demo model: ``make test-clients``.
 
 Each group of clients gets an environment of its own in the cache folder, from its own lock, and
-is kept there until the lock changes. Python 3.11 and Node 20 are needed. Nothing is skipped: what
+is kept there until the lock changes. ``--heavy`` adds the clients that bring torch (7 GB, from
+``heavy.in``). Python 3.11 and Node 20 are needed. Nothing is skipped: what
 cannot be installed fails.
 """
 
@@ -25,6 +26,8 @@ from live import LiveServer  # noqa: E402
 from server.settings.server import default_cache_dir  # noqa: E402
 
 PYTHON_GROUPS = ("recent", "openai2", "agents", "evaluation")
+# With torch, so only where --heavy asks for it.
+HEAVY = "heavy"
 # So that no client tells anyone of its use, or asks the network for anything.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -47,7 +50,7 @@ def environment(name: str, *parts: Path) -> Path:
 
 def python_environment(group: str) -> Path:
     """A virtual environment with the group's clients; returns its Python."""
-    lock = HERE / f"{group}.lock"
+    lock = HERE / (f"{group}.in" if group == HEAVY else f"{group}.lock")
     folder = environment(group, lock)
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +60,8 @@ def python_environment(group: str) -> Path:
         pip += ["--disable-pip-version-check"]
         # Older ones try releases that a lock with extras does not name, and give up.
         subprocess.run([*pip, "pip>=25"], check=True)
-        subprocess.run([*pip, "--require-hashes", "-r", lock], check=True)
+        hashes = [] if group == HEAVY else ["--require-hashes"]
+        subprocess.run([*pip, *hashes, "-r", lock], check=True)
         (folder / "ready").touch()
     return folder / "bin" / "python"
 
@@ -80,7 +84,10 @@ def node_environment() -> Path:
 def main() -> int:
     """Run all groups; the exit code says whether all of them passed."""
     start = time.monotonic()
-    pythons = {group: python_environment(group) for group in PYTHON_GROUPS}
+    heavy = [word for word in sys.argv if word == "--heavy"]
+    arguments = [word for word in sys.argv[1:] if word not in heavy]
+    groups = [*PYTHON_GROUPS, *([HEAVY] if heavy else [])]
+    pythons = {group: python_environment(group) for group in groups}
     node = node_environment()
     installed = time.monotonic()
     folder = default_cache_dir() / "clients" / "run"
@@ -92,7 +99,7 @@ def main() -> int:
         environ |= {"LLAVA_TEST_URL": server.url, "LLAVA_TEST_PICTURE": str(picture)}
         for group, python in pythons.items():
             command = [python, "-m", "pytest", "-c", HERE / "pytest.ini", HERE / group]
-            command += ["--confcutdir", HERE, *sys.argv[1:]]
+            command += ["--confcutdir", HERE, *arguments]
             results[group] = subprocess.run(command, check=False, env=environ, cwd=HERE).returncode
         results["node"] = subprocess.run(
             ["node", "--test", "--test-reporter=spec"], check=False, env=environ, cwd=node
