@@ -120,6 +120,113 @@ RESPONSES: dict[str, Any] = {
         {"role": "user", "content": [{"type": "input_image", "image_url": data_url()}]},
     ],
 }
+FULL_CHAT: dict[str, Any] = {
+    "messages": [
+        {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": data_url()},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "Hi"}, {"type": "refusal", "refusal": "no"}],
+            "reasoning_content": "I think.",
+        },
+        {"role": "user", "content": "And now?"},
+    ],
+    "chat_template_kwargs": {"persona": "a"},
+    "reasoning_effort": "low",
+    "service_tier": "auto",
+    "modalities": ["text"],
+    "stream_options": {"include_usage": True},
+    "stream": True,
+    "dry_sequence_breakers": ["\n"],
+    "prediction": {"type": "content", "content": "a"},
+    "max_tokens": 3,
+}
+CHOSEN: dict[str, Any] = {
+    **{key: value for key, value in CHAT.items() if key != "logit_bias"},
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+}
+FULL_MESSAGES: dict[str, Any] = {
+    **MESSAGES,
+    "tool_choice": {"type": "tool", "name": "f"},
+    "service_tier": "auto",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "5m"}},
+                {
+                    "type": "document",
+                    "title": "a title",
+                    "context": "some",
+                    "source": {"type": "text", "media_type": "text/plain", "data": "words"},
+                },
+                {
+                    "type": "search_result",
+                    "source": "here",
+                    "title": "a title",
+                    "content": [{"type": "text", "text": "found"}],
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "I think.", "signature": "s"},
+                {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": ["b", {"c": "d"}]}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t1",
+                    "content": [{"type": "text", "text": "done"}],
+                    "is_error": True,
+                }
+            ],
+        },
+    ],
+}
+FULL_RESPONSES: dict[str, Any] = {
+    "input": [
+        {"type": "message", "role": "developer", "content": "Be brief.", "id": "msg_1"},
+        {
+            "type": "message",
+            "role": "assistant",
+            "id": "msg_2",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Hi", "annotations": []}],
+        },
+        {
+            "type": "reasoning",
+            "id": "rs_1",
+            "summary": [{"type": "summary_text", "text": "so"}],
+            "content": [{"type": "reasoning_text", "text": "I think."}],
+        },
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {
+            "type": "function_call_output",
+            "call_id": "c1",
+            "output": [{"type": "input_text", "text": "done"}],
+        },
+        {"role": "user", "content": "And now?"},
+    ],
+    "tools": [{"type": "function", "name": "f", "description": "does it", "parameters": SCHEMA}],
+    "tool_choice": {"type": "function", "name": "f"},
+    "reasoning": {"effort": "low"},
+    "include": ["reasoning.encrypted_content"],
+    "truncation": "disabled",
+    "service_tier": "auto",
+    "metadata": {"key": "value"},
+    "stream": True,
+    "max_output_tokens": 16,
+}
 TOOLS = [{"type": "function", "name": "f", "description": "does it", "parameters": SCHEMA}]
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
@@ -145,7 +252,16 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         "/v1/messages/count_tokens",
         {key: value for key, value in MESSAGES.items() if key != "max_tokens"},
     ),
+    "full chat": ("/v1/chat/completions", FULL_CHAT),
+    "chosen function": ("/v1/chat/completions", CHOSEN),
+    "full messages": ("/v1/messages", FULL_MESSAGES),
+    "full responses": ("/v1/responses", FULL_RESPONSES),
     "tokenize": ("/tokenize", {"content": "a"}),
+    "vLLM's tokenize": ("/tokenize", {"prompt": "a", "model": "demo"}),
+    "embedding of parts": (
+        "/v1/embeddings",
+        {"input": [{"content": [{"type": "text", "text": "a"}, IMAGE]}]},
+    ),
     "inspect": ("/v1/images/inspect", {"url": data_url()}),
 }
 # Each of them by itself in a place of its own would take minutes.
@@ -221,19 +337,7 @@ def test_no_string_in_any_place_is_an_error_of_ours(name: str) -> None:
     assert post(app, path, body).status_code == 200
 
 
-SINGLE = [
-    "chat",
-    "format",
-    "schema",
-    "grammar",
-    "completion",
-    "embeddings",
-    "responses",
-    "messages",
-]
-
-
-@pytest.mark.parametrize("name", [*SINGLE, "tokenize", "inspect"])
+@pytest.mark.parametrize("name", REQUESTS)
 def test_a_megabyte_of_one_letter_is_none_either(name: str) -> None:
     app = create_app(FakeEngine(), ApiOptions())
     path, body = REQUESTS[name]

@@ -25,6 +25,15 @@ def test_tokenize_and_back() -> None:
     assert post("/detokenize", {"tokens": [72, 105]}).json() == {"content": "Hi", "prompt": "Hi"}
 
 
+def test_a_long_text_comes_in_parts_and_no_character_is_cut() -> None:
+    text = "x" + '\u00e9\u20ac\U0001f600"\\\n\x01' * 3000
+    found = post("/detokenize", {"tokens": list(text.encode())}).json()
+    assert found == {"content": text, "prompt": text}
+    broken = post("/detokenize", {"tokens": [0xE2, 0x82]}).json()
+    assert broken["content"] == "\ufffd"
+    assert post("/detokenize", {"tokens": []}).json()["content"] == ""
+
+
 def test_pieces_are_texts_or_bytes() -> None:
     found = post("/tokenize", {"content": "aé", "with_pieces": True}).json()["tokens"]
     assert found == [

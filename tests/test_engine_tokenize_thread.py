@@ -211,6 +211,22 @@ def test_counts_and_detokenizes(running: Running) -> None:
     assert running.result().error.param == "tokens[1]"
 
 
+def test_detokenizing_takes_turns_too(running: Running) -> None:
+    hog, honest = Account("hog", 3.0), Account("honest")
+    running.thread.submit(replace(add("first", "x" + LONG), account=hog))
+    assert running.vocabulary.reached.wait(10)
+    running.thread.submit(DetokenizeRequest("long", (97,) * (PIECE * 50), hog))
+    running.thread.submit(DetokenizeRequest("gone", (97,) * (PIECE * 50), honest))
+    running.thread.submit(DetokenizeRequest("short", (97,) * (PIECE + 1), honest))
+    assert running.thread.drop("gone")
+    running.vocabulary.go_on.set()
+    result = running.result()
+    assert (name_of(result), result.text) == ("short", b"a" * (PIECE + 1))
+    assert {name_of(running.result()) for _ in range(2)} == {"first", "long"}
+    running.thread.submit(DetokenizeRequest("wrong", (97,) * (PIECE * 2) + (256,)))
+    assert running.result().error.param == f"tokens[{PIECE * 2}]"
+
+
 def test_closing_does_not_wait_for_long_texts() -> None:
     running = Running()
     running.thread.submit(add("a", LONG * 100))

@@ -164,12 +164,7 @@ class TokenizeThread:
 def answer(job: TokenizeRequest | DetokenizeRequest, vocabulary: Vocabulary) -> Any:
     """The answer to one job; a generator that yields after each piece."""
     if isinstance(job, DetokenizeRequest):
-        for place, token in enumerate(job.tokens):
-            if not 0 <= token < vocabulary.n_vocab:
-                message = f"tokens[{place}]: ids go from 0 to {vocabulary.n_vocab - 1} here"
-                raise RequestError(message, param=f"tokens[{place}]", code="invalid_value")
-        tokens = np.array(job.tokens, np.int32)
-        yield
+        tokens = yield from _known_tokens(job.tokens, vocabulary.n_vocab)
     else:
         texts: list[Text] = [job.text if job.parse_special else LiteralText(job.text)]
         clock = _Clock("content")
@@ -185,6 +180,21 @@ def answer(job: TokenizeRequest | DetokenizeRequest, vocabulary: Vocabulary) -> 
     used = np.unique(tokens).tolist()
     pieces = {token: vocabulary.whole_piece(token) for token in used}
     return Tokenized(job.request_id, tokens.tobytes(), pieces)
+
+
+def _known_tokens(ids: Sequence[int], n_vocab: int) -> Any:
+    """The ids as an array, checked a piece at a time; a generator. Raises RequestError."""
+    tokens = np.zeros(len(ids), np.int32)
+    for start in range(0, len(ids), PIECE):
+        piece = np.array(ids[start : start + PIECE])
+        wrong = np.flatnonzero((piece < 0) | (piece >= n_vocab))
+        if len(wrong):
+            place = f"tokens[{start + wrong[0]}]"
+            message = f"{place}: ids go from 0 to {n_vocab - 1} here"
+            raise RequestError(message, param=place, code="invalid_value")
+        tokens[start : start + PIECE] = piece
+        yield
+    return tokens
 
 
 def count_long(job: CountRequest, runner: Runner) -> Any:

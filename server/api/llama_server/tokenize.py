@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Annotated, Any
@@ -120,14 +121,13 @@ def texts_router(services: Services) -> APIRouter:
         return StreamingResponse(answer, media_type="application/json")
 
     @router.post("/detokenize", **_DETOKENIZE)
-    async def detokenize(request: Request) -> Detokenized:
+    async def detokenize(request: Request) -> Response:
         services.models.check()
         body = await read_body(request, services.body_limits, partial(validated, DetokenizeBody))
         model = services.models[body.model]
         work = model.engine.detokenize(tuple(body.tokens))
         found = await while_connected(request.receive, work)
-        text = found.text.decode("utf-8", "replace")
-        return {"content": text, "prompt": text}
+        return StreamingResponse(_text_twice(found), media_type="application/json")
 
     @router.get("/tokenizer_info", **_TOKENIZER)
     async def tokenizer_info() -> TokenizerInfo:
@@ -191,6 +191,28 @@ async def _answer(model: ServedModel, body: TokenizeBody, found: Tokenized) -> A
         yield b"}"
     else:
         yield b"null}"
+
+
+async def _text_twice(found: Tokenized) -> AsyncIterator[bytes]:
+    """llama-server's name of the text and vLLM's, a part at a time."""
+    yield b'{"content":"'
+    async for part in _text(found):
+        yield part
+    yield b'","prompt":"'
+    async for part in _text(found):
+        yield part
+    yield b'"}'
+
+
+async def _text(found: Tokenized) -> AsyncIterator[bytes]:
+    # A character may be of two parts' tokens.
+    decoder = getincrementaldecoder("utf-8")("replace")
+    for start in range(0, len(found.ids), _AT_ONCE):
+        ids = found.ids[start : start + _AT_ONCE]
+        text = decoder.decode(b"".join(map(found.pieces.__getitem__, ids)))
+        yield compact(text)[1:-1].encode()
+        await asyncio.sleep(0)
+    yield compact(decoder.decode(b"", final=True))[1:-1].encode()
 
 
 async def _array(found: Tokenized, written: Mapping[int, bytes]) -> AsyncIterator[bytes]:

@@ -239,6 +239,8 @@ def _url(data: str) -> str:
 
 def mixed(items: Sequence[str | int], n_vocab: int, param: str) -> tuple[PromptPart, ...]:
     """Texts and ids in one sequence. Raises RequestError where there is no such token."""
+    if set(map(type, items)) == {int} and max(items) < n_vocab:  # type: ignore[operator]
+        return (TokenIds(tuple(items)),)  # type: ignore[arg-type]
     for place, item in enumerate(items):
         if isinstance(item, int) and item >= n_vocab:
             raise RequestError(
