@@ -93,7 +93,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         "chat_template": "vicuna", "chat_template_file": "/t.jinja", "reasoning_format": "none",
         "fit": "off", "memory_margin": 16, "cache_type_k": "q8_0", "cache_type_v": "q4_0",
         "flash_attn": "on", "mmap": False, "mlock": True, "split_mode": "none", "main_gpu": 1,
-        "tensor_split": "3,1", "rpc": "10.0.0.2:50052,gpu-box:50053",
+        "tensor_split": "3,1", "device": "CUDA1,CUDA0", "rpc": "10.0.0.2:50052,gpu-box:50053",
     }  # fmt: skip
     value = values[name]
     (tmp_path / "other.toml").touch()
@@ -125,7 +125,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_key(
         (["--rpc", "10.0.0.2"], "--rpc: must be addresses such as 10.0.0.2:50052"),
         (["--rpc", "10.0.0.2:0"], "--rpc: must be addresses such as 10.0.0.2:50052"),
         (["--rpc", "[::1]:50052"], "--rpc: must be names or IPv4 addresses"),
-        (["--rpc", "a:1,a:1"], "--rpc: must not name an address twice"),
+        (["--rpc", "a:1,a:1"], "--rpc: must not name one twice"),
         (["--parallel", "0"], "--parallel: should be greater than or equal to 1"),
         (["--parallel", "256"], "--parallel: should be less than or equal to 255 (got '256')"),
         (["-ngl", "most"], "--n-gpu-layers: must be auto, all or a number of layers (got 'most')"),

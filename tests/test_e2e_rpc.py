@@ -134,6 +134,10 @@ def test_layers_are_split_over_two_servers(
         parts = check_memory(server)
         assert parts["RPC1"]["kv_cache"] > parts["RPC0"]["kv_cache"] > 0
         assert "vision_encoder" in parts["RPC1"]
+    both = ("--rpc", f"{lent.address},{other.address}")
+    done = run("plan", "--json", "--device", "RPC1", *both)
+    parts = {part["device"] for part in json.loads(done.stdout)["parts"]}
+    assert parts == {"RPC1", "CPU"}, "the other one is left alone"
 
 
 def test_the_fit_keeps_to_what_a_server_offers(tmp_path: Path, expected: list[str]) -> None:

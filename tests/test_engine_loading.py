@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -17,9 +18,10 @@ from live import DEMO, ROOT
 
 from server.engine.llama import model as bindings
 from server.engine.llama.context import Context
-from server.engine.llama.ggml import Cuts
+from server.engine.llama.ggml import Cuts, device_handle
 from server.engine.llama.model import Model
 from server.engine.loading import load as loading
+from server.engine.loading import loader
 from server.engine.loading.load import LoadedEngine, load
 from server.engine.loading.loader import Exhausted, exhausted
 from server.engine.vision.mtmd_tower import MtmdTower
@@ -181,14 +183,29 @@ def test_which_gpus_and_how_much_of_each_arrives(monkeypatch: pytest.MonkeyPatch
 
     def spy(path: bytes, params: Any) -> Any:
         shares = params.tensor_split[:2] if params.tensor_split else None
-        handed.append((params.n_gpu_layers, params.split_mode, params.main_gpu, shares))
+        found = ctypes.cast(params.devices, ctypes.POINTER(ctypes.c_void_p))
+        devices = [found[0], found[1]] if params.devices else None
+        handed.append((params.n_gpu_layers, params.split_mode, devices, shares))
+        # Whatever llama.cpp makes of a processor as a GPU: it is not asked.
+        params.devices = None
         return real(path, params)
 
     monkeypatch.setattr(bindings.llama_cpp, "llama_model_load_from_file", spy)
     path = DEMO / "llava-demo-q8_0.gguf"
     Model(path, 3, tensor_split=(2.0, 1.0)).close()
-    Model(path, -1, main_gpu=-1).close()
-    assert handed == [(3, 1, 0, [2.0, 1.0]), (-1, 0, -1, None)]
+    cpu = device_handle("CPU")
+    assert cpu
+    Model(path, -1, devices=[cpu]).close()
+    assert handed == [(3, 1, None, [2.0, 1.0]), (-1, 1, [cpu, None], None)]
+
+
+def test_no_device_is_no_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Any] = []
+    monkeypatch.setattr(loader, "Model", lambda *_, **options: handed.append(options["devices"]))
+    for settings in ({}, {"device": ("none",)}, {"n_gpu_layers": 0}):
+        with pytest.raises(AttributeError), loaded(cache, **settings):
+            pass
+    assert handed == [[], [], []]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import llama_cpp
 import psutil
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_fakes import GIB, MIB, gpu, ram
 
 from server.engine.llama.ggml import build_facts, device_handle, ggml, list_devices
+from server.errors import ConfigError
 from server.memory.fit.fit import balanced, filled
-from server.memory.fit.pools import offload_devices, pools_of, ram_of
+from server.memory.fit.pools import named_devices, offload_devices, pools_of, ram_of
 from server.memory.measured.live import measure_used
 from server.memory.measured.system import read_process, read_ram
 from server.messages import DeviceMemory
@@ -61,6 +63,19 @@ def test_which_devices_llama_cpp_offloads_to() -> None:
     assert names(offload_devices([igpu, other, CPU])) == ["Vulkan0"], "seen by two backends"
     blank = [gpu(0, name=f"X{i}", device_id="") for i in range(2)]
     assert names(offload_devices([*blank, CPU])) == ["X0", "X1"], "no address tells nothing"
+
+
+def test_gpus_are_chosen_by_name() -> None:
+    igpu = gpu(3, kind="igpu", name="Vulkan0")
+    here = [gpu(0), igpu, gpu(1), CPU]
+    assert names(named_devices(here, ())) == ["CUDA0", "CUDA1"]
+    assert names(named_devices(here, ("CUDA1", "Vulkan0"))) == ["CUDA1", "Vulkan0"]
+    assert named_devices(here, ("none",)) == ()
+    words = "--device CPU: no GPU has that name; there are CUDA0, Vulkan0, CUDA1"
+    with pytest.raises(ConfigError, match=words):
+        named_devices(here, ("CPU",))
+    with pytest.raises(ConfigError, match="there is no GPU here"):
+        named_devices([CPU], ("CUDA0",))
 
 
 def test_pools_keep_a_margin_and_know_shared_memory() -> None:

@@ -10,7 +10,8 @@ class MemoryOptions:
     """The settings of memory; None leaves one to the fit.
 
     Names and values follow llama-server's flags. ``margin`` bytes stay free on every device;
-    without ``fit`` nothing is lowered and nothing refused. ``rpc`` are addresses of rpc-servers.
+    without ``fit`` nothing is lowered and nothing refused. ``rpc`` are addresses of rpc-servers,
+    ``device`` names of GPUs, none of which are all.
     """
 
     fit: bool = True
@@ -26,6 +27,7 @@ class MemoryOptions:
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
     rpc: tuple[str, ...] = ()
+    device: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

@@ -62,4 +62,5 @@ def memory_options(settings: Settings) -> MemoryOptions:
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
         rpc=settings.rpc,
+        device=settings.device,
     )

@@ -16,6 +16,7 @@ from server.settings.types import (
     Flag,
     FlashAttention,
     GpuLayers,
+    Names,
     Place,
     Positive,
     ReasoningFormat,
@@ -169,6 +170,9 @@ class MemorySettings(BaseModel):
         (),
         description="use the devices of these `llava-server rpc-server`s too; they come before"
         " the GPUs of this machine",
+    )
+    device: Annotated[Names, Flag("Memory", ("-dev",), "NAME,...", "all GPUs")] = Field(
+        (), description="GPUs to use, by the names that the log lists; none: the processor alone"
     )
     split_mode: Annotated[SplitMode, Flag("Memory", ("-sm",), "layer|none")] = Field(
         "layer", description="spread the layers over all GPUs, or use the main GPU only"

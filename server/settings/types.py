@@ -187,7 +187,7 @@ def _shares(value: object) -> object:
 
 def _different(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) < len(values):
-        raise ValueError("must not name an address twice")
+        raise ValueError("must not name one twice")
     return values
 
 
@@ -201,6 +201,7 @@ def _rpc_server(value: str) -> str:
     return value.strip()
 
 
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_different)]
 RpcServers = Annotated[
     tuple[Annotated[str, AfterValidator(_rpc_server)], ...],
     NoDecode,

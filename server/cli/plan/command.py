@@ -30,7 +30,7 @@ PLANNED: Final = (
     *("config", "model", "mmproj", "offline", "api_key"),
     *("ctx_size", "parallel", "batch_size", "ubatch_size", "cache_ram"),
     *("fit", "memory_margin", "n_gpu_layers", "mmproj_offload", "cache_type_k", "cache_type_v"),
-    *("flash_attn", "rpc", "split_mode", "tensor_split", "main_gpu"),
+    *("flash_attn", "rpc", "device", "split_mode", "tensor_split", "main_gpu"),
     *("image_size", "image_max_edge", "image_min_tokens", "image_max_tokens"),
     *("image_cache_bytes", "mtmd_batch_max_tokens"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,20 @@ class Strips:
 
 
 def _parameters(
-    n_gpu_layers: int, main_gpu: int | None, tensor_split: tuple[float, ...]
+    n_gpu_layers: int, devices: ctypes.Array[Any] | None, tensor_split: tuple[float, ...]
 ) -> llama_cpp.llama_model_params:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
-    if main_gpu is not None:
-        params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
-        params.main_gpu = main_gpu
+    if devices is not None:
+        params.devices = ctypes.cast(devices, ctypes.c_void_p)
     if tensor_split:
         # llama.cpp reads as many as it can have devices, and copies them.
         params.tensor_split = (ctypes.c_float * llama_cpp.llama_max_devices())(*tensor_split)
     return params
+
+
+def _ended_by_null(devices: Sequence[int] | None) -> ctypes.Array[Any] | None:
+    return None if devices is None else (ctypes.c_void_p * (len(devices) + 1))(*devices)
 
 
 def _progress_callback(progress: Callable[[float], None]) -> Any:
@@ -68,17 +71,17 @@ class Model:
         n_gpu_layers: int,
         progress: Callable[[float], None] | None = None,
         *,
-        main_gpu: int | None = None,
+        devices: Sequence[int] | None = None,
         tensor_split: tuple[float, ...] = (),
         mmap: bool = True,
         mlock: bool = False,
     ) -> None:
         """Loads the file. Raises StartupError where llama.cpp cannot; its log says why.
 
-        ``n_gpu_layers`` counts the output layer, -1 is all. With ``main_gpu`` only that GPU is
-        used, and none at all if it is -1; otherwise the layers are spread by ``tensor_split``.
+        ``n_gpu_layers`` counts the output layer, -1 is all. llama.cpp chooses ``devices`` if None.
         """
-        params = _parameters(n_gpu_layers, main_gpu, tensor_split)
+        self._devices = _ended_by_null(devices)  # kept alive here
+        params = _parameters(n_gpu_layers, self._devices, tensor_split)
         params.load_mode = _LOAD_MODES[mmap, mlock]
         if progress is not None:
             self._progress = _progress_callback(progress)  # kept alive here

@@ -152,16 +152,12 @@ class Loader:
 
     def _open_model(self, placement: Placement) -> Model:
         options = self.config.memory
-        only = None
-        if not placement.use_gpu:
-            only = -1
-        elif options.split_mode == "none":
-            only = options.main_gpu or 0
+        handles = [device_handle(gpu.name) for gpu in self.gpus if placement.use_gpu]
         return Model(
             self.config.model,
             placement.n_gpu_layers,
             lambda done: self.report(EngineProgress("weights", done)),
-            main_gpu=only,
+            devices=[handle for handle in handles if handle],
             tensor_split=placement.tensor_split,
             mmap=options.mmap,
             mlock=options.mlock,

@@ -26,7 +26,7 @@ from server.memory.estimate.plan import MemoryPlan, plan_memory
 from server.memory.estimate.vision import image_tokens
 from server.memory.estimate.weights import CPU, held_twice
 from server.memory.fit.fit import Fit
-from server.memory.fit.pools import Pool, is_remote, offload_devices, pools_of, ram_of
+from server.memory.fit.pools import Pool, is_remote, named_devices, pools_of, ram_of
 from server.memory.fit.search_space import Placement, SearchSpace
 from server.messages import DeviceMemory, EngineConfig, MemoryOptions
 from server.mmproj.checks import check_pair, check_picture_settings
@@ -291,7 +291,7 @@ def fit_model(
     check_picture_settings(config, facts)
     if tower is not None and facts is not None:
         check_pair(tower.name, facts, model.name, model.n_embd)
-    gpus = offload_devices(devices)
+    gpus = named_devices(devices, options.device)
     blocks = takes_blocks(model)
     check_options(options, gpus, has_tower=tower is not None, takes_blocks=blocks)
     if options.split_mode == "none":

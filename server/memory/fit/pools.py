@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from server.errors import ConfigError
 from server.messages import DeviceMemory
 from server.sizes import MIB
 
@@ -35,6 +36,23 @@ def offload_devices(devices: Sequence[DeviceMemory]) -> tuple[DeviceMemory, ...]
         if device.kind == "igpu" and (not integrated or device.backend == integrated[-1].backend):
             integrated.append(device)
     return (*remote, *integrated)
+
+
+def named_devices(
+    devices: Sequence[DeviceMemory], names: Sequence[str]
+) -> tuple[DeviceMemory, ...]:
+    """The GPUs of these names in this order; without names those that llama.cpp would take.
+
+    ``none`` is no GPU. Raises ConfigError where there is none of that name.
+    """
+    if not names or "none" in names:
+        return () if names else offload_devices(devices)
+    gpus = {device.name: device for device in devices if device.kind in {"gpu", "igpu"}}
+    for name in names:
+        if name not in gpus:
+            there = f"there are {', '.join(gpus)}" if gpus else "there is no GPU here"
+            raise ConfigError(f"--device {name}: no GPU has that name; {there}")
+    return tuple(gpus[name] for name in names)
 
 
 def is_remote(device: DeviceMemory) -> bool:
