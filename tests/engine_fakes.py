@@ -191,7 +191,7 @@ class FakeRunner:
                 cells = [c for c in self.cells[change.source] if run.start <= c.position < run.end]
                 assert len(cells) == run.count
                 assert not [c for c in cells if c.pending], "shared before its key was rotated"
-                self.cells[change.target] += cells
+                self.cells.setdefault(change.target, []).extend(cells)
             else:
                 assert change.target not in self.cells, "used again without being forgotten"
                 # The very same cell objects: a shared cell is one cell.

@@ -40,9 +40,20 @@ def test_a_changed_beginning_leaves_the_rest_in_use() -> None:
     core, runner = reusing()
     assert ask(core, "first", "id=eb6c6; ", RULES, "hi") == 0
     run = len("; ") + len(RULES) + len("h")
-    assert ask(core, "second", "id=0aaa9; ", RULES, "hi") == len("id=") + run
-    assert runner.prefilled["second"] == len("0aaa9") + 1, "what differs, and the last token"
+    assert ask(core, "second", "id=0123457; ", RULES, "hi") == len("id=") + run
+    assert runner.prefilled["second"] == len("0123457") + 1, "what differs, and the last token"
     assert runner.shifted == run
+
+
+def test_behind_a_change_of_the_same_length_cells_are_shared_and_not_shifted() -> None:
+    core, runner = reusing()
+    ask(core, "first", "id=eb6c6; ", RULES, "hi")
+    free = core.scheduler.kv.free
+    run = len("; ") + len(RULES) + len("h")
+    assert ask(core, "second", "id=0aaa9; ", RULES, "hi") == len("id=") + run
+    assert runner.prefilled["second"] == len("0aaa9") + 1
+    assert runner.shifted == 0
+    assert free - core.scheduler.kv.free == len("0aaa9") + 1 + 3, "3 tokens of the answer"
 
 
 def test_a_longer_or_shorter_beginning_shifts_the_rest() -> None:

@@ -145,9 +145,10 @@ class KVManager:
             self._changes.append(RestoreWindow(match.checkpoint, request.seq_id, end))
 
     def shift_runs(self, request: Request, running: Sequence[Request]) -> int:
-        """Copies what follows a change in a request that has just started from another prompt.
+        """Takes what follows a change in a request that has just started from another prompt.
 
-        The copies are shifted, never the cells of that prompt, which other sequences may share.
+        Copies are shifted, never the cells of that prompt, which other sequences may share. Behind
+        a change of the same length nothing is, and the cells are shared.
         Returns how many tokens it will have by ``join_run``.
         """
         # Enough sequences stay for all that may run, and one for a prompt that is shared.
@@ -162,22 +163,36 @@ class KVManager:
             self.prefixes.entries.remove(match.entry)  # it is not evicted before the copy
         while not self.kv.has_sequence:
             self._evict(self.prefixes.pop_victim())
-        seq_id, copy = self.kv.open(), CellCopy()
+        seq_id = self.kv.open()
+        if match.copies:
+            self._copy_runs(match, seq_id)
+        else:
+            self._share_runs(match, seq_id)
+        request.shifted = ShiftedRuns(seq_id, match.runs)
+        self._shifting.append(request)
+        return match.count
+
+    def _share_runs(self, match: RunMatch, seq_id: int) -> None:
+        for run in match.runs:
+            self.kv.join(match.seq_id, seq_id, run.source, run.count)
+            self._changes.append(JoinRun(match.seq_id, seq_id, run))
+        if match.entry is not None:
+            self.prefixes.entries.append(match.entry)
+
+    def _copy_runs(self, match: RunMatch, seq_id: int) -> None:
+        copy = CellCopy()
         if match.stored is None:
             self._changes.append(CopyRuns(match.seq_id, seq_id, match.runs, copy))
         else:
             self.prefixes.store.touch(match.stored, match.count)
         if match.entry is not None:
-            self.prefixes.entries.append(match.entry)
+            self.prefixes.entries.append(match.entry)  # its cells may be needed for the copies
         self.make_room(len(match.stored.keys) if match.stored else match.count)
         self.kv.take(seq_id, match.count)
         self._changes.append(PlaceRuns(match.stored or copy, seq_id, match.runs))
         self.copying += self._seconds_to_copy(match)
         if match.shifts:
             self.shifting = self.prefixes.shift_seconds
-        request.shifted = ShiftedRuns(seq_id, match.runs)
-        self._shifting.append(request)
-        return match.count
 
     def _seconds_to_copy(self, match: RunMatch) -> float:
         store = self.prefixes.store
@@ -187,6 +202,8 @@ class KVManager:
 
     def _is_worth_shifting(self, match: RunMatch) -> bool:
         """Whether there is room, and to compute the tokens takes longer than to shift copies."""
+        if not match.copies:
+            return True
         cells = len(match.stored.keys) if match.stored else match.count
         seconds = self._seconds_to_copy(match)
         if match.shifts:

@@ -55,6 +55,11 @@ class RunMatch:
         """Whether positions change, and not only what is before the runs."""
         return any(run.shift for run in self.runs)
 
+    @property
+    def copies(self) -> bool:
+        """Whether cells are to be copied: those of the other prompt are not in their places."""
+        return self.stored is not None or self.shifts
+
 
 # Prompts of each kind that are searched for runs, the last used ones: a millisecond each.
 _MOST_SEARCHED = 8
