@@ -89,8 +89,9 @@ def _hello(line: socket.socket, address: str) -> int:
             answer += more
     except TimeoutError:
         raise StartupError(
-            f"--rpc {address}: the server there is connected, but does not answer; an rpc-server"
-            " serves one client at a time: end the other one (a server, or `plan`)"
+            f"--rpc {address}: the server there takes the connection, but does not answer. An"
+            " rpc-server serves one client at a time: end the other one (a server, or `plan`). If"
+            " there is none, it hangs: start it anew"
         ) from None
     except ConnectionError:
         answer = b""
