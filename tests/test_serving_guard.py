@@ -211,6 +211,17 @@ def test_the_refusal_of_a_large_body_arrives() -> None:
         assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("size", [1000, MIB // 2, 3 * MIB, 8 * MIB])
+def test_the_next_request_on_the_line_of_a_refused_body_is_served(size: int) -> None:
+    """It was taken for a part of that body where more than a megabyte of it was left."""
+    with guarded() as live, httpx.Client(base_url=live.url, timeout=10) as client:
+        for _ in range(3):
+            wrong = {"content-type": "text/plain"}
+            answer = client.post(CHAT, content=b" " * size, headers=wrong)
+            assert answer.status_code == 415
+            assert client.get("/health").status_code == 200
+
+
 def test_a_reader_that_stops_is_cut_off_and_frees_the_engine() -> None:
     engine = FakeEngine(texts=("word " * 100,) * 5000, token_seconds=0.0001)
     with guarded(engine) as live:

@@ -156,8 +156,6 @@ logger = logging.getLogger(__name__)
 LEAST_BYTES = 4096
 # What is kept of an answer beside what the kernel takes, before its writer has to wait.
 UNSENT_BYTES = 16 * 1024
-# Of the body of a request that was answered already.
-REST_BYTES = 1024 * 1024
 
 
 class Phase(Enum):
@@ -224,11 +222,10 @@ class GuardedProtocol(HttpProtocol):
         if self._phase is Phase.CLOSING:
             return
         self._received += len(data)
-        if self._phase is Phase.REST and self._received > REST_BYTES:
-            # Too much to read it for the sake of the connection: only so that the client, which
-            # may read nothing before it has sent everything, finds our answer.
-            if self._received > self._limits.max_body_bytes:
-                self.transport.abort()
+        if self._phase is Phase.REST and self._received > self._limits.max_body_bytes:
+            # Read so far only so that the client, which may read nothing before it has sent
+            # everything, finds our answer, and that its next request is known for one.
+            self.transport.abort()
             return
         super().data_received(data)
         self._update()
