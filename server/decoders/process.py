@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +75,14 @@ class Decoder:
         # A decoder ends when its line closes, so that none outlives the pool that forgot it.
         self.close = weakref.finalize(self, line.close)
 
+    @cached_property
+    def _process(self) -> psutil.Process:
+        return psutil.Process(self.pid)
+
+    @cached_property
+    def _most_memory(self) -> int:
+        return self._process.rlimit(psutil.RLIMIT_AS)[1]
+
     @property
     def waits(self) -> bool:
         """Whether it is there and has nothing to say, as one without a job should."""
@@ -83,7 +91,7 @@ class Decoder:
     def cpu_seconds(self) -> float:
         """Processor time of the job that it has; 0 where that cannot be known."""
         try:
-            times = psutil.Process(self.pid).cpu_times()
+            times = self._process.cpu_times()
         except psutil.Error:
             return 0.0
         return float(times.user + times.system) - self._cpu_before
@@ -94,9 +102,8 @@ class Decoder:
         Python 3.11 loops for ever where it has no memory left for the line number of a MemoryError.
         """
         try:
-            process = psutil.Process(self.pid)
-            most = process.rlimit(psutil.RLIMIT_AS)[1]
-            return 0 <= most < process.memory_info().vms + _NO_MORE
+            most = self._most_memory
+            return 0 <= most < self._process.memory_info().vms + _NO_MORE
         except (AttributeError, psutil.Error):
             return False
 

@@ -97,7 +97,9 @@ def _refusal(context: Any, images: Sequence[ImageInput], *, counting: bool) -> L
 def _bitmap(image: ImageInput, index: int, *, counting: bool) -> Any:
     pixels = None  # a bitmap without data counts tokens and costs nothing (mtmd.h)
     if not counting:
-        pixels = (ctypes.c_uint8 * len(image.rgb)).from_buffer_copy(image.rgb)
+        # libmtmd copies them; bytes of bytes are the same ones.
+        data = ctypes.c_char_p(bytes(image.rgb))
+        pixels = ctypes.cast(data, ctypes.POINTER(ctypes.c_uint8))
     bitmap = mtmd_cpp.mtmd_bitmap_init(image.width, image.height, pixels)
     # Every tile carries it, so that none is taken for another picture's.
     mtmd_cpp.mtmd_bitmap_set_id(bitmap, str(index).encode())
