@@ -1,9 +1,6 @@
 """From sizes in pixels to grids, tokens and parameters: the arithmetic of vision towers.
 
-LLaVA-1.6's tiling is in ``server.images.geometry``.
-
-LLaVA-1.6's any-resolution tiling: which shape a picture is cut to, and what is left of it.
-
+The tiling is LLaVA-1.6's: which shape a picture is cut to, and what is left of it.
 Source: LLaVA-NeXT (https://github.com/LLaVA-VL/LLaVA-NeXT), ``select_best_resolution`` and
 ``resize_and_pad_image`` in ``llava/mm_utils.py``, ``unpad_image`` in ``llava/model/llava_arch.py``.
 Divisions are made in floating point and in the reference's order: sizes at which a rounding error
