@@ -288,8 +288,9 @@ async def _events(reply: ChatReply, choices: Choices, body: ChatRequest) -> Asyn
     for index, answer in enumerate(choices.answers):
         content = None if answer.may_call else ""
         yield event(reply.delta({"role": "assistant", "content": content}, index=index))
+    with_progress = body.continuous_usage or bool(body.timings_per_token)
     async for delta in choices:
-        so_far = progress(choices.answers[delta.index], body)
+        so_far = progress(choices.answers[delta.index], body) if with_progress else {}
         for piece in _chunks(reply, delta, so_far):
             yield piece
         if delta.finish_reason:
