@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -370,3 +371,35 @@ def test_what_is_read_from_the_log_is_what_llama_cpp_sums_up(
         logged = sum(size for (name, _), size in measured.items() if name == part)
         # Each line is rounded to a hundredth of a MiB; there are three at most.
         assert logged == pytest.approx(found[kind], abs=3 * 0.005 * 2**20), part
+
+
+def changed(path: Path, name: str, skip: int, value: int, width: str) -> Path:
+    """The demo model with the number ``skip`` bytes behind a name in its header replaced."""
+    raw = bytearray((DEMO / "llava-demo-q8_0.gguf").read_bytes())
+    text = name.encode()
+    at = raw.index(struct.pack("<Q", len(text)) + text) + 8 + len(text) + skip
+    struct.pack_into(width, raw, at, value)
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "skip", "value", "width", "words"),
+    [
+        # After a tensor's name stand its number of dimensions, and these.
+        ("output_norm.weight", 4, 32, "<Q", "tensor 'output.weight' has offset"),
+        ("blk.0.attn_q.weight", 12, 32, "<Q", "tensor 'blk.0.attn_k.weight' has offset"),
+        ("token_embd.weight", 4, 0, "<Q", "tensor 'output_norm.weight' has offset"),
+        # After a key stands its type, and the value.
+        ("llama.feed_forward_length", 4, 64, "<I", "'blk.0.ffn_gate.weight' has wrong shape"),
+        ("llama.block_count", 4, 50, "<I", "tensor 'blk.5.attn_norm.weight' not found"),
+    ],
+)
+def test_tensors_of_wrong_shapes_are_refused_by_name(
+    name: str, skip: int, value: int, width: str, words: str, cache: Path, tmp_path: Path
+) -> None:
+    model = changed(tmp_path / "hostile.gguf", name, skip, value, width)
+    with pytest.raises(StartupError) as caught, loaded(cache, model=model, mmproj=None):
+        pass
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message

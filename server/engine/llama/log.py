@@ -36,6 +36,7 @@ class LlamaLog:
         self.keeping = True
         self.names: Mapping[str, str] = {}
         self._taken = 0
+        self._error, self._error_goes_on = "", False
         self._partial = ""
         self._level = logging.DEBUG
         callback = llama_cpp.llama_log_callback(self._take)
@@ -55,6 +56,7 @@ class LlamaLog:
                 line = line.replace(written, name)  # noqa: PLW2901
             if self.keeping:
                 self.lines.append(line)
+                self._note_error(line)
             quiet = any(words in line for words in _EXPECTED)
             logger.log(logging.DEBUG if quiet else self._level, "%s", line)
 
@@ -67,14 +69,27 @@ class LlamaLog:
         """Begins anew, for another attempt to load."""
         self.lines.clear()
         self._taken = 0
+        self._error, self._error_goes_on = "", False
 
     def stop_keeping(self) -> None:
         """Loading is over: lines are only forwarded from now on."""
         self.keeping = False
         self.forget()
 
+    def _note_error(self, line: str) -> None:
+        if self._level < logging.ERROR:
+            self._error_goes_on = False
+        elif not self._error_goes_on:
+            self._error, self._error_goes_on = line, True
+
     def last_error(self) -> str:
-        """The last line that speaks of an error or a failure, for a message to the operator."""
+        """What failed last, for a message to the operator.
+
+        Of errors that follow each other the first one: llama.cpp writes the reason, and then all
+        that fails with it. Else the last line that speaks of an error or a failure.
+        """
+        if self._error:
+            return self._error.strip()
         for line in reversed(self.lines):
             if "error" in line.lower() or "fail" in line.lower():
                 return line.strip()
