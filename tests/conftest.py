@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from hypothesis import settings
 from live import LiveServer
 
 LONG = ("test_e2e", "test_schemathesis")
@@ -16,6 +17,10 @@ LONG = ("test_e2e", "test_schemathesis")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 # Nor do NumPy's, which decoders do without.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# How long one example takes is a matter of the machine, and no test's business.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -96,7 +96,7 @@ PARTS = st.lists(
 APP = create_app(FakeEngine(), ApiOptions())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     body=st.dictionaries(st.sampled_from(KEYS), JSON),
     messages=JSON

@@ -177,7 +177,7 @@ def test_what_takes_long_moves_to_the_slow_lane_as_far_as_there_is_room() -> Non
     run(go())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("tlsc")), max_size=60))
 def test_no_lane_is_ever_overfull_and_no_place_is_lost(steps: list[tuple[str, str]]) -> None:
     async def go() -> None:

@@ -27,7 +27,7 @@ def test_tokens_are_the_model_s_own(demo: LiveServer) -> None:
     assert post(demo, "/detokenize", {"tokens": ids})["content"].strip() == "a red circle"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.text(max_size=60).filter(lambda text: "\0" not in text))
 def test_any_text_comes_back(demo: LiveServer, text: str) -> None:
     tokens = post(demo, "/tokenize", {"content": text, "parse_special": False})["tokens"]

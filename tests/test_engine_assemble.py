@@ -27,7 +27,7 @@ def image(layout: TileLayout | None, pool: int = 1) -> ImageInput:
     return ImageInput("0", 56, 56, b"", 1, 1, layout=layout, pool=pool)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(1, 2000), st.integers(1, 2000))
 def test_assembled_as_the_reference_does(width: int, height: int) -> None:
     assume(max(width, height) < 8 * min(width, height))

@@ -99,7 +99,7 @@ def test_an_abort_or_an_encode_is_seen_by_the_next_step() -> None:
     assert text_of(drain(core, runner)["b"]) == "13,12,11,"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.text("ab", min_size=1, max_size=40), st.integers(1, 12)),

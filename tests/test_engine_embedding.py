@@ -111,7 +111,7 @@ def test_broken_picture_ends_its_vector_alone() -> None:
     assert vector(outputs["f"]) == pytest.approx(mean("fine"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.text("abc", min_size=1, max_size=30)), min_size=1, max_size=8

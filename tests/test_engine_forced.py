@@ -44,7 +44,7 @@ def grammar(schema: Any) -> Grammar:
     return Grammar(GrammarKind.JSON_SCHEMA, "", "response_format", schemas=(rule,))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=7),
     st.integers(0, MOST_DECODED - 1),
@@ -163,7 +163,7 @@ NO_SPACE = st.characters(exclude_categories=["Cs"], exclude_characters="\0 \u258
 
 
 @given(text=st.text(NO_SPACE))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_vocabulary_s_own_first_space_is_left_out(vocabulary: Model, text: str) -> None:
     tokens = vocabulary.spell(text.encode())
     assert b"".join(map(vocabulary.piece, tokens)) == text.encode()

@@ -67,7 +67,7 @@ PIECES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PIECES, PIECES)
 def test_seams_change_no_token(model: Model, front: list[str], back: list[str]) -> None:
     """A literal that is no special token is cut out like one, and must come out as plain text."""

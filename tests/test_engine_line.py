@@ -32,7 +32,7 @@ def written(messages: Sequence[object]) -> bytes:
     return data
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MESSAGES, st.lists(st.integers(1, 50)))
 def test_messages_arrive_whole_however_they_are_cut(messages: list[Any], sizes: list[int]) -> None:
     data, frames, found = written(messages), Frames(), []

@@ -16,7 +16,7 @@ from server.messages import TokenLogprob, TokenOutput
 from server.messages.sampling import Grammar, GrammarKind, SamplingParams
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     arrays.arrays(np.float32, st.integers(1, 50), elements=st.floats(-65536, 65536, width=32)),
     st.integers(0, 20),
@@ -107,7 +107,7 @@ def test_a_text_that_fits_a_grammar_keeps_its_first_space() -> None:
     assert write(Writer(bound, strip_first_space=True), b" a")[0] == (" a", [0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.binary(min_size=0, max_size=3) | st.sampled_from(["é".encode(), b"ab"]), max_size=8

@@ -151,7 +151,7 @@ def conversations(draw: Any) -> list[tuple[bool, list[Any]]]:
     return batches
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(conversations(), st.sampled_from([None, 0, 1, 3]), st.sampled_from([0.0, 10.0]))
 def test_the_loop_never_sleeps_on_outputs(
     batches: list[tuple[bool, list[Any]]], cuts: int | None, interval: float

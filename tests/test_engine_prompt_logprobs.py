@@ -77,7 +77,7 @@ def test_pictures_have_none() -> None:
     assert output.error.param == "prompt_logprobs"
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.text("abc", min_size=1, max_size=30), st.integers(0, 8)),

@@ -185,7 +185,7 @@ hundreds = st.floats(0, 100)
 windows = st.integers(-1, 2**31 - 1)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     st.fixed_dictionaries(
         {},

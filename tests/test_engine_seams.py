@@ -121,7 +121,7 @@ texts = st.lists(st.tuples(words | st.text(max_size=5), seps), min_size=1, max_s
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=4))
 def test_pieces_have_the_tokens_of_the_whole(model: Model, drawn: list[tuple[str, bool]]) -> None:
     parts: list[Text] = [LiteralText(text) if literal else text for text, literal in drawn]

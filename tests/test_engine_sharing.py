@@ -189,7 +189,7 @@ def check_told(outputs: list[object], max_tokens: int, n_cells: int, *, aborted:
         ("plain", 30, 0, 300, 3),
     ],
 )
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120, derandomize=True)
 @given(_events, st.integers(1, 4), st.integers(1, 5), st.integers(40, 90), st.integers(10, 24))
 def test_nothing_is_lost_leaked_or_told_twice(
     kind: str,
@@ -248,7 +248,7 @@ def test_nothing_is_lost_leaked_or_told_twice(
     assert not core.scheduler.running
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     length=st.integers(1, 40),
     pictures=st.integers(0, 1),

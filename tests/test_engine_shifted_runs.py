@@ -230,7 +230,7 @@ def _request(parts: list[str | ImageInput], kind: str, *, cache_prompt: bool = T
     return request
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(_parts, _parts, st.integers(1, 6), st.integers(0, 9), st.sampled_from(["plain", "tiled"]))
 def test_runs_are_equal_and_in_order_and_never_cut_a_picture(
     one: list[str | ImageInput],
@@ -262,7 +262,7 @@ def test_runs_are_equal_and_in_order_and_never_cut_a_picture(
     assert set(rows.values()) <= {0, IMAGE_TOKENS}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     before=st.text("ab", max_size=20),
     instead=st.text("cd", min_size=1, max_size=20),
@@ -283,7 +283,7 @@ def test_a_run_of_the_least_size_is_found_wherever_it_is(
     assert not RunFinder(wanted, least + 1).runs_in(source.keys)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.text("ab", min_size=1, max_size=40), st.integers(1, 6))
 def test_windows_have_one_hash_exactly_if_they_are_equal(text: str, size: int) -> None:
     keys = np.array([[ord(letter), ord(letter) // 2] for letter in text], np.int64)

@@ -138,7 +138,7 @@ nodes = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(nodes, st.lists(st.text(st.sampled_from("abéc\n"), max_size=6), min_size=1, max_size=8))
 def test_grammars_have_the_language_of_their_regular_expression(
     node: Node, texts: list[str]

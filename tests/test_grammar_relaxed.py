@@ -204,7 +204,7 @@ def test_a_strict_client_is_refused_with_the_place(name: str, as_tool: bool) -> 
     assert "regex parse error" not in refused.value.message
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(schema=schemas, seed=st.integers(0, 2**32))
 def test_no_schema_of_a_tool_refuses_a_request(schema: Any, seed: int) -> None:
     schema = {**schema, "$defs": {"leaf": {"type": "integer"}, "tree": TREE}, "type": "object"}
@@ -218,7 +218,7 @@ def test_no_schema_of_a_tool_refuses_a_request(schema: Any, seed: int) -> None:
         jsonschema.validate(called["arguments"], schema, jsonschema.Draft202012Validator)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(schema=schemas)
 def test_what_is_dropped_is_what_a_strict_client_is_refused_for(schema: Any) -> None:
     schema = {**schema, "$defs": {"leaf": {"type": "integer"}, "tree": TREE}}

@@ -133,7 +133,7 @@ def compiled(schema: Any) -> Grammar | None:
 written: list[str] = []
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, suppress_health_check=list(HealthCheck))
 @given(schemas, st.integers(0, 2**32))
 def test_what_is_written_fits_the_schema_or_the_schema_is_refused(schema: Any, seed: int) -> None:
     schema = {**schema, "$defs": {"leaf": {"type": "integer"}, "tree": TREE}}

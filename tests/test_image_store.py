@@ -60,7 +60,7 @@ def test_another_tower_and_another_picture_find_nothing(tmp_path: Path) -> None:
     assert store_in(tmp_path / "x", "other").get("a") is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_damaged_file_is_removed_and_never_used(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -207,7 +207,7 @@ def test_a_redirect_with_credentials_or_without_a_target_is_refused() -> None:
     assert len(web.requests) == 2
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.text(st.characters(), max_size=40), st.sampled_from(["http:", "http://", "http://a", ""]))
 def test_any_text_is_a_url_that_is_permitted_or_an_image_error(text: str, start: str) -> None:
     policy = UrlPolicy(FetchOptions())

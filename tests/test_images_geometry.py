@@ -40,7 +40,6 @@ def test_a_grid_need_not_be_square() -> None:
     assert patch_grid(640, 13, 14).tokens == 0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 9), st.integers(0, 5))
 def test_a_convolution_counted_by_hand(size: int, kernel: int, stride: int, padding: int) -> None:
     starts = range(0, size + 2 * padding - kernel + 1, stride)
@@ -72,7 +71,7 @@ def test_receptive_fields_by_hand(layers: list[Conv], field: int) -> None:
     assert receptive_field(layers) == field
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.builds(Conv, st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=4))
 def test_a_receptive_field_is_what_leaves_one_place(layers: list[Conv]) -> None:
     """Without padding, that many pixels give one place, and one fewer gives none."""
@@ -121,7 +120,6 @@ def test_nonsense_is_refused(wrong: tuple[int, int, int, int]) -> None:
         nearest_sizes(100, 0)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2000), st.integers(1, 64))
 def test_nearest_sizes_enclose_the_size(size: int, patch: int) -> None:
     below, above = nearest_sizes(size, patch)

@@ -51,21 +51,21 @@ def test_equal_to_the_reference_bit_for_bit(size: tuple[int, int], target: int) 
     assert np.array_equal(pixels(ours), pixels(reference(image, target)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 60))
 def test_any_shape_is_the_reference(width: int, height: int, target: int) -> None:
     image = smooth(width, height, seed=width)
     assert np.array_equal(pixels(to_square(image, target, MEAN)), pixels(reference(image, target)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 60), st.integers(1, 2500), st.integers(1, 350))
 def test_a_narrow_picture_is_the_reference_too(width: int, height: int, target: int) -> None:
     image = smooth(width, height, seed=height)
     assert np.array_equal(pixels(to_square(image, target, MEAN)), pixels(reference(image, target)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 60),
     st.integers(150, 900),
@@ -97,7 +97,7 @@ def test_time_is_linear_in_the_longest_side(size: tuple[int, int]) -> None:
     assert time.process_time() - began < 1.5
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_the_padding_is_centred(width: int, height: int) -> None:
     side = max(width, height)
@@ -110,7 +110,7 @@ def test_the_padding_is_centred(width: int, height: int) -> None:
     assert np.array_equal(inside, expected)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(1, 500))
 def test_the_cap_keeps_the_shape_and_never_enlarges(width: int, height: int, cap: int) -> None:
     capped = cap_edge(Image.new("RGB", (width, height)), cap)

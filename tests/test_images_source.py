@@ -8,7 +8,7 @@ import socket
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import ImageError
@@ -47,7 +47,6 @@ def test_every_way_of_writing_a_data_url_is_understood(url: str) -> None:
     assert read_source(url, LIMITS, PARAM) == DATA
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.booleans(), st.booleans(), st.booleans())
 def test_round_trip(data: bytes, urlsafe: bool, padded: bool, quoted: bool) -> None:
     text = (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(data).decode()
@@ -57,7 +56,6 @@ def test_round_trip(data: bytes, urlsafe: bool, padded: bool, quoted: bool) -> N
     assert read_source(f"data:,{quote(data, safe='')}", LIMITS, None) == data
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=127, min_codepoint=32)))
 def test_unquoting_does_what_the_standard_library_does(text: str) -> None:
     # Escapes that are none are kept by both, though with another mark; none of them is base64.
@@ -65,7 +63,6 @@ def test_unquoting_does_what_the_standard_library_does(text: str) -> None:
     assert _unquote(text).encode("latin-1") == unquote_to_bytes(text)
 
 
-@settings(deadline=None)
 @given(st.text("Ab0+/=-_ %\u00e9", max_size=12))
 def test_what_the_standard_library_takes_is_read_as_it_reads_it(text: str) -> None:
     with contextlib.suppress(ValueError):

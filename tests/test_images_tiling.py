@@ -44,7 +44,7 @@ def test_sizes_by_hand(size: tuple[int, int], canvas: tuple[int, int], tokens: i
     assert tiling.layout.n_tokens(24, newlines=False) == 576 * (1 + n_tiles)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(edges, edges)
 def test_as_the_reference_chooses_and_unpads(width: int, height: int) -> None:
     assume(max(width, height) < 70 * min(width, height))
@@ -66,7 +66,7 @@ def test_as_the_reference_chooses_and_unpads(width: int, height: int) -> None:
     assert ours.shape == (layout.height, layout.width)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(edges, edges)
 def test_what_is_unpadded_covers_the_picture(width: int, height: int) -> None:
     """No patch that lies wholly within the picture is taken away with the padding."""

@@ -215,7 +215,7 @@ def build(free: list[int], host: int, model: FakeModel, wished: dict[str, Any]) 
     return make_fit((*cards, ram(host)), model=replace(model), **wished)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(sizes, max_size=3), sizes, models, options)
 def test_no_plan_exceeds_a_device_and_nothing_set_is_changed(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any]
@@ -246,7 +246,7 @@ def test_no_plan_exceeds_a_device_and_nothing_set_is_changed(
     assert ("--ctx-size" in told) == (space.ctx_size is None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(sizes, max_size=3), sizes, models, options, st.data())
 def test_more_memory_never_gives_less_context_and_beside_it_fewer_layers(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any], data: st.DataObject
@@ -278,7 +278,7 @@ def test_the_largest_context_gives_up_layers_for_cells() -> None:
     assert make_fit((ram(GIB),)).largest_context(1 << 20) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(sizes, max_size=2), sizes, models, options, st.booleans())
 def test_a_smaller_plan_is_smaller_where_it_failed(
     free: list[int], host: int, model: FakeModel, wished: dict[str, Any], on_gpu: bool

@@ -51,7 +51,7 @@ TOWER = (models_dir() / "demo" / "llava-demo-mmproj-f16.gguf").read_bytes()
     st.sampled_from([DEMO, TOWER]),
     st.lists(st.tuples(st.integers(0, 20_000), st.binary(min_size=1, max_size=8)), max_size=6),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_headers_are_refused_or_planned(
     content: bytes, damages: list[tuple[int, bytes]]
 ) -> None:

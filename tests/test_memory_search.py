@@ -92,7 +92,7 @@ SIZES = st.sampled_from([512, 1024, 4096, 8192, 32768])
 
 
 @given(SIZES, st.integers(1, 64), st.integers(0, 33), st.sampled_from(["f16", "q8_0", "q4_0"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_of_anything_never_takes_less(
     cells: int, sequences: int, layers: int, kind: str
 ) -> None:
@@ -120,7 +120,7 @@ def test_more_of_anything_never_takes_less(
 
 
 @given(st.floats(1, 100), st.floats(0.1, 20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_more_memory_never_gives_fewer_layers(size: float, more: float) -> None:
     few, many = (fit_on(one)[0].most_layers(8192) for one in (size, size + more))
     assert few is not None
@@ -129,7 +129,7 @@ def test_more_memory_never_gives_fewer_layers(size: float, more: float) -> None:
 
 
 @given(st.integers(64, 2048), st.integers(1, 2048))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_larger_pictures_take_more(size: int, more: int) -> None:
     small = plan_memory(MODEL, TOWER, replace(on(80), image_size=size))
     large = plan_memory(MODEL, TOWER, replace(on(80), image_size=size + more))

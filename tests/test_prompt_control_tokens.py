@@ -180,7 +180,7 @@ def test_control_tokens_come_from_the_template_alone(model: Model, api: Any, sou
         assert control_tokens(model, prompt(model, of, *api(text))) == expected, text
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cut=st.integers(0, 10_000), source=st.sampled_from(sorted(SOURCES)))
 def test_nor_from_pieces_that_stand_side_by_side(model: Model, cut: int, source: str) -> None:
     """One half of a token in each of two neighbours."""

@@ -75,7 +75,7 @@ def test_only_what_may_be_called_fits(style: ToolStyle) -> None:
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.name)
 @given(said=st.text(max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_model_that_may_call_says_what_it_likes(style: ToolStyle, said: str) -> None:
     auto = box(required=False)
     if style.start not in said:
