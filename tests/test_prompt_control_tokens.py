@@ -12,6 +12,7 @@ import pytest
 from fakes import FakeEngine, call, engine_ready
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_api_strings import REQUESTS, places, replaced
 from tool_templates import BY_STYLE
 from vocabularies import VOCABULARIES, open_vocabulary
 
@@ -20,7 +21,7 @@ from server.api.options import ApiOptions
 from server.engine.llama.model import Model
 from server.engine.prompt_tokens import tokenize_prompt
 from server.engine.request import TokenSegment
-from server.messages import PromptPart
+from server.messages import ImageInput, PromptPart
 from server.prompt.builtin import TEMPLATES
 
 SOURCES = {
@@ -178,6 +179,32 @@ def test_control_tokens_come_from_the_template_alone(model: Model, api: Any, sou
     specials = sorted(model.special_tokens())
     for text in ("".join(specials), " ".join(reversed(specials))):
         assert control_tokens(model, prompt(model, of, *api(text))) == expected, text
+
+
+@pytest.mark.parametrize("name", ["chat", "full chat", "full messages", "full responses"])
+def test_no_string_or_key_anywhere_becomes_a_control_token(model: Model, name: str) -> None:
+    """Each place by itself, also those that no template was known to write."""
+    of = SOURCES["all as JSON"]
+    engine, app = served(model, of)
+    path, body = REQUESTS[name]
+    text = " ".join(sorted(model.special_tokens()))
+    expected = control_tokens(model, without_pictures(prompt(model, of, path, body)))
+    n_served = 0
+    for place in places(body):
+        answer = call(app, "POST", path, json=replaced(body, place, text))
+        assert answer.status_code < 500, place
+        if answer.status_code == 200:
+            n_served += 1
+            parts = without_pictures(engine.parts[-1])
+            # Turns may be fewer, where what was replaced made one of them.
+            found = control_tokens(model, parts)
+            assert len(found) <= len(expected), place
+            assert set(found) <= set(expected), place
+    assert n_served > 10
+
+
+def without_pictures(parts: tuple[PromptPart, ...]) -> tuple[PromptPart, ...]:
+    return tuple(part for part in parts if not isinstance(part, ImageInput))
 
 
 @settings(max_examples=15)

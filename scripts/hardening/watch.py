@@ -19,7 +19,7 @@ from tests.live import LiveServer
 # for each other while the client takes a core.
 FLAGS = (
     *("--parallel", "8", "--ctx-size", "2048", "--image-cache-bytes", "8MiB", "--threads", "1"),
-    *("--image-decode-seconds", "2"),
+    *("--image-decode-seconds", "2", "--cache-ram", "16"),
     *("--files-max-bytes", "8MiB", "--image-url-allow", "127.0.0.1:9"),
 )
 # What the allocator may keep back between two looks, in KiB: a part of what there was, and some.
