@@ -208,9 +208,12 @@ def test_template_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("server.prompt.ChatTemplate.parts", lambda *_, **__: released.wait(10))
     with serving(FakeEngine()) as url:
         response = httpx.post(url + PATH, json=chat())
+        long = httpx.post(url + PATH, json=chat("a" * 200_000))
         released.set()
     assert response.status_code == 500
     assert "chat template" in response.json()["error"]["message"]
+    # A conversation of that length is what takes the time: the client can send a shorter one.
+    assert (long.status_code, long.json()["error"]["param"]) == (400, "messages")
 
 
 def test_others_are_served_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

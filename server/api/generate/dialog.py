@@ -15,7 +15,7 @@ from server.api.fields.reasoning import Thinking, thought_rule, thought_tags
 from server.api.generate.pictures import PictureSource
 from server.api.generate.services import ServedModel, Services
 from server.api.http.record import current_record
-from server.errors import LlavaError
+from server.errors import LlavaError, RequestError
 from server.fair_queue import in_turn
 from server.images.options import Detail
 from server.messages import LiteralText, PromptPart
@@ -27,6 +27,8 @@ from server.tools.style import ToolStyle
 
 # A template checks its own time now and then; this is for one that never gets that far.
 _TEMPLATE_SECONDS = 5.0
+# Beyond, it is the conversation that takes so long, and not a template that never ends.
+_LONG_CHARS = 100_000
 
 
 @dataclass(slots=True, frozen=True)
@@ -129,6 +131,14 @@ async def _render(
     try:
         return await in_turn(render, _TEMPLATE_SECONDS)
     except TimeoutError as exc:
+        pieces = (piece for turn in dialog.turns for piece in turn.content)
+        if sum(len(piece) for piece in pieces if isinstance(piece, str)) > _LONG_CHARS:
+            raise RequestError(
+                f"the model's chat template takes more than {_TEMPLATE_SECONDS:g} seconds for"
+                " messages of this length; send shorter ones",
+                param="messages",
+                code="prompt_too_long",
+            ) from exc
         raise LlavaError(
             "the model's chat template takes too long", code="chat_template_error"
         ) from exc
