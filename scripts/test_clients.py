@@ -2,7 +2,7 @@
 
 Each group of clients gets an environment of its own in the cache folder, from its own lock, and
 is kept there until the lock changes. ``--heavy`` adds the clients that bring torch (7 GB, from
-``heavy.in``). Python 3.11 and Node 20 are needed. Nothing is skipped: what
+``heavy.in``) and promptfoo (0.6 GB). Python 3.11 and Node 20 are needed. Nothing is skipped: what
 cannot be installed fails.
 """
 
@@ -28,6 +28,7 @@ from server.settings.server import default_cache_dir  # noqa: E402
 PYTHON_GROUPS = ("recent", "openai2", "agents", "evaluation")
 # With torch, so only where --heavy asks for it.
 HEAVY = "heavy"
+PROMPTFOO = "promptfoo"
 # So that no client tells anyone of its use, or asks the network for anything.
 QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -37,6 +38,9 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
     "ANTHROPIC_API_KEY": "unused",
+    "PROMPTFOO_DISABLE_TELEMETRY": "1",
+    "PROMPTFOO_DISABLE_UPDATE": "1",
+    "PROMPTFOO_CACHE_ENABLED": "false",
 }
 
 
@@ -66,17 +70,21 @@ def python_environment(group: str) -> Path:
     return folder / "bin" / "python"
 
 
-def node_environment() -> Path:
-    """A folder with the Node clients and their tests."""
-    source = HERE / "node"
-    folder = environment("node", source / "package.json", source / "package-lock.json")
+def node_environment(group: str) -> Path:
+    """A folder with Node clients and their tests; the heavy ones have no lock."""
+    source = HERE / group
+    lock = source / "package-lock.json"
+    folder = environment(group, source / "package.json", *([lock] if lock.exists() else []))
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
     if not (folder / "ready").exists():
-        print(f"installing node's clients into {folder}", flush=True)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
+        print(f"installing {group} into {folder}", flush=True)
+        # Without a lock come packages whose scripts fetch browsers and compile databases.
+        how = ["ci"] if lock.exists() else ["install", "--ignore-scripts", "--omit=optional"]
+        command = ["npm", *how, "--no-audit", "--no-fund", "--silent"]
+        subprocess.run(command, cwd=folder, check=True)
         (folder / "ready").touch()
     return folder
 
@@ -88,7 +96,7 @@ def main() -> int:
     arguments = [word for word in sys.argv[1:] if word not in heavy]
     groups = [*PYTHON_GROUPS, *([HEAVY] if heavy else [])]
     pythons = {group: python_environment(group) for group in groups}
-    node = node_environment()
+    nodes = {group: node_environment(group) for group in ("node", *([PROMPTFOO] if heavy else []))}
     installed = time.monotonic()
     folder = default_cache_dir() / "clients" / "run"
     results: dict[str, int] = {}
@@ -101,9 +109,10 @@ def main() -> int:
             command = [python, "-m", "pytest", "-c", HERE / "pytest.ini", HERE / group]
             command += ["--confcutdir", HERE, *arguments]
             results[group] = subprocess.run(command, check=False, env=environ, cwd=HERE).returncode
-        results["node"] = subprocess.run(
-            ["node", "--test", "--test-reporter=spec"], check=False, env=environ, cwd=node
-        ).returncode
+        for group, node in nodes.items():
+            results[group] = subprocess.run(
+                ["node", "--test", "--test-reporter=spec"], check=False, env=environ, cwd=node
+            ).returncode
     took, setup = time.monotonic() - installed, installed - start
     print(f"installing took {setup:.0f} s, testing {took:.0f} s: {results}")
     return max(results.values())
