@@ -86,8 +86,9 @@ def test_every_chunk_tells_its_answer_s_progress(
         times = [c["timings"] for c in own]
         counts = [c["usage"]["completion_tokens"] for c in own]
         assert counts == [one["predicted_n"] for one in times] == sorted(counts)
-        assert counts[0] == 1 < counts[-1] <= 6
+        # Tokens that wait for their reader come in one chunk.
+        assert 1 <= counts[0] <= counts[-1] <= 6
         spent = [one["predicted_ms"] for one in times]
         assert spent == sorted(spent)
-        assert times[0]["predicted_ms"] == 0 < times[-1]["predicted_ms"]
+        assert all((one["predicted_ms"] > 0) == (one["predicted_n"] > 1) for one in times)
         assert len({one["prompt_ms"] for one in times}) == 1, "the prompt's time does not change"
