@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # A longer constant of a schema is not looked at as a whole, again and again: bytes.
 _MOST_FORCED = 1024
+# Texts whose tokens are kept.
+_SPELLED = 256
 # Compiled grammars that are kept; large ones take some 10 MB.
 _KEPT = 8
 _SIZING = threading.Lock()
@@ -71,7 +74,8 @@ class TokenTable:
         self.eos_token_id = min(ends, default=0)
         self.ends = ends
         self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
-        self._spell = spell
+        # The keys of a schema come again with each answer, and llguidance asks for what we asked.
+        self._spell = lru_cache(_SPELLED)(spell) if spell is not None else None
 
     def bytes_of(self, tokens: Sequence[int]) -> bytes:
         """The text that tokens spell."""
